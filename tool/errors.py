@@ -1,0 +1,22 @@
+"""One error type for everything that a user can put right, shown as one line instead of a traceback."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Bad input or environment. The message is one line: what is wrong, where, and the remedy."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main` and turn a UserError into `<script>: error: <message>` on stderr and exit status 1."""
+    try:
+        main()
+    except UserError as error:
+        message = " ".join(str(error).split())
+        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(130)
