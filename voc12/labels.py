@@ -1,0 +1,91 @@
+"""Image-level labels: which of the 20 classes a photo shows."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from tool.errors import UserError
+from tool.files import load_npy_dict
+from voc12.classes import CLASSES
+from voc12.lists import PREPARE_COMMAND, check_id
+
+_CLASS_INDEX = {name: index for index, name in enumerate(CLASSES)}
+_LARGEST_XML = 1 << 20  # bytes; the devkit's largest is under 20 kB
+
+
+def read_annotation(path: str | Path) -> np.ndarray:
+    """Multi-hot label (20,) float32 of a devkit XML: 1 for each class with an `<object>`, difficult ones too.
+
+    Difficult objects count because they do in the `cls_labels.npy` that the field shares; parts (head, hand) do not.
+    UserError: missing, not an annotation, an unknown class name, or a document type (which could hold entities).
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST_XML + 1)
+    except FileNotFoundError:
+        raise UserError(f"annotation {path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"cannot read annotation {path}: {error.strerror}") from None
+    if len(data) > _LARGEST_XML:
+        raise UserError(f"annotation {path} is larger than {_LARGEST_XML} bytes, which no devkit annotation is")
+    try:
+        text = data.decode("utf-8-sig")
+        if "<!DOCTYPE" in text:  # the only place where entities, which can grow without bound, are declared
+            raise UserError(f"annotation {path} has a document type declaration, which no devkit annotation has")
+        root = ElementTree.fromstring(text)
+    except (UnicodeDecodeError, ElementTree.ParseError) as error:
+        raise UserError(f"annotation {path} is damaged: {error}") from None
+    if root.tag != "annotation":
+        raise UserError(f"annotation {path} holds <{root.tag[:40]}>, where <annotation> was expected")
+
+    label = np.zeros(len(CLASSES), np.float32)
+    for found in root.iterfind("object"):
+        name = (found.findtext("name") or "").strip()
+        if name not in _CLASS_INDEX:
+            raise UserError(f"annotation {path}: unknown class name {name[:40]!r}")
+        label[_CLASS_INDEX[name]] = 1
+    return label
+
+
+def annotation_path(voc12_root: str | Path, image_id: str) -> Path:
+    """Path of the XML in the devkit `voc12_root`."""
+    return Path(voc12_root) / "Annotations" / f"{check_id(image_id, 'annotation')}.xml"
+
+
+def load_labels(
+    ids: Iterable[str], voc12_root: str | Path, labels_path: str | Path = "voc12/cls_labels.npy"
+) -> dict[str, np.ndarray]:
+    """Label (20,) float32, zeros and ones, of each id: from `labels_path` where it exists, else from `Annotations`.
+
+    An id that the file lacks is read from its XML. The file is read without running anything it asks for.
+    UserError: an id in neither place, or a value that is no multi-hot label.
+    """
+    table = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
+    labels: dict[str, np.ndarray] = {}
+    for image_id in ids:
+        if image_id in labels:
+            continue
+        if image_id in table:
+            labels[image_id] = _multi_hot(table[image_id], f"{labels_path}, {image_id}")
+            continue
+        path = annotation_path(voc12_root, image_id)
+        if not path.is_file():
+            absent = "does not hold it" if table else "does not exist"
+            raise UserError(
+                f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; "
+                f"{PREPARE_COMMAND} makes the labels"
+            )
+        labels[image_id] = read_annotation(path)
+    return labels
+
+
+def _multi_hot(value: np.ndarray, where: str) -> np.ndarray:
+    """`value` as float32 (20,), or a UserError naming `where`."""
+    value = np.asarray(value)
+    if value.shape != (len(CLASSES),):
+        raise UserError(f"{where}: label of shape {value.shape}, where ({len(CLASSES)},) was expected")
+    if value.dtype.kind not in "fiub" or not np.isin(value, (0, 1)).all():
+        raise UserError(f"{where}: a label holds zeros and ones only")
+    return value.astype(np.float32)
