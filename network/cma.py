@@ -1,0 +1,157 @@
+"""CMA, the Collaborative Multi-Attention of EDAM (Wu et al., CVPR 2021, section 3.3), for all classes and pairs at once.
+
+Each class has a transformer block of its own. Its parameters live in modules named as in the published checkpoints; the computation
+stacks them over the classes and is batched: x is (C, N, D) with C classes and N = pairs x 2 x tokens of an image.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from network.attention import attention
+
+
+def sinusoidal_encoding(length: int, dim: int) -> Tensor:
+    """Position encoding (length, dim), base 10000: sine on even and cosine on odd channels (Vaswani et al., 2017, section 3.5)."""
+    position = torch.arange(length, dtype=torch.float32)[:, None]
+    frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * -(math.log(10000.0) / dim))
+    encoding = torch.empty(length, dim)
+    encoding[:, 0::2] = torch.sin(position * frequency)
+    encoding[:, 1::2] = torch.cos(position * frequency)
+    return encoding
+
+
+class PositionEncoding(nn.Module):
+    """The fixed table `pe` (1, length, dim); longer inputs get a table of their own."""
+
+    def __init__(self, length: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("pe", sinusoidal_encoding(length, dim)[None])
+
+    def forward(self, length: int) -> Tensor:
+        """(length, dim)."""
+        if length <= self.pe.shape[1]:
+            return self.pe[0, :length]
+        return sinusoidal_encoding(length, self.pe.shape[2]).to(self.pe)
+
+
+class PairEmbedding(nn.Module):
+    """Adds to each token where it lies in its image and which image of the pair it comes from."""
+
+    def __init__(self, length: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.position = PositionEncoding(length, dim)
+        self.segment = nn.Embedding(5, dim)  # five rows as published; a pair uses the first two
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(C, P, 2, T, D) -> same shape."""
+        images, length = tokens.shape[2:4]
+        encoding = self.position(length) + self.segment.weight[:images, None]  # (2, T, D)
+        return self.dropout(tokens + encoding)
+
+
+class LayerNorm(nn.Module):
+    """Holds `a_2` and `b_2` of `a_2 * (x - mean) / (std + 1e-6) + b_2`, with the unbiased standard deviation: not nn.LayerNorm."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.a_2 = nn.Parameter(torch.ones(dim))
+        self.b_2 = nn.Parameter(torch.zeros(dim))
+
+
+class Sublayer(nn.Module):
+    """Holds the norm in front of a residual branch."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm(dim)
+
+
+class Attention(nn.Module):
+    """Holds the projections of multi-head attention: query, key, value; output."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear_layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
+        self.output_linear = nn.Linear(dim, dim)
+
+
+class FeedForward(nn.Module):
+    """Holds the two layers of the feed-forward network."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w_1 = nn.Linear(dim, hidden)
+        self.w_2 = nn.Linear(hidden, dim)
+
+
+class TransformerBlock(nn.Module):
+    """Holds the parameters of one class's pre-norm transformer block; `ClassTransformers` computes with them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.attention = Attention(dim)
+        self.feed_forward = FeedForward(dim, hidden)
+        self.input_sublayer = Sublayer(dim)
+        self.output_sublayer = Sublayer(dim)
+
+
+class CMADropout(nn.Module):
+    """The dropouts of the transformer blocks, shared by the classes. It has no parameters."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.Dropout(dropout)  # on the attention weights
+        self.activation = nn.Dropout(dropout)  # in the feed-forward network
+        self.residual = nn.Dropout(dropout)  # on each residual branch
+        self.output = nn.Dropout(dropout)  # on the block's output
+
+
+def transformer_blocks(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int, dropout: CMADropout) -> Tensor:
+    """All classes' transformer blocks, joint attention over the tokens of both images of a pair.
+
+    Args:
+        x: tokens (C, N, D), N = pairs x T tokens a pair.
+        blocks: the C classes' parameters.
+
+    Returns:
+        (C, N, D).
+    """
+
+    def stack(get: Callable[[TransformerBlock], Tensor]) -> Tensor:
+        return torch.stack([get(block) for block in blocks])
+
+    def linear(x: Tensor, get: Callable[[TransformerBlock], nn.Linear]) -> Tensor:
+        weight, bias = stack(lambda block: get(block).weight), stack(lambda block: get(block).bias)
+        return torch.baddbmm(bias[:, None], x, weight.mT)  # (C, N, in) x (C, in, out)
+
+    def norm(x: Tensor, get: Callable[[TransformerBlock], Sublayer]) -> Tensor:
+        a, b = stack(lambda block: get(block).norm.a_2), stack(lambda block: get(block).norm.b_2)
+        return standardise(x) * a[:, None] + b[:, None]
+
+    classes, tokens, dim = x.shape
+    y = norm(x, lambda block: block.input_sublayer)
+    q, k, v = (
+        linear(y, lambda block, i=i: block.attention.linear_layers[i])
+        .view(classes * pairs, tokens // pairs, heads, dim // heads)
+        .transpose(1, 2)  # (C * P, heads, T, D / heads)
+        for i in range(3)
+    )
+    p = dropout.attention.p if dropout.attention.training else 0.0
+    y = attention(q, k, v, p).transpose(1, 2).reshape(classes, tokens, dim)
+    x = x + dropout.residual(linear(y, lambda block: block.attention.output_linear))
+
+    y = norm(x, lambda block: block.output_sublayer)
+    y = dropout.activation(F.gelu(linear(y, lambda block: block.feed_forward.w_1), approximate="tanh"))
+    x = x + dropout.residual(linear(y, lambda block: block.feed_forward.w_2))
+    return dropout.output(x)
+
+
+def standardise(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """(x - mean) / (std + eps) over the last dimension, with the unbiased standard deviation."""
+    std, mean = torch.std_mean(x, dim=-1, keepdim=True)
+    return (x - mean) / (std + eps)

@@ -1,0 +1,103 @@
+"""EDAM: ResNet38d, the Discriminative Activation layer, and the Collaborative Multi-Attention (Wu et al., CVPR 2021)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from network.cma import CMADropout, PairEmbedding, TransformerBlock, transformer_blocks
+from network.resnet38d import ResNet38d
+
+NUM_CLASSES = 20
+
+
+class Net(ResNet38d):
+    """The EDAM network.
+
+    Tensor names and shapes are those of the published checkpoint. Input: RGB / 255, minus mean (.485 .456 .406), over std
+    (.229 .224 .225).
+
+    Args:
+        dim: width of the tokens. heads, hidden: of the transformer blocks. dropout: everywhere in the CMA.
+        crop_size: the position table's crop; other sizes work as well.
+        backbone: options of ResNet38d.
+    """
+
+    def __init__(
+        self,
+        dim: int = 128,
+        heads: int = 2,
+        hidden: int = 512,
+        cma_dropout: float = 0.1,
+        crop_size: int = 368,
+        **backbone,
+    ) -> None:
+        super().__init__(**backbone)
+        channels = self.bn7.num_features
+        self.heads = heads
+        self.mask_layer = nn.Conv2d(channels, NUM_CLASSES + 1, 3, padding=1, bias=False)
+        self.embedding = PairEmbedding((crop_size // 8) ** 2, dim, cma_dropout)
+        self.trans_list = nn.ModuleList(nn.Sequential(TransformerBlock(dim, hidden)) for _ in range(NUM_CLASSES))
+        self.cma_dropout = CMADropout(cma_dropout)
+        self.d_d = nn.Conv2d(channels, dim, 1, bias=False)
+        self.fc_list = nn.ModuleList(nn.Conv2d(dim, 1, 1, bias=False) for _ in range(NUM_CLASSES))
+        for module in (self.mask_layer, self.d_d, self.fc_list, self.embedding, self.trans_list):
+            for parameter in module.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits of each image of each pair.
+
+        Args:
+            images: (P, 2, 3, H, W) float, pairs of normalised images; or (2P, 3, H, W), images 2i and 2i + 1 being a pair.
+
+        Returns:
+            (P, 2, 20) float; or (2P, 20).
+
+        Raises:
+            ValueError: on another shape.
+        """
+        if images.dim() == 4 and len(images) % 2 == 0:
+            return self(images.unflatten(0, (-1, 2))).flatten(0, 1)
+        if images.dim() != 5 or images.shape[1] != 2:
+            raise ValueError(f"expected pairs (P, 2, 3, H, W) or (2P, 3, H, W), got {tuple(images.shape)}")
+        pairs = len(images)
+        features = self.features(images.flatten(0, 1))  # (2P, 4096, h, w)
+        masks = self.activate(features)[:, :NUM_CLASSES]  # (2P, C, h, w)
+        reduced = self.d_d(features)  # (2P, D, h, w)
+
+        # Features times the mask of each class, (C, P, 2, T, D)
+        reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
+        masks = masks.flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
+        tokens = self.embedding(reduced * masks[..., None])
+        blocks = [block[0] for block in self.trans_list]
+        attended = transformer_blocks(tokens.flatten(1, 3), pairs, blocks, self.heads, self.cma_dropout)  # (C, P*2*T, D)
+
+        pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
+        fc = torch.stack([layer.weight.flatten() for layer in self.fc_list])  # (C, D)
+        return torch.einsum("cpid,cd->pic", pooled, fc)
+
+    def forward_cam(self, images: Tensor) -> Tensor:
+        """Class masks. (N, 3, H, W) float -> (N, 21, ceil(H/8), ceil(W/8)) in 0..1; channel 20 is background."""
+        return self.activate(self.features(images))
+
+    def activate(self, features: Tensor) -> Tensor:
+        """The DA layer (section 3.2): mask scores, L2-normalised over the channels at each position, absolute value."""
+        return F.normalize(self.mask_layer(features), dim=1).abs()
+
+    def get_parameter_groups(self) -> list[list[nn.Parameter]]:
+        """The six groups of trained parameters that the published optimiser knows.
+
+        Backbone weights, backbone biases, new convolutions' weights, their biases, embedding and transformers, and an empty one.
+        """
+        groups: list[list[nn.Parameter]] = [[] for _ in range(6)]
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            top = name.split(".")[0]
+            if top in ("embedding", "trans_list"):
+                groups[4].append(parameter)
+            else:
+                new, bias = top in ("mask_layer", "d_d", "fc_list"), name.endswith(".bias")
+                groups[2 * new + bias].append(parameter)
+        return groups

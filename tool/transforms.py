@@ -1,0 +1,71 @@
+"""Image transforms: the training augmentation, the normalisation, the views of multi-scale inference.
+
+Random choices come from an explicit numpy Generator, so that an image's augmentation depends on nothing else.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as TF
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+SCALES = (1.0, 0.5, 1.5, 2.0)
+
+
+def normalise(image: Tensor) -> Tensor:
+    """uint8 RGB (..., H, W, 3) -> float32 (..., 3, H, W), / 255, minus the ImageNet mean, over its standard deviation."""
+    mean, std = (torch.tensor(v, device=image.device) for v in (MEAN, STD))
+    return ((image.float() / 255 - mean) / std).movedim(-1, -3).contiguous()
+
+
+def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
+    """Resize so that the longer side has `long_side` pixels, bicubic."""
+    scale = long_side / max(image.size)
+    return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+
+
+def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float = 0.3, hue: float = 0.1) -> Image.Image:
+    """Brightness, contrast and saturation times 1 - strength .. 1 + strength, hue shifted by -hue .. hue, in random order."""
+    adjust = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation)
+    factors = rng.uniform(1 - strength, 1 + strength, 3)
+    shift = rng.uniform(-hue, hue)
+    for i in rng.permutation(4):
+        image = TF.adjust_hue(image, shift) if i == 3 else adjust[i](image, factors[i])
+    return image
+
+
+def crop_or_pad(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    """Random crop of (C, h, w) to (C, size, size); a shorter side is placed at a random offset on zeros."""
+    out = image.new_zeros(image.shape[0], size, size)
+    source, target = [], []
+    for length in image.shape[1:]:
+        taken = min(length, size)
+        start, place = int(rng.integers(length - taken + 1)), int(rng.integers(size - taken + 1))
+        source.append(slice(start, start + taken))
+        target.append(slice(place, place + taken))
+    out[:, target[0], target[1]] = image[:, source[0], source[1]]
+    return out
+
+
+def augment(
+    photo: Image.Image, crop_size: int, rng: np.random.Generator, long_side: tuple[int, int] = (256, 512)
+) -> Tensor:
+    """The training augmentation of one RGB photo -> float32 (3, crop_size, crop_size), normalised."""
+    photo = resize_long_side(photo, int(rng.integers(long_side[0], long_side[1] + 1)))
+    if rng.random() < 0.5:
+        photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    photo = color_jitter(photo, rng)
+    return crop_or_pad(normalise(torch.from_numpy(np.array(photo))), crop_size, rng)
+
+
+def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor]:
+    """The photo at each scale, rounded size, bicubic: uint8 (h, w, 3) tensors."""
+    resized = (
+        photo.resize([max(1, round(side * scale)) for side in photo.size], Image.Resampling.BICUBIC)
+        if scale != 1
+        else photo
+        for scale in scales
+    )
+    return [torch.from_numpy(np.array(image)) for image in resized]
