@@ -1,0 +1,81 @@
+"""Files written whole or not at all, and .npy dicts read without running what a pickle asks for."""
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tool.errors import UserError
+from tool.pickled import read_pickled_dict
+
+# The maps of a 500x375 photo with all 21 labels are 16 MB. With this limit the worst file stays below 1 GB of memory.
+MAX_DICT_BYTES = 128 * 2**20
+_DICT_HEADER = b"{'descr':'|O','fortran_order':False,'shape':(),}"  # in every numpy; compared rather than evaluated
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a hidden temporary file beside `path`, which becomes `path` when the block ends without an error.
+
+    `mode` is "wb" or "w" (UTF-8). On any error the temporary file is removed and what `path` held before stays.
+    Raises UserError where the file cannot be written (no folder, no permission, disk full).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        try:
+            with open(temporary, mode, **text) as file:
+                yield file
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create the folder `path` with its parents where it is missing; raise UserError where that is impossible."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create the folder {path}: {error.strerror or error}") from error
+    return path
+
+
+def save_npy_dict(path: str | Path, mapping: Mapping[int | str, np.ndarray]) -> None:
+    """Write a dict of arrays as PSA, SEAM and EDAM do: `np.load(path, allow_pickle=True).item()` reads it."""
+    with atomic_write(path) as file:
+        np.save(file, dict(mapping), allow_pickle=True)
+
+
+def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
+    """Read a dict of arrays saved with np.save (numpy 1 or 2, pickle protocols 2 to 5) without unpickling it.
+
+    Keys are int or str, values numeric arrays, C-ordered, in native byte order. Raises UserError naming the file where
+    it is missing, larger than 128 MB, or anything but such a dict.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_DICT_BYTES:
+                raise UserError(f"{path} is larger than {MAX_DICT_BYTES} bytes, the most that is read from a .npy dict")
+            raw = file.read(size)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    stream = io.BytesIO(raw)
+    try:
+        magic, length = stream.read(8), int.from_bytes(stream.read(2), "little")
+        if magic != b"\x93NUMPY\x01\x00" or b"".join(stream.read(length).split()) != _DICT_HEADER:
+            raise ValueError("its header is not that of a saved dict")
+        return read_pickled_dict(stream, budget=2 * len(raw))
+    except ValueError as error:
+        raise UserError(f"{path} is not a dict of arrays saved with np.save: {error}") from error
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path} is not a dict of arrays saved with np.save: its pickle is malformed") from error
