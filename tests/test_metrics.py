@@ -1,0 +1,55 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from tool.metrics import confusion, iou, mean_iou, out_of_range
+
+
+def slow_iou(truth: np.ndarray, predicted: np.ndarray, label: int) -> float:
+    hit = true = positive = 0
+    for t, p in zip(truth.ravel().tolist(), predicted.ravel().tolist(), strict=True):
+        if t == 255:
+            continue
+        hit += t == label and p == label
+        true += t == label
+        positive += p == label
+    return hit / (true + positive - hit) if true + positive - hit else float("nan")
+
+
+def test_against_a_slow_reference():
+    generator = np.random.default_rng(0)
+    values = np.array([*range(18), 255], np.uint8)  # 18, 19 and 20 do not occur in the ground truth, 20 nowhere
+    truth = generator.choice(values, (60, 50))
+    predicted = np.where(generator.random((60, 50)) < 0.6, truth, generator.integers(0, 20, (60, 50))).astype(np.uint8)
+    matrix = confusion(truth, predicted % 21)
+    assert matrix.shape == (21, 21) and matrix.dtype == np.int64
+    assert matrix.sum() == (truth != 255).sum()
+    expected = [slow_iou(truth, predicted % 21, label) for label in range(21)]
+    np.testing.assert_allclose(iou(matrix), expected, rtol=0, atol=1e-9)
+    assert mean_iou(matrix) == pytest.approx(np.mean(expected[:20]), abs=1e-12)
+
+
+def test_rows_are_truth_and_void_is_ignored():
+    truth = np.array([[0, 0, 1, 255]], np.uint8)
+    predicted = np.array([[0, 1, 1, 1]], np.uint8)
+    assert confusion(truth, predicted, n=2).tolist() == [[1, 1], [0, 1]]
+    assert confusion(truth, np.array([[0, 1, 1, 0]], np.uint8), n=2).tolist() == [[1, 1], [0, 1]]
+    assert iou(confusion(truth, predicted, n=2)).tolist() == [0.5, 0.5]
+
+
+def test_truth_against_itself_is_one_whatever_labels_occur():
+    truth = np.array([[0, 7, 7, 255]], np.uint8)
+    assert mean_iou(confusion(truth, np.where(truth == 255, 0, truth).astype(np.uint8))) == 1.0
+
+
+def test_nothing_counted_is_nan_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(mean_iou(np.zeros((21, 21), np.int64)))
+        assert np.isnan(iou(np.zeros((21, 21), np.int64))).all()
+
+
+def test_out_of_range():
+    assert out_of_range(np.array([[0, 20]], np.uint8)) == []
+    assert out_of_range(np.array([[21, 0, 255, 21]], np.uint8)) == [21, 255]

@@ -1,0 +1,33 @@
+"""Dense CRF (Krähenbühl and Koltun, NIPS 2011) over class scores. Pure, on arrays."""
+
+import numpy as np
+import pydensecrf.densecrf as densecrf
+
+SMOOTHNESS = {"sxy": 3, "compat": 3}  # pixels pull on near ones
+APPEARANCE = {"sxy": 80, "srgb": 13, "compat": 10}  # and on those of a like colour farther off
+FLOOR = 1e-5
+
+
+def background_score(maps: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    """Return (1 - max over classes)^alpha, (H, W), of class maps (n, H, W) in 0..1; 1 everywhere where n is 0."""
+    return (1 - maps.max(axis=0, initial=0.0)) ** alpha
+
+
+def with_background(maps: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    """Return the CRF's input, float32 (n + 1, H, W): background score, then the n class maps."""
+    return np.concatenate([background_score(maps, alpha)[None], maps]).astype(np.float32)
+
+
+def dense_crf(image: np.ndarray, scores: np.ndarray, iterations: int = 3) -> np.ndarray:
+    """Return the probabilities float32 (n, H, W) of n labels after mean-field inference.
+
+    `image` is uint8 RGB (H, W, 3), `scores` float (n, H, W) in 0..1, background included. The unary term is
+    -log of the scores, clipped at 1e-5 and not renormalised to sum to 1.
+    """
+    labels, height, width = scores.shape
+    unary = -np.log(np.clip(scores, FLOOR, 1.0)).reshape(labels, -1).astype(np.float32)
+    crf = densecrf.DenseCRF2D(width, height, labels)
+    crf.setUnaryEnergy(np.ascontiguousarray(unary))
+    crf.addPairwiseGaussian(**SMOOTHNESS)
+    crf.addPairwiseBilateral(rgbim=np.ascontiguousarray(image), **APPEARANCE)
+    return np.array(crf.inference(iterations), dtype=np.float32).reshape(labels, height, width)

@@ -1,0 +1,52 @@
+"""Pseudo labels from class scores: one function for inference and evaluation alike. Pure, on arrays."""
+
+import numpy as np
+
+
+def pseudo_label(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    *,
+    theta: float = 0.5,
+    background: np.ndarray | None = None,
+    saliency: np.ndarray | None = None,
+    alpha: float = 0.0,
+    beta: float = 1.0,
+) -> np.ndarray:
+    """Return the label map, uint8 (H, W): 0 background, class + 1 elsewhere.
+
+    `scores` (n, H, W) float are the n classes' own scores, class maps or CRF probabilities, without background;
+    `classes` (n,) are their numbers 0..19; n may be 0. What they compete with, by the first that is given:
+      saliency    uint8 (H, W), 0..255: scores below `alpha` are out, scores above `beta` win, and the others win
+                  where the saliency is above `theta * 100` (both for maps and for the CRF)
+      background  (H, W): the CRF's background probability; `theta`, `alpha`, `beta` are not used
+      theta       the background score of class maps; `alpha`, `beta` are not used
+    A tie goes to the background, and between classes to the first: np.argmax with the background in front.
+    """
+    if saliency is not None:
+        scores = suppress(scores, alpha, beta)
+        background = background_from_saliency(saliency, theta)
+    height_width = scores.shape[1:]
+    if len(scores) == 0:
+        return np.zeros(height_width, np.uint8)
+    best, label = strongest(scores, classes)
+    return np.where(best > (theta if background is None else background), label, np.uint8(0))
+
+
+def strongest(scores: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the highest score at each pixel, (H, W), and the label (class + 1) that has it, uint8 (H, W)."""
+    best, label = scores[0], np.full(scores.shape[1:], classes[0] + 1, np.uint8)
+    for score, category in zip(scores[1:], classes[1:], strict=True):  # several times faster than argmax over axis 0
+        label[score > best] = category + 1
+        best = np.maximum(best, score)
+    return best, label
+
+
+def suppress(scores: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+    """Return a copy of `scores` where those below `alpha` are -2 and those above `beta` are 2."""
+    return np.where(scores < alpha, -2, np.where(scores > beta, 2, scores)).astype(scores.dtype)
+
+
+def background_from_saliency(saliency: np.ndarray, theta: float) -> np.ndarray:
+    """Return 1 where the saliency map (0..255) is at most `theta * 100`, else 0, float32 (H, W)."""
+    return (saliency <= theta * 100).astype(np.float32)

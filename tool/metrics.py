@@ -1,0 +1,35 @@
+"""Intersection over union from confusion matrices. Pure, on arrays."""
+
+import numpy as np
+
+from voc12.classes import LABELS, VOID
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, n: int = len(LABELS), ignore: int = VOID) -> np.ndarray:
+    """Return the pixel counts, int64 (n, n): row = ground truth, column = prediction.
+
+    Both label maps are uint8 of one shape. Pixels whose ground truth is `ignore` are left out; elsewhere both hold
+    values 0..n-1 (`out_of_range` tells).
+    """
+    counted = truth != ignore
+    pairs = truth[counted].astype(np.int64) * n + predicted[counted]
+    return np.bincount(pairs, minlength=n * n).reshape(n, n)
+
+
+def out_of_range(label: np.ndarray, n: int = len(LABELS)) -> list[int]:
+    """Return the values of a label map that are not 0..n-1, ascending."""
+    counts = np.bincount(label.ravel(), minlength=n)
+    return [int(value) for value in np.flatnonzero(counts[n:]) + n]
+
+
+def iou(matrix: np.ndarray) -> np.ndarray:
+    """Return TP / (T + P - TP) per label, float64 (n,), of a confusion matrix; nan for a label that never occurs."""
+    hit = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(0) + matrix.sum(1) - hit
+    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+
+
+def mean_iou(matrix: np.ndarray) -> float:
+    """Return the mean IoU over the labels that occur in ground truth or prediction (all 21 on VOC12's own lists)."""
+    per_label = iou(matrix)
+    return float(per_label[~np.isnan(per_label)].mean()) if np.any(matrix) else float("nan")
