@@ -34,10 +34,7 @@ def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int
     of PCG64 is used, which numpy promises never to change, unlike the methods of its Generator.
     UserError: no images, an image that shows no class, epochs < 1, or a negative seed.
     """
-    if epochs < 1:
-        raise UserError(f"a pair list of {epochs} epochs was asked for: at least 1 is needed")
-    if seed < 0:
-        raise UserError(f"seed {seed} is negative")
+    check_schedule(epochs, seed)
     if not labels:
         raise UserError("no images to pair")
     ids = sorted(labels)
@@ -47,6 +44,14 @@ def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int
     bits = np.random.PCG64(seed)
     matchings = [_match(shown, bits) for _ in range(epochs)]
     return [(ids[first], ids[second], label) for matching in matchings for first, second, label in matching.tolist()]
+
+
+def check_schedule(epochs: int, seed: int) -> None:
+    """UserError if no pair list can be made of so many epochs, or from this seed."""
+    if epochs < 1:
+        raise UserError(f"a pair list of {epochs} epochs was asked for: at least 1 is needed")
+    if seed < 0:
+        raise UserError(f"seed {seed} is negative")
 
 
 def _match(shown: np.ndarray, bits: np.random.PCG64) -> np.ndarray:

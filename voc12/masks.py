@@ -1,0 +1,110 @@
+"""SegmentationClassAug, a mask for every image that VOC 2012 or SBD has one for: making it, and looking through it."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tool.errors import UserError
+from tool.files import make_folder
+from tool.images import load_label, save_label
+from voc12.classes import CLASSES, VOID
+from voc12.lists import check_id
+from voc12.report import Findings
+from voc12.sbd import find_sbd_masks, read_sbd_mask
+
+AUG = "SegmentationClassAug"
+OWN = "SegmentationClass"
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What a mask says: `shown` (20,) bool, the classes with at least one pixel; its height and width."""
+
+    shown: np.ndarray
+    shape: tuple[int, int]
+
+
+def count_aug(voc12_root: str | Path) -> int:
+    """Number of masks in the devkit's SegmentationClassAug, 0 where there is no such folder."""
+    return sum(not path.name.startswith(".") for path in (Path(voc12_root) / AUG).glob("*.png"))
+
+
+def complete_masks(voc12_root: str | Path, sbd_root: str | Path | None, findings: Findings) -> dict[str, Mask | None]:
+    """Make the masks that SegmentationClassAug lacks, and say what each mask shows; None for one that cannot be read.
+
+    VOC's own masks win over SBD's. A new folder appears when it is whole. A damaged mask is made anew where its source
+    is at hand. Without SBD and without the folder nothing is written, and VOC's own masks are looked through.
+    """
+    root = Path(voc12_root)
+    own = files_by_id(root / OWN, ".png", findings)
+    sbd = files_by_id(find_sbd_masks(sbd_root), ".mat", findings) if sbd_root else {}
+    folder, partial = root / AUG, root / f"{AUG}.partial"
+    if partial.exists():  # from a run that was killed, perhaps with other sources
+        shutil.rmtree(partial)
+    if not sbd and not count_aug(root):
+        return {image_id: _look(path, findings) for image_id, path in tqdm(own.items(), "masks", disable=None)}
+    if folder.exists():
+        for stale in folder.glob(".*.png.*.tmp"):
+            stale.unlink()
+        return _fill(folder, own, sbd, findings)
+    try:
+        masks = _fill(make_folder(partial), own, sbd, findings)
+        os.replace(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return masks
+
+
+def _fill(folder: Path, own: dict[str, Path], sbd: dict[str, Path], findings: Findings) -> dict[str, Mask | None]:
+    """Write to `folder` the masks that it lacks, and look through all."""
+    present = files_by_id(folder, ".png", findings)
+    masks: dict[str, Mask | None] = {}
+    for image_id in tqdm(sorted({*own, *sbd, *present}), "masks", disable=None):
+        source = own.get(image_id) or sbd.get(image_id)
+        if image_id in present:
+            masks[image_id] = _look(present[image_id], findings, quiet=source is not None)
+            if masks[image_id] or source is None:
+                continue
+            findings.add("damaged masks, to be made anew", image_id)
+        try:
+            label = load_label(source) if image_id in own else read_sbd_mask(source)
+        except UserError as error:
+            findings.add("masks that could not be made", str(error))
+            continue
+        save_label(folder / f"{image_id}.png", label)
+        masks[image_id] = _facts(label, image_id, findings)
+    return masks
+
+
+def files_by_id(folder: Path, suffix: str, findings: Findings) -> dict[str, Path]:
+    """id -> path of the files in `folder`, in order of the id; empty if there is no such folder."""
+    found = {}
+    for path in sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        try:
+            found[check_id(path.stem, str(path))] = path
+        except UserError as error:
+            findings.add("file names that are no image id, left out", str(error))
+    return dict(sorted(found.items()))
+
+
+def _look(path: Path, findings: Findings, quiet: bool = False) -> Mask | None:
+    try:
+        return _facts(load_label(path), path.stem, findings)
+    except UserError as error:
+        if not quiet:
+            findings.add("masks that cannot be read", str(error))
+        return None
+
+
+def _facts(label: np.ndarray, image_id: str, findings: Findings) -> Mask:
+    counts = np.bincount(label.ravel(), minlength=256)
+    if counts[len(CLASSES) + 1 : VOID].any():
+        findings.add(f"masks with values other than 0..{len(CLASSES)} and {VOID}", image_id)
+    return Mask(counts[1 : len(CLASSES) + 1] > 0, label.shape)

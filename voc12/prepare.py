@@ -1,0 +1,232 @@
+"""From a bare VOC 2012 devkit, or from nothing, to ready to train: lists, masks, labels and training pairs.
+
+    python voc12/prepare.py --voc12_root ROOT --sbd_root SBD     with VOC 2012 and SBD at hand
+    python voc12/prepare.py --download DIR                       with neither: both official archives are fetched
+
+What is already right is left as it is, so an interrupted run is simply started again.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run as `python voc12/prepare.py`, Python looks for modules in voc12/; ours are found from the repository's root.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from tool.errors import UserError, run
+from tool.files import load_npy_dict, make_folder, save_npy_dict
+from tool.images import load_photo
+from voc12.labels import annotation_path, read_annotation
+from voc12.lists import format_image_list, photo_path, read_image_list, write_text
+from voc12.masks import AUG, Mask, complete_masks, count_aug, files_by_id
+from voc12.pairs import EPOCHS, SEED, check_schedule, make_pairs, write_pairs
+from voc12.report import PUBLISHED, Findings, class_table, list_table
+from voc12.sbd import SBD_PAGE
+
+LABELS_FILE = "cls_labels.npy"
+PAIRS_FILE = "EDAM_train.txt"
+LISTS = ("train", "val", "test", "train_aug")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    check_schedule(args.epochs, args.seed)
+    out = make_folder(args.out_dir)
+    root, sbd_root = locate(args)
+    check_devkit(root)
+    remove_stale(out)
+
+    findings = Findings()
+    masks = complete_masks(root, sbd_root, findings)
+    lists = make_lists(root, masks, findings)
+    ids = sorted({*lists["train_aug"], *lists["train"], *lists["val"]})
+    labels = read_labels(root, ids, findings)
+    check_photos(root, ids, masks, findings)
+    paired = {image_id: labels[image_id] for image_id in lists["train_aug"] if labels.get(image_id, np.zeros(1)).any()}
+    if not paired:
+        raise UserError(f"no image of train_aug has a label in {root / 'Annotations'}, so there is nothing to train on")
+    pairs = make_pairs(paired, args.epochs, args.seed)
+
+    for name, ids in lists.items():
+        say(out / f"{name}.txt", write_text(out / f"{name}.txt", format_image_list(ids, with_mask=name != "test")))
+    say(out / LABELS_FILE, write_labels(out / LABELS_FILE, labels))
+    say(out / PAIRS_FILE, write_pairs(out / PAIRS_FILE, pairs))
+
+    shown = {image_id: mask.shown for image_id, mask in masks.items() if mask is not None}
+    report = [*list_table(lists), *class_table(lists, labels, shown, pairs)]
+    report.append(f"pairs: {len(pairs) // args.epochs} per epoch, {args.epochs} epochs, {len(pairs)} in all")
+    report.append("nothing looks wrong" if not findings.lines() else "please look at these:")
+    print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists)]))
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Make the lists, the masks (SegmentationClassAug), the image-level labels and the training pairs "
+        "from a VOC 2012 devkit and SBD. Start it again after an interruption: what is already right is kept."
+    )
+    parser.add_argument("--voc12_root", type=Path, help="VOC2012 devkit folder, the one that holds JPEGImages")
+    parser.add_argument("--sbd_root", type=Path, help=f"SBD, unpacked: gives the masks that {AUG} lacks")
+    parser.add_argument(
+        "--download",
+        type=Path,
+        metavar="DIR",
+        help="fetch what is missing of VOC 2012 (2 GB) and SBD (1.4 GB) and unpack it in DIR",
+    )
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"epochs in {PAIRS_FILE} (%(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="same seed, same pairs (%(default)s)")
+    parser.add_argument(
+        "--out_dir",
+        type=Path,
+        default=Path(__file__).parent,
+        help="folder for the lists, labels and pairs (default: voc12/ of this repository)",
+    )
+    return parser.parse_args(argv)
+
+
+def locate(args: argparse.Namespace) -> tuple[Path, Path | None]:
+    """The devkit and the SBD folder (None where there is none), fetched if that was asked for and is needed."""
+    root, sbd_root = args.voc12_root, args.sbd_root
+    if args.download is None:
+        if root is None:
+            raise UserError("give --voc12_root ROOT, or --download DIR to fetch VOC 2012")
+        return root, sbd_root
+    from voc12.download import download_sbd, download_voc  # takes seconds to import, as torch comes with it
+
+    if root is None or not (root / "JPEGImages").is_dir():
+        if root is not None:
+            print(f"{root} holds no devkit, so the one in {args.download} is used")
+        root = download_voc(args.download)
+    if sbd_root is None and count_aug(root) < PUBLISHED["train_aug"] + PUBLISHED["val"]:
+        sbd_root = download_sbd(args.download)
+    return root, sbd_root
+
+
+def check_devkit(root: Path) -> None:
+    """UserError naming the first thing that a devkit has and `root` has not."""
+    for part in ("JPEGImages", "Annotations", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"):
+        if (root / part).exists():
+            continue
+        deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
+        hint = f"did you mean {deeper}?" if deeper else "give the folder VOC2012, or --download DIR to fetch it"
+        raise UserError(f"--voc12_root {root} is no VOC 2012 devkit, it has no {part}: {hint}")
+
+
+def remove_stale(out: Path) -> None:
+    """Remove the temporary files that a killed run left beside our outputs."""
+    for name in (*(f"{name}.txt" for name in LISTS), LABELS_FILE, PAIRS_FILE):
+        for path in out.glob(f".{name}.*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings) -> dict[str, list[str]]:
+    """list name -> ids in order, only those with a photo; `test` only where the devkit has that list."""
+    photos = files_by_id(root / "JPEGImages", ".jpg", findings)
+    splits = {}
+    for name in ("train", "val", "test"):
+        path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
+        if name == "test" and not path.exists():  # comes with an archive of its own
+            continue
+        ids = sorted(set(read_image_list(path)))
+        splits[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
+        if name != "test" and count_aug(root):
+            _keep(splits[name], masks, f"images of {name}.txt without a mask", findings)
+    for image_id in sorted(set(splits["train"]) & set(splits["val"])):
+        findings.add("images in both train.txt and val.txt", image_id)
+    # Without the folder there is nothing to tell which images SBD would add.
+    augmented = _keep(sorted(masks), photos, "masks without a photo, left out", findings) if count_aug(root) else ()
+    splits["train_aug"] = sorted(set(augmented or splits["train"]) - set(splits["val"]))
+    return splits
+
+
+def _keep(ids: Sequence[str], known: Mapping[str, object], otherwise: str, findings: Findings) -> list[str]:
+    """Those of `ids` that are known; the others become findings."""
+    for image_id in ids:
+        if image_id not in known:
+            findings.add(otherwise, image_id)
+    return [image_id for image_id in ids if image_id in known]
+
+
+def read_labels(root: Path, ids: Sequence[str], findings: Findings) -> dict[str, np.ndarray]:
+    """id -> label (20,) float32 of each image with a sound XML; the others become findings."""
+    labels = {}
+    for image_id in tqdm(ids, "labels", disable=None):
+        path = annotation_path(root, image_id)
+        if not path.exists():
+            findings.add("photos without XML, so without label and in no pair", image_id)
+            continue
+        try:
+            labels[image_id] = read_annotation(path)
+        except UserError as error:
+            findings.add("XML files that give no label, so their photos are in no pair", str(error))
+            continue
+        if not labels[image_id].any():
+            findings.add("XML files without an object, so their photos are in no pair", image_id)
+    return labels
+
+
+def check_photos(root: Path, ids: Sequence[str], masks: Mapping[str, Mask | None], findings: Findings) -> None:
+    """Find photos that are cut off, and masks of another size than their photo."""
+    for image_id in tqdm(ids, "photos", disable=None):
+        path = photo_path(root, image_id)
+        try:
+            with Image.open(path, formats=("JPEG", "PNG")) as image:  # reads no more than the header
+                width, height = image.size
+            with open(path, "rb") as file:
+                file.seek(max(0, path.stat().st_size - 1024))
+                if b"\xff\xd9" not in file.read():  # the end mark of a JPEG is missing: decode it to be sure
+                    load_photo(path)
+        except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            findings.add("photos that cannot be read", str(error))
+            continue
+        mask = masks.get(image_id)
+        if mask is not None and mask.shape != (height, width):
+            findings.add("masks of another size than their photo", image_id)
+
+
+def write_labels(path: Path, labels: Mapping[str, np.ndarray]) -> bool:
+    """Write the labels as the family's repositories read them. False: the file held the same already."""
+    try:
+        old = load_npy_dict(path)
+    except UserError:
+        old = {}
+    if list(old) == list(labels) and all(
+        old[key].dtype == np.float32 and np.array_equal(old[key], labels[key]) for key in labels
+    ):
+        return False
+    save_npy_dict(path, labels)
+    return True
+
+
+def say(path: Path, written: bool) -> None:
+    print(f"{path}: {'written' if written else 'already right'}")
+
+
+def closing(root: Path, out: Path, lists: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is missing, where it comes from, and the command to type next."""
+    lines = []
+    if not count_aug(root):
+        lines += [
+            "",
+            f"{root / AUG} is missing, so train_aug is no more than train ({len(lists['train_aug'])} images).",
+            f"It is made from SBD ({SBD_PAGE}); to fetch SBD, 1.4 GB, and make it:",
+            f"  {shlex.join(['python', 'voc12/prepare.py', '--voc12_root', str(root), '--download', 'DIR'])}",
+        ]
+    try:
+        pair_list = (out / PAIRS_FILE).resolve().relative_to(Path.cwd())
+    except ValueError:
+        pair_list = out.resolve() / PAIRS_FILE
+    command = ["python", "train_EDAM_cls.py", "--voc12_root", str(root), "--train_list", str(pair_list)]
+    command += ["--batch_size", "4", "--lr", "0.001", "--weights", "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"]
+    lines += ["", "Next, train (--weights: the ImageNet ResNet-38; without it, from random weights):"]
+    return [*lines, f"  {shlex.join(command)}"]
+
+
+if __name__ == "__main__":
+    run(main)
