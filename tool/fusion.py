@@ -50,3 +50,24 @@ def suppress(scores: np.ndarray, alpha: float, beta: float) -> np.ndarray:
 def background_from_saliency(saliency: np.ndarray, theta: float) -> np.ndarray:
     """Return 1 where the saliency map (0..255) is at most `theta * 100`, else 0, float32 (H, W)."""
     return (saliency <= theta * 100).astype(np.float32)
+
+
+def levels(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    *,
+    saliency: np.ndarray | None = None,
+    alpha: float = 0.0,
+    beta: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (label, level), both (H, W), that hold `pseudo_label` for every theta at once.
+
+    The label map of theta is `label` where `level > theta` (with a saliency map: `level > theta * 100`), else 0.
+    """
+    if len(scores) == 0:
+        return np.zeros(scores.shape[1:], np.uint8), np.full(scores.shape[1:], -np.inf, np.float32)
+    if saliency is None:
+        best, label = strongest(scores, classes)
+        return label, best
+    best, label = strongest(suppress(scores, alpha, beta), classes)
+    return label, np.where(best > 1, np.inf, np.where(best > 0, saliency, -np.inf))

@@ -33,3 +33,19 @@ def mean_iou(matrix: np.ndarray) -> float:
     """Return the mean IoU over the labels that occur in ground truth or prediction (all 21 on VOC12's own lists)."""
     per_label = iou(matrix)
     return float(per_label[~np.isnan(per_label)].mean()) if np.any(matrix) else float("nan")
+
+
+def confusion_curve(truth: np.ndarray, label: np.ndarray, level: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return the confusion, int64 (k, 21, 21), for each of k ascending thresholds.
+
+    The prediction is `label` where `level` is above the threshold and background elsewhere. One histogram over
+    (number of thresholds passed, truth, label) serves all thresholds.
+    """
+    n, k = len(LABELS), len(thresholds)
+    counted = truth != VOID
+    passed = np.searchsorted(thresholds, level[counted])
+    index = (passed * n + truth[counted]) * n + label[counted]
+    counts = np.bincount(index, minlength=(k + 1) * n * n).reshape(k + 1, n, n)
+    kept = counts[::-1].cumsum(axis=0)[::-1][1:]
+    kept[:, :, 0] += counts.sum(axis=(0, 2)) - kept.sum(axis=2)
+    return kept

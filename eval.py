@@ -1,0 +1,280 @@
+"""IoU of pseudo labels against the ground truth: per label TP / (T + P - TP) over all pixels that are not void.
+
+Label PNGs:  python eval.py --voc12_root VOC2012 --predict_dir OUT_CRF_PRED
+Class maps:  python eval.py --voc12_root VOC2012 --predict_dir OUT_CAM --type npy --curve
+Dense CRF:   python eval.py --voc12_root VOC2012 --predict_dir OUT_CRF --type npy --crf --sal_path SALIENCY --theta 0.2
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tool.errors import UserError, run
+from tool.files import atomic_write, load_npy_dict
+from tool.fusion import levels, pseudo_label
+from tool.images import load_grey, load_label
+from tool.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range
+from voc12.classes import CLASSES, LABELS, VOID
+from voc12.lists import read_image_list
+
+CURVE = tuple(round(step / 100, 2) for step in range(100))
+CHUNK = 8  # images per task of a worker process
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where predictions and ground truth lie, and how predictions become label maps."""
+
+    predict_dir: Path
+    gt_dir: Path
+    npy: bool
+    crf: bool
+    sal_path: Path | None
+    theta: float
+    alpha: float
+    beta: float
+    curve: bool
+
+
+def evaluate_image(image_id: str, source: Source) -> np.ndarray:
+    """Return one image's confusion, int64 (1, 21, 21), or (100, 21, 21) for a curve. UserError names a bad file."""
+    truth_path = source.gt_dir / f"{image_id}.png"
+    truth = load_label(truth_path)
+    check_values(truth_path, np.where(truth == VOID, 0, truth))
+    if not source.npy:
+        path = source.predict_dir / f"{image_id}.png"
+        predicted = load_label(path)
+        check_size(path, predicted, truth)
+        # Void predicted where the truth is void too is no error: it lets ground truth be scored against itself.
+        check_values(path, np.where((truth == VOID) & (predicted == VOID), 0, predicted))
+        return confusion(truth, predicted)[None]
+
+    path = source.predict_dir / f"{image_id}.npy"
+    classes, scores, background = read_scores(path, truth, source.crf)
+    fusion = {"alpha": source.alpha, "beta": source.beta}
+    if source.sal_path is not None:
+        fusion["saliency"] = load_grey(source.sal_path / f"{image_id}.png")
+        check_size(source.sal_path / f"{image_id}.png", fusion["saliency"], truth)
+    if source.curve:
+        label, level = levels(scores, classes, **fusion)
+        unit = 1 if source.sal_path is None else 100
+        return confusion_curve(truth, label, level, np.array([theta * unit for theta in CURVE]).astype(level.dtype))
+    return confusion(truth, pseudo_label(scores, classes, theta=source.theta, background=background, **fusion))[None]
+
+
+def read_scores(path: Path, truth: np.ndarray, crf: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return (classes (n,), their scores float32 (n, H, W), background (H, W) of a CRF or None) of a .npy dict."""
+    scores = load_npy_dict(path)
+    for key, value in scores.items():
+        if not isinstance(key, int) or not 0 <= key < len(CLASSES) + crf:
+            hint = "" if crf else "; --crf reads what infer_cls.py --out_crf writes"
+            raise UserError(
+                f"{path} holds {key!r:.40} as a class, where 0..{len(CLASSES) - 1 + crf} was expected{hint}"
+            )
+        check_size(path, value, truth)
+        if not np.isfinite(value).all():
+            raise UserError(f"{path} holds values that are not finite for class {key}")
+    if crf and 0 not in scores:
+        raise UserError(f"{path} holds no background (0), as the CRF's files do; read class maps without --crf")
+    background = scores.pop(0) if crf else None
+    classes = np.array(sorted(scores), np.int64)
+    stacked = [scores[key].astype(np.float32) for key in classes.tolist()]
+    return classes - crf, np.stack(stacked) if stacked else np.zeros((0, *truth.shape), np.float32), background
+
+
+def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
+    if array.shape != truth.shape:
+        found, expected = ("x".join(map(str, shape)) for shape in (array.shape, truth.shape))
+        raise UserError(f"{path} is {found}, but the ground truth is {expected} (height x width)")
+
+
+def check_values(path: Path, label: np.ndarray) -> None:
+    if values := out_of_range(label):
+        raise UserError(f"{path} holds the value {values[0]}, where 0..{len(LABELS) - 1} was expected")
+
+
+def evaluate_chunk(ids: list[str], source: Source) -> tuple[np.ndarray | int, list[tuple[str, str]]]:
+    """Return the summed confusion of the images that can be read, and (id, message) of the others."""
+    total, problems = 0, []
+    for image_id in ids:
+        try:
+            total = total + evaluate_image(image_id, source)
+        except UserError as error:
+            problems.append((image_id, str(error)))
+    return total, problems
+
+
+def evaluate(ids: list[str], source: Source, workers: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Return the confusion over all images, int64 (1 or 100, 21, 21), and the problems in the order of `ids`."""
+    chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+    total = np.zeros((len(CURVE) if source.curve else 1, len(LABELS), len(LABELS)), np.int64)
+    problems: dict[str, str] = {}
+    with tqdm(total=len(ids), unit="image", desc="eval", disable=None) as bar:
+        for count, part, found in run_chunks(chunks, source, workers):
+            total += part
+            problems.update(found)
+            bar.update(count)
+    return total, [(image_id, problems[image_id]) for image_id in ids if image_id in problems]
+
+
+def run_chunks(chunks: list[list[str]], source: Source, workers: int) -> Iterator[tuple[int, np.ndarray | int, list]]:
+    if workers < 2 or len(chunks) < 2:
+        for chunk in chunks:
+            yield len(chunk), *evaluate_chunk(chunk, source)
+        return
+    with ProcessPoolExecutor(min(workers, len(chunks))) as pool:
+        tasks = {pool.submit(evaluate_chunk, chunk, source): len(chunk) for chunk in chunks}
+        try:
+            for task in as_completed(tasks):
+                yield tasks[task], *task.result()
+        except BrokenProcessPool as error:
+            raise UserError("an evaluation process was killed (out of memory?); try --num_workers 1") from error
+
+
+def table(matrix: np.ndarray) -> str:
+    """Return the IoU of each label in percent, and their mean, as lines of text."""
+    lines = [
+        f"{name:<14}{'absent' if math.isnan(value) else f'{100 * value:.2f}':>8}"
+        for name, value in zip(LABELS, iou(matrix), strict=True)
+    ]
+    present = int(np.isfinite(iou(matrix)).sum())
+    note = "" if present == len(LABELS) else f"   (mean of the {present} labels that occur)"
+    return "\n".join([*lines, f"{'mIoU':<14}{100 * mean_iou(matrix):>8.2f}{note}"])
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--predict_dir", required=True, metavar="DIR", type=Path, help="predictions: <id>.png or <id>.npy")
+    add("--voc12_root", metavar="DIR", type=Path, help="VOC2012 folder; its SegmentationClass holds the ground truth")
+    add(
+        "--gt_dir", metavar="DIR", type=Path, help="ground truth <id>.png, in place of --voc12_root's SegmentationClass"
+    )
+    add("--list", default="voc12/train.txt", metavar="FILE", help="images to evaluate (default: %(default)s)")
+    add("--type", choices=("png", "npy"), default="png", help="png: label maps; npy: class maps (default: %(default)s)")
+    add("--crf", action="store_true", help="npy: the files hold CRF probabilities, background included (--out_crf)")
+    add(
+        "--theta",
+        type=number,
+        default=0.5,
+        help="npy: background score; with --sal_path, saliency up to theta x 100 is background (default: %(default)s)",
+    )
+    add("--sal_path", metavar="DIR", type=Path, help="npy: grey saliency maps <id>.png, fused as in infer_cls.py")
+    add("--alpha", type=number, default=0.0, help="npy with --sal_path: scores below it are out (default: %(default)s)")
+    add("--beta", type=number, default=1.0, help="npy with --sal_path: scores above it win (default: %(default)s)")
+    add("--curve", action="store_true", help="npy: every theta from 0.00 to 0.99; prints each mIoU and the best")
+    add(
+        "--skip_errors",
+        action="store_true",
+        help="leave out images whose files are missing or wrong, and say which (default: fail)",
+    )
+    add("--json", metavar="FILE", help="also write the result to this file, as JSON")
+    add(
+        "--logfile",
+        metavar="FILE",
+        help="append the result to this text file (default: none, evallog.txt with --comment)",
+    )
+    add("--comment", default="", metavar="TEXT", help="a title for the entry in the log file")
+    add(
+        "--num_workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="processes (default: %(default)s)",
+    )
+    return parser
+
+
+def number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def check_arguments(args: argparse.Namespace) -> Source:
+    """Return the source, or raise UserError for flags that do not go together and folders that do not exist."""
+    if args.type == "png" and (args.crf or args.curve or args.sal_path):
+        raise UserError("--crf, --curve and --sal_path turn scores into labels; they need --type npy")
+    if args.curve and args.crf and args.sal_path is None:
+        raise UserError("--curve scans background thresholds, and the CRF has its own background; give --sal_path too")
+    if args.gt_dir is None and args.voc12_root is None:
+        raise UserError("the ground truth is missing: give --voc12_root, or its label PNGs with --gt_dir")
+    gt_dir = args.gt_dir or args.voc12_root / "SegmentationClass"
+    for what, folder in (("--predict_dir", args.predict_dir), ("ground truth", gt_dir), ("--sal_path", args.sal_path)):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{what} folder {folder} does not exist")
+    npy = args.type == "npy"
+    return Source(args.predict_dir, gt_dir, npy, args.crf, args.sal_path, args.theta, args.alpha, args.beta, args.curve)
+
+
+def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
+    """Return the result as text for people and as a dict for --json."""
+    lines, result, best = [], {}, 0
+    if source.curve:
+        means = [mean_iou(matrix) for matrix in total]
+        best = int(np.argmax(means))
+        lines += [f"theta {theta:.2f}  mIoU {100 * mean:6.2f}" for theta, mean in zip(CURVE, means, strict=True)]
+        lines.append(f"best: theta {CURVE[best]:.2f}, mIoU {100 * means[best]:.2f}")
+        result["curve"] = [{"theta": theta, "miou": 100 * mean} for theta, mean in zip(CURVE, means, strict=True)]
+    matrix = total[best]
+    lines += [table(matrix), f"{images} images of {source.predict_dir} against {source.gt_dir}"]
+    per_label = {name: 100 * value for name, value in zip(LABELS, iou(matrix).tolist(), strict=True)}
+    result |= {
+        "miou": 100 * mean_iou(matrix),
+        "iou": {name: None if math.isnan(value) else value for name, value in per_label.items()},
+        "images": images,
+    }
+    if source.npy:
+        result["theta"] = CURVE[best] if source.curve else source.theta
+    return "\n".join(lines), result
+
+
+def append_log(path: str, text: str) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"cannot write the log {path}: {error.strerror}") from error
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    source = check_arguments(args)
+    ids = list(dict.fromkeys(read_image_list(args.list)))
+    logfile = args.logfile or ("evallog.txt" if args.comment else None)
+    if logfile:
+        append_log(logfile, "")  # an unwritable log shows now, not after the work
+
+    total, problems = evaluate(ids, source, args.num_workers)
+    if problems and not (args.skip_errors and len(problems) < len(ids)):
+        remedy = "" if args.skip_errors else "; --skip_errors leaves such images out"
+        raise UserError(
+            f"{len(problems)} of {len(ids)} images cannot be evaluated, the first: {problems[0][1]}{remedy}"
+        )
+    for _, message in problems:
+        print(f"skipped: {message}", file=sys.stderr)
+
+    text, result = report(total, source, len(ids) - len(problems))
+    print(text)
+    if args.json:
+        with atomic_write(args.json, "w") as file:
+            json.dump(result | {"skipped": [image_id for image_id, _ in problems]}, file, indent=1)
+    if logfile:
+        settings = " ".join(f"--{name} {value}" for name, value in vars(args).items() if value not in (None, "", False))
+        append_log(logfile, f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {args.comment}\n{settings}\n{text}\n\n")
+
+
+if __name__ == "__main__":
+    run(main)
