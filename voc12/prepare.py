@@ -182,8 +182,8 @@ def check_photos(root: Path, ids: Sequence[str], masks: Mapping[str, Mask | None
                 file.seek(max(0, path.stat().st_size - 1024))
                 if b"\xff\xd9" not in file.read():  # the end mark of a JPEG is missing: decode it to be sure
                     load_photo(path)
-        except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            findings.add("photos that cannot be read", str(error))
+        except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            findings.add("photos that cannot be read", image_id)
             continue
         mask = masks.get(image_id)
         if mask is not None and mask.shape != (height, width):

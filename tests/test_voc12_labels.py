@@ -1,0 +1,114 @@
+"""Image-level labels from XML and from cls_labels.npy."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+from voc12_devkit import SHARED, hot, write_devkit, xml
+
+from tool.errors import UserError
+from tool.files import save_npy_dict
+from voc12.labels import load_labels, read_annotation
+from voc12.lists import read_image_list
+
+
+def test_annotation_counts_difficult_objects_and_not_their_parts(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text(
+        "<?xml version='1.0' encoding='utf-8'?><annotation><name>cat</name>"
+        "<object><name>person</name><difficult>1</difficult><part><name>head</name></part></object>"
+        "<object><part><name>sofa</name></part><name> dog </name></object><object><name>person</name></object></annotation>"
+    )
+    label = read_annotation(path)
+    assert (label.dtype, label.shape) == (np.float32, (20,))
+    assert np.array_equal(label, hot(14, 11))
+    path.write_text(xml([]))
+    assert np.array_equal(read_annotation(path), hot())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (xml(["unicorn"]), "unknown class name 'unicorn'"),
+        ("<annotation><object/></annotation>", "unknown class name ''"),
+        ("<annotation><object><name>cat</name>", "is damaged"),
+        ("", "is damaged"),
+        ("<html></html>", "<html>, where <annotation>"),
+        (f'<!DOCTYPE a [<!ENTITY b "cat">]>{xml(["&b;"])}', "document type"),
+        (f"<annotation>{' ' * (1 << 20)}</annotation>", "larger than"),
+    ],
+)
+def test_annotation_that_is_none_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "2007_1.xml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"2007_1\.xml.*{message}"):
+        read_annotation(path)
+
+
+def test_annotation_in_another_encoding_cannot_hide_a_document_type(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_bytes(f'<!DOCTYPE a [<!ENTITY b "cat">]>{xml(["&b;"])}'.encode("utf-16"))
+    with pytest.raises(UserError, match="is damaged"):
+        read_annotation(path)
+
+
+def test_labels_come_from_the_file_and_then_from_xml(tmp_path):
+    root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (1, 2)})
+    assert {i: v.nonzero()[0].tolist() for i, v in load_labels("ab", root, tmp_path / "none.npy").items()} == {
+        "a": [0],
+        "b": [1, 2],
+    }
+    save_npy_dict(tmp_path / "cls.npy", {"a": hot(5).astype(np.float64)})
+    labels = load_labels(["b", "a", "b"], root, tmp_path / "cls.npy")
+    assert list(labels) == ["b", "a"]
+    assert np.array_equal(labels["a"], hot(5))
+    assert labels["a"].dtype == np.float32
+    assert np.array_equal(labels["b"], hot(1, 2))
+
+
+def test_an_image_without_any_label_is_named_with_the_remedy(tmp_path):
+    root = write_devkit(tmp_path / "VOC2012", {"a": (0,)})
+    with pytest.raises(UserError, match=r"no label for c: .*cls.npy does not exist.*c\.xml; python voc12/prepare.py"):
+        load_labels(["a", "c"], root, tmp_path / "cls.npy")
+    save_npy_dict(tmp_path / "cls.npy", {"a": hot(5)})
+    with pytest.raises(UserError, match=r"no label for c: .*cls.npy does not hold it.*python voc12/prepare.py"):
+        load_labels(["c"], root, tmp_path / "cls.npy")
+    with pytest.raises(UserError, match="no image id"):
+        load_labels(["../c"], root, tmp_path / "cls.npy")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(np.zeros(21, np.float32), r"shape \(21,\)"), (hot(3) * 2, "zeros and ones"), (hot(3) * np.nan, "zeros and ones")],
+)
+def test_a_value_that_is_no_multi_hot_label_is_refused(tmp_path, value, message):
+    save_npy_dict(tmp_path / "cls.npy", {"a": value})
+    with pytest.raises(UserError, match=rf"cls.npy, a: .*{message}"):
+        load_labels(["a"], tmp_path, tmp_path / "cls.npy")
+
+
+def test_a_label_file_cannot_run_code(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    np.save(tmp_path / "cls.npy", np.array({"a": Bomb()}, object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"cls\.npy"):
+        load_labels(["a"], tmp_path, tmp_path / "cls.npy")
+    assert not (tmp_path / "ran").exists()
+    assert b"mkdir" in pickle.dumps(Bomb())  # the file did ask for it
+
+
+@pytest.mark.skipif(not (SHARED / "voc12_mini").exists(), reason="needs ../shared")
+def test_labels_of_real_annotations_are_the_public_ones():
+    root = SHARED / "voc12_mini/VOC2012"
+    ids = sorted(path.stem for path in (root / "Annotations").iterdir())
+    public = load_labels(ids, root, SHARED / "voc12_lists/cls_labels.npy")
+    ours = load_labels(ids, root, root / "none.npy")
+    assert len(ids) == 54
+    assert all(np.array_equal(ours[i], public[i]) for i in ids)
+    train_aug = read_image_list(SHARED / "voc12_lists/train_aug.txt")
+    assert (
+        sum(label[14] for label in load_labels(train_aug, root, SHARED / "voc12_lists/cls_labels.npy").values()) == 4155
+    )

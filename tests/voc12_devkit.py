@@ -1,0 +1,104 @@
+"""Small devkits, SBD files and archives for the tests of voc12/."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+from scipy.sparse import csc_matrix
+
+from voc12.classes import CLASSES, PALETTE
+
+REPO = Path(__file__).resolve().parents[1]
+SHARED = REPO.parent / "shared"
+
+
+def xml(names, difficult=0) -> str:
+    """A devkit annotation with one object per name."""
+    objects = "".join(f"<object><name>{name}</name><difficult>{difficult}</difficult></object>" for name in names)
+    return f"<annotation><folder>VOC2012</folder>{objects}</annotation>"
+
+
+def hot(*classes: int) -> np.ndarray:
+    """Multi-hot label (20,) float32."""
+    label = np.zeros(20, np.float32)
+    label[list(classes)] = 1
+    return label
+
+
+def mask(*classes: int, shape=(12, 16)) -> np.ndarray:
+    """A label map that shows these classes (0..19), one row each, and some void."""
+    label = np.zeros(shape, np.uint8)
+    for row, index in enumerate(classes):
+        label[row] = index + 1
+    label[-1, 0] = 255
+    return label
+
+
+def write_png(path: Path, label: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(label)
+    image.putpalette(PALETTE.tobytes())
+    image.save(path)
+
+
+def write_mat(path: Path, label: np.ndarray, compressed: bool = True) -> None:
+    """An SBD label file: struct GTcls with Boundaries (20 sparse maps), Segmentation, CategoriesPresent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    boundaries = np.empty((20, 1), object)
+    for index in range(20):
+        boundaries[index, 0] = csc_matrix(label == index + 1, dtype=np.float64)
+    content = np.empty((1, 1), [("Boundaries", object), ("Segmentation", object), ("CategoriesPresent", object)])
+    content[0, 0] = (boundaries, label, np.unique(label[label > 0])[:, None])
+    savemat(path, {"GTcls": content}, do_compression=compressed)
+
+
+def write_devkit(root: Path, labels: dict, train=(), val=(), own=(), shape=(12, 16)) -> Path:
+    """JPEGImages and Annotations of `labels` (id -> classes), the split lists, and masks in SegmentationClass."""
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Segmentation", "SegmentationClass"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for image_id, classes in labels.items():
+        Image.new("RGB", shape[::-1], (90, 120, 30)).save(root / f"JPEGImages/{image_id}.jpg")
+        (root / f"Annotations/{image_id}.xml").write_text(xml([CLASSES[index] for index in classes]))
+    for name, ids in (("train", train), ("val", val)):
+        (root / f"ImageSets/Segmentation/{name}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+    for image_id in own:
+        write_png(root / f"SegmentationClass/{image_id}.png", mask(*labels[image_id], shape=shape))
+    return root
+
+
+LABELS = {
+    "2007_000001": (0, 14),
+    "2007_000002": (14,),
+    "2007_000003": (6,),
+    "2007_000004": (14, 6),
+    "2008_000005": (6,),
+    "2008_000006": (0,),
+    "2009_000007": (11, 14),
+    "2009_000008": (11,),
+}
+TRAIN = ("2007_000001", "2007_000003")
+VAL = ("2007_000002", "2007_000004")
+SBD_ONLY = ("2008_000005", "2008_000006", "2009_000007", "2009_000008")
+
+
+def write_voc_and_sbd(folder: Path) -> tuple[Path, Path]:
+    """A devkit of eight images, four with masks of VOC, and an SBD with labels for six, two of them also VOC's."""
+    root = write_devkit(folder / "VOCdevkit/VOC2012", LABELS, TRAIN, VAL, own=TRAIN + VAL)
+    for image_id in SBD_ONLY:
+        label = mask(*LABELS[image_id])
+        label[label == 255] = 0
+        write_mat(folder / f"benchmark_RELEASE/dataset/cls/{image_id}.mat", label)
+    for image_id in TRAIN:  # VOC's own mask must win over these
+        write_mat(folder / f"benchmark_RELEASE/dataset/cls/{image_id}.mat", np.full((12, 16), 20, np.uint8))
+    return root, folder / "benchmark_RELEASE"
+
+
+def contents(*folders: Path) -> dict[str, bytes]:
+    """Every file under the folders, hidden and temporary ones included: relative path -> bytes."""
+    return {
+        f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
