@@ -1,0 +1,121 @@
+"""Pseudo labels in colour: the VOC palette, or drawn over their photos; and a contact sheet of the first of them.
+
+Palette PNGs:   python colorful.py --img_path OUT_CRF_PRED --out_path COLOURS
+Over photos:    python colorful.py --img_path OUT_CRF_PRED --out_path COLOURS --img_root VOC2012 --sheet sheet.png
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tool.errors import UserError, run
+from tool.files import make_folder
+from tool.images import load_label, load_photo, save_label, save_rgb
+from tool.metrics import out_of_range
+from tool.visualise import contact_sheet, overlay
+from voc12.classes import VOID
+from voc12.lists import read_image_list
+
+SHEET_IMAGES = 24
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--img_path", required=True, metavar="DIR", type=Path, help="label PNGs, <id>.png with values 0..20 or 255")
+    add(
+        "--out_path", required=True, metavar="DIR", type=Path, help="folder for the pictures, <id>.png; made if missing"
+    )
+    add(
+        "--img_root",
+        metavar="DIR",
+        type=Path,
+        help="VOC2012 folder, or a folder of photos <id>.jpg: draw over the photos",
+    )
+    add("--opacity", type=float, default=0.6, help="of the labels over the photo, 0..1 (default: %(default)s)")
+    add("--gt_path", metavar="DIR", type=Path, help="ground truth <id>.png, a third column of the sheet")
+    add(
+        "--sheet",
+        metavar="FILE",
+        type=Path,
+        help=f"contact sheet PNG of the first {SHEET_IMAGES} images; needs --img_root",
+    )
+    add("--list", metavar="FILE", help="the images to draw, as infer_cls.py's list (default: every PNG of --img_path)")
+    add("--limit", type=int, metavar="N", help="only the first N images (default: all)")
+    return parser
+
+
+def read_label(path: Path) -> np.ndarray:
+    label = load_label(path)
+    if values := out_of_range(np.where(label == VOID, 0, label)):
+        raise UserError(f"{path} holds the value {values[0]}; label maps hold 0..20, and {VOID} for void")
+    return label
+
+
+def check_size(path: Path, picture: np.ndarray, label: np.ndarray) -> None:
+    if picture.shape[:2] != label.shape:
+        found, expected = (f"{shape[0]}x{shape[1]}" for shape in (picture.shape, label.shape))
+        raise UserError(f"{path} is {found}, but its label map is {expected} (height x width)")
+
+
+def find_ids(args: argparse.Namespace) -> list[str]:
+    """Check flags and folders and return the ids to draw; raise UserError where there are none."""
+    if args.sheet and args.img_root is None:
+        raise UserError("--sheet shows the photos too: give their folder with --img_root")
+    if args.gt_path and not args.sheet:
+        raise UserError("--gt_path is a column of the contact sheet: name its file with --sheet")
+    if not 0 <= args.opacity <= 1:
+        raise UserError(f"--opacity is {args.opacity}, where 0..1 was expected")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit is {args.limit}, where 1 or more was expected")
+    for flag, folder in (("--img_path", args.img_path), ("--img_root", args.img_root), ("--gt_path", args.gt_path)):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{flag} folder {folder} does not exist")
+        if folder is not None and folder.resolve() == args.out_path.resolve():
+            raise UserError(f"--out_path is the {flag} folder too; its files would be overwritten")
+    if args.list:
+        return read_image_list(args.list)[: args.limit]
+    ids = sorted(path.stem for path in args.img_path.glob("[!.]*.png"))
+    if not ids:
+        raise UserError(f"--img_path folder {args.img_path} holds no .png file")
+    return ids[: args.limit]
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    ids = find_ids(args)
+    make_folder(args.out_path)
+    photos = args.img_root
+    if photos is not None and (photos / "JPEGImages").is_dir():
+        photos = photos / "JPEGImages"
+
+    rows, shown = [], set()
+    for image_id in tqdm(ids, unit="image", desc="colorful", disable=None):
+        label = read_label(args.img_path / f"{image_id}.png")
+        if photos is None:
+            save_label(args.out_path / f"{image_id}.png", label)
+            continue
+        photo = np.array(load_photo(photos / f"{image_id}.jpg"))
+        check_size(photos / f"{image_id}.jpg", photo, label)
+        drawn = overlay(photo, label, args.opacity)
+        save_rgb(args.out_path / f"{image_id}.png", drawn)
+        if args.sheet and len(rows) < SHEET_IMAGES:
+            rows.append([photo, drawn])
+            shown |= set(np.unique(label).tolist())
+            if args.gt_path:
+                truth = read_label(args.gt_path / f"{image_id}.png")
+                check_size(args.gt_path / f"{image_id}.png", truth, label)
+                rows[-1].append(overlay(photo, truth, args.opacity))
+                shown |= set(np.unique(truth).tolist())
+    print(f"{len(ids)} pictures in {args.out_path}")
+    if args.sheet:
+        headings = ["photo", "pseudo label", "ground truth"][: len(rows[0])]
+        across = 1 if len(rows) < 4 else 2
+        save_rgb(args.sheet, contact_sheet(rows, headings, ids[: len(rows)], labels=shown - {0}, across=across))
+        print(f"contact sheet of {len(rows)} images: {args.sheet}")
+
+
+if __name__ == "__main__":
+    run(main)

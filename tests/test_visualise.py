@@ -1,0 +1,82 @@
+import numpy as np
+
+from tool.visualise import PAPER, colourise, contact_sheet, fit, heat, legend, outline, overlay
+from voc12.classes import PALETTE
+
+LABEL = np.zeros((6, 8), np.uint8)
+LABEL[1:5, 2:7] = 15  # a person of 4 x 5 pixels
+
+
+def photo(height: int = 6, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def test_colourise_is_the_voc_palette():
+    colours = colourise(np.array([[0, 1, 15, 20, 255]], np.uint8))
+    assert colours.dtype == np.uint8
+    assert colours.tolist() == [[[0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128], [224, 224, 192]]]
+
+
+def test_outline_is_both_sides_of_an_edge():
+    expected = np.zeros((6, 8), bool)
+    expected[0:6, 1:8] = True
+    expected[2:4, 3:6] = False
+    expected[[0, 0, 5, 5], [1, 7, 1, 7]] = False  # diagonal neighbours do not count
+    np.testing.assert_array_equal(outline(LABEL), expected)
+
+
+def test_overlay_blends_labels_outlines_them_and_leaves_the_background():
+    picture = photo()
+    drawn = overlay(picture, LABEL, 0.25)
+    assert drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn[LABEL == 0], picture[LABEL == 0])
+    np.testing.assert_array_equal(drawn[outline(LABEL) & (LABEL == 15)], [PALETTE[15]] * 14)
+    np.testing.assert_array_equal(drawn[2:4, 3:6], (0.75 * picture[2:4, 3:6] + 0.25 * PALETTE[15]).round())
+    np.testing.assert_array_equal(overlay(picture, LABEL, 0.0), picture)
+    np.testing.assert_array_equal(overlay(picture, LABEL, 1.0)[LABEL == 15], [PALETTE[15]] * 20)
+
+
+def test_heat_is_transparent_at_zero_and_goes_from_blue_to_red():
+    picture = photo(1, 4)
+    drawn = heat(picture, np.array([[-1.0, 0.0, 0.3, 2.0]]), opacity=1.0)
+    assert drawn.shape == (1, 4, 3) and drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn[0, :2], picture[0, :2])
+    red, green, blue = heat(np.zeros((1, 1, 3), np.uint8), np.ones((1, 1)), opacity=1.0)[0, 0].tolist()
+    assert red > 200 and red > 3 * green and red > 3 * blue
+    red, green, blue = heat(np.zeros((1, 1, 3), np.uint8), np.full((1, 1), 0.15), opacity=1.0)[0, 0].tolist()
+    assert blue > red and blue > green
+    np.testing.assert_array_equal(heat(picture, np.ones((1, 4)), opacity=0.0), picture)
+
+
+def test_fit_keeps_the_shape():
+    assert fit(photo(10, 20), (300, 225)).size == (300, 150)
+    assert fit(photo(20, 10), (300, 225)).size == (112, 225)
+    assert fit(photo(1, 900), (300, 225)).size == (300, 1)
+
+
+def test_contact_sheet_places_every_picture():
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250), (250, 0, 250)]
+    flat = [np.full((30, 40, 3), colour, np.uint8) for colour in colours]
+    rows = [flat[0:2], flat[2:4], flat[4:6]]
+    for across, lines in ((1, 3), (2, 2)):
+        sheet = contact_sheet(rows, ["photo", "label"], ["a", "b", "c"], cell=(40, 30), across=across)
+        assert sheet.dtype == np.uint8 and sheet.ndim == 3
+        places = []
+        for colour in colours:
+            found = np.argwhere((sheet == colour).all(axis=2))
+            assert len(found) == 30 * 40  # whole, and nothing drawn over it
+            places.append(found.min(axis=0).tolist())
+        assert len({top for top, _ in places}) == lines and len({left for _, left in places}) == 2 * across
+        assert (sheet[:2] == PAPER).all() and (sheet[:, :2] == PAPER).all()
+        ink = (sheet < 100).all(axis=2)
+        assert ink.any()  # headings
+        assert not ink[places[0][0] :][: 30 * lines].any(axis=1)[:30].any()
+
+
+def test_legend_shows_each_label_once_and_wraps():
+    picture = legend([15, 15, 1, 255], 400)
+    assert picture.shape[1] == 400
+    for label, swatches in ((1, 1), (15, 1), (255, 0), (2, 0)):
+        assert (picture == PALETTE[label]).all(axis=2).sum() == swatches * 14 * 14
+    assert legend(range(21), 400).shape[0] > 2 * picture.shape[0]
+    assert legend([], 400).shape == (0, 400, 3)
