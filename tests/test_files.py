@@ -138,6 +138,8 @@ def test_a_pickle_that_calls_is_refused_and_does_not_run(tmp_path, monkeypatch, 
         (HEADER + b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N.", "the pickle holds no dict"),
         (HEADER + b"Nr\xff\xff\xff\xff.", "the pickle holds no dict"),
         (HEADER + b"N0.", "uses POP"),
+        (HEADER + b"F" + b"1" * 5000 + b"\n.", "no newline found"),
+        (HEADER + b"I" + b"x" * 150 + b"\n.", "invalid literal for int"),
         (HEADER + b"](N\x85e}(u.", "malformed"),
         (HEADER + b"t.", "malformed"),
         (HEADER + b"NNu.", "a mark is missing"),
@@ -149,6 +151,7 @@ def test_malformed_files_are_one_line_errors(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as error:
         load_npy_dict(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < len(str(path)) + 300
 
 
 @pytest.mark.parametrize(
@@ -229,7 +232,7 @@ def test_truncations_and_mutations_are_errors_or_dicts(tmp_path):
     for protocol in (2, 3, 4, 5):
         whole = pickled_dict({0: np.ones((2, 2), np.float32), "a": np.arange(3)}, protocol)
         damaged = [whole[:length] for length in range(len(whole))]
-        for _ in range(500):
+        for _ in range(200):
             copy = bytearray(whole)
             for _ in range(generator.choice([1, 2, 5])):
                 copy[generator.randrange(len(copy))] = generator.randrange(256)

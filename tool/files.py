@@ -1,6 +1,5 @@
 """Files written whole or not at all, and .npy dicts read without running what a pickle asks for."""
 
-import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,13 +68,12 @@ def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
             raw = file.read(size)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    stream = io.BytesIO(raw)
+    start = 10 + int.from_bytes(raw[8:10], "little")
     try:
-        magic, length = stream.read(8), int.from_bytes(stream.read(2), "little")
-        if magic != b"\x93NUMPY\x01\x00" or b"".join(stream.read(length).split()) != _DICT_HEADER:
+        if raw[:8] != b"\x93NUMPY\x01\x00" or b"".join(raw[10:start].split()) != _DICT_HEADER:
             raise ValueError("its header is not that of a saved dict")
-        return read_pickled_dict(stream, budget=2 * len(raw))
+        return read_pickled_dict(raw, start)
     except ValueError as error:
-        raise UserError(f"{path} is not a dict of arrays saved with np.save: {error}") from error
+        raise UserError(f"{path} is not a dict of arrays saved with np.save: {str(error)[:200]}") from error
     except (TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is not a dict of arrays saved with np.save: its pickle is malformed") from error

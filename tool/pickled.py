@@ -1,5 +1,6 @@
 """Reads a pickled dict of numpy arrays as data: no unpickler, so nothing in the file can run."""
 
+import io
 import math
 import pickletools
 from dataclasses import dataclass
@@ -58,14 +59,23 @@ class _Array:
     value: Any = None
 
 
-def read_pickled_dict(stream: IO[bytes], budget: int) -> dict[int | str, np.ndarray]:
-    """Return the dict in the pickle of a 0-d object array, as np.save writes it (pickle protocols 2 to 5).
+class _Stream(io.BytesIO):
+    """A stream of short lines: only opcodes of protocol 0 and the names of globals are read by the line."""
 
-    Keys are int or str, values numeric arrays, C-ordered, in native byte order. `budget` bounds the bytes that all
-    arrays together may take. Raises ValueError, TypeError, KeyError, IndexError, AttributeError or OverflowError on
-    anything else; the first says why. `pickletools.genops` does the parsing and reads no more bytes than there are.
+    def readline(self, size: int | None = -1) -> bytes:
+        return super().readline(200)
+
+
+def read_pickled_dict(data: bytes, start: int) -> dict[int | str, np.ndarray]:
+    """Return the dict in the pickle, from `start` on, of a 0-d object array, as np.save writes it (protocols 2 to 5).
+
+    Keys are int or str, values numeric arrays, C-ordered, in native byte order. Raises ValueError, TypeError, KeyError,
+    IndexError, AttributeError or OverflowError on anything else; the first says why. `pickletools.genops` does the
+    parsing and reads no more bytes than there are. The arrays take no more memory than the file has bytes.
     """
-    return _Reader(stream, budget).read()
+    stream = _Stream(data)
+    stream.seek(start)
+    return _Reader(stream, budget=2 * len(data)).read()  # twice: protocol 2 stores bytes as text, converted first
 
 
 class _Reader:
