@@ -111,7 +111,9 @@ class CMADropout(nn.Module):
         self.output = nn.Dropout(dropout)  # on the block's output
 
 
-def transformer_blocks(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int, dropout: CMADropout) -> Tensor:
+def transformer_blocks(
+    x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int, dropout: CMADropout
+) -> Tensor:
     """All classes' transformer blocks, joint attention over the tokens of both images of a pair.
 
     Args:

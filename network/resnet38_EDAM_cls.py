@@ -71,7 +71,9 @@ class Net(ResNet38d):
         masks = masks.flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
         tokens = self.embedding(reduced * masks[..., None])
         blocks = [block[0] for block in self.trans_list]
-        attended = transformer_blocks(tokens.flatten(1, 3), pairs, blocks, self.heads, self.cma_dropout)  # (C, P*2*T, D)
+        attended = transformer_blocks(
+            tokens.flatten(1, 3), pairs, blocks, self.heads, self.cma_dropout
+        )  # (C, P*2*T, D)
 
         pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
         fc = torch.stack([layer.weight.flatten() for layer in self.fc_list])  # (C, D)

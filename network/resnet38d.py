@@ -57,9 +57,7 @@ class ResidualBlock(nn.Module):
             in_channels, mid_channels, 3, stride, padding=first_dilation, dilation=first_dilation, bias=False
         )
         self.bn_branch2b1 = norm(mid_channels)
-        self.conv_branch2b1 = nn.Conv2d(
-            mid_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False
-        )
+        self.conv_branch2b1 = nn.Conv2d(mid_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False)
         self.conv_branch1 = None
         if in_channels != out_channels or stride != 1:
             self.conv_branch1 = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)

@@ -18,7 +18,12 @@ def make_optimizer(groups: list[list[nn.Parameter]], lr: float, weight_decay: fl
     """SGD with momentum 0.9 over the six groups of `Net.get_parameter_groups`."""
     return torch.optim.SGD(
         [
-            {"params": parameters, "lr": lr * lr_times, "initial_lr": lr * lr_times, "weight_decay": weight_decay * decays}
+            {
+                "params": parameters,
+                "lr": lr * lr_times,
+                "initial_lr": lr * lr_times,
+                "weight_decay": weight_decay * decays,
+            }
             for parameters, (lr_times, decays) in zip(groups, GROUP_FACTORS, strict=True)
         ],
         momentum=0.9,

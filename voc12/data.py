@@ -41,9 +41,13 @@ class TrainPairs(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def names(self, position: int) -> tuple[str, str]:
+        """Ids of the pair at a position."""
+        return self.pairs[position % len(self.pairs)][:2]
+
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """Images float32 (2, 3, crop, crop) and labels float32 (2, 20)."""
-        ids = self.pairs[position % len(self.pairs)][:2]
+        ids = self.names(position)
         rng = np.random.default_rng([self.seed, position])
         photos = [load_photo(photo_path(self.voc12_root, image_id)) for image_id in ids]
         images = [augment(photo, self.crop_size, rng, self.long_side) for photo in photos]
@@ -51,10 +55,9 @@ class TrainPairs(Dataset):
 
 
 class MultiScalePhotos(Dataset):
-    """Photos at the inference scales.
+    """Photos at the inference scales: (id, photo uint8 (H, W, 3), its views: a list of uint8 (h, w, 3)).
 
-    An item is (id, photo, views): uint8 (H, W, 3) and a list of uint8 (h, w, 3); or (id, None, message) for a photo that can't be
-    read, so that the caller decides whether to stop.
+    A photo that can't be read gives (id, its UserError, []), so that the caller decides whether to go on.
     """
 
     def __init__(self, ids: list[str], voc12_root: str | Path) -> None:
@@ -63,10 +66,9 @@ class MultiScalePhotos(Dataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[str, Tensor | None, list[Tensor] | str]:
-        image_id = self.ids[index]
+    def __getitem__(self, index: int) -> tuple[str, Tensor | UserError, list[Tensor]]:
         try:
-            photo = load_photo(photo_path(self.voc12_root, image_id))
+            photo = load_photo(photo_path(self.voc12_root, self.ids[index]))
         except UserError as error:
-            return image_id, None, str(error)
-        return image_id, torch.from_numpy(np.array(photo)), views(photo)
+            return self.ids[index], error, []
+        return self.ids[index], torch.from_numpy(np.array(photo)), views(photo)

@@ -1,0 +1,19 @@
+"""EDAM in miniature: the same classes, narrow and shallow enough to be trained from scratch on a CPU in minutes."""
+
+from network import resnet38_EDAM_cls
+
+
+class Net(resnet38_EDAM_cls.Net):
+    """Like `resnet38_EDAM_cls.Net`, with 1 % of its parameters; no dropout, and every layer is trained."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            dim=64,
+            hidden=128,
+            cma_dropout=0.0,
+            crop_size=112,
+            widths=(16, 32, 64, 96, 128, 192, 256),
+            depths=(2, 2, 2, 2),
+            dropout=(0.0, 0.0),
+            freeze_stem=False,
+        )

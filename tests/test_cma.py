@@ -1,0 +1,157 @@
+"""The batched CMA against a plain loop over classes and pairs, written from the formula, in float64."""
+
+import math
+
+import pytest
+import torch
+from conftest import without_dropout
+
+from network.attention import attention
+from network.cma import sinusoidal_encoding
+from network.resnet38_EDAM_cls import Net
+
+
+def layer_norm(x, norm):
+    mean = x.mean(-1, keepdim=True)
+    std = ((x - mean).pow(2).sum(-1, keepdim=True) / (x.shape[-1] - 1)).sqrt()
+    return norm.a_2 * (x - mean) / (std + 1e-6) + norm.b_2
+
+
+def block_of_one_class(x, block, heads):
+    """One pre-norm transformer block on tokens (N, D)."""
+    y = layer_norm(x, block.input_sublayer.norm)
+    query, key, value = (y @ layer.weight.T + layer.bias for layer in block.attention.linear_layers)
+    width = x.shape[1] // heads
+    outputs = []
+    for head in range(heads):
+        q, k, v = (t[:, head * width : (head + 1) * width] for t in (query, key, value))
+        scores = q @ k.T / math.sqrt(width)
+        weights = scores.exp() / scores.exp().sum(1, keepdim=True)
+        outputs.append(weights @ v)
+    out = block.attention.output_linear
+    x = x + torch.cat(outputs, 1) @ out.weight.T + out.bias
+    y = layer_norm(x, block.output_sublayer.norm)
+    first, second = block.feed_forward.w_1, block.feed_forward.w_2
+    y = y @ first.weight.T + first.bias
+    y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+    return x + y @ second.weight.T + second.bias
+
+
+def loop_over_classes(net, images):
+    """Logits (P, 2, 20) of pairs (P, 2, 3, H, W)."""
+    pairs = len(images)
+    features = net.features(images.flatten(0, 1))
+    scores = net.mask_layer(features)
+    masks = (scores / scores.pow(2).sum(1, keepdim=True).sqrt()).abs()
+    reduced = net.d_d(features)
+    dim, tokens = reduced.shape[1], reduced.shape[2] * reduced.shape[3]
+    position = torch.zeros(tokens, dim, dtype=images.dtype)
+    for p in range(tokens):
+        for i in range(0, dim, 2):
+            angle = p / 10000 ** (i / dim)
+            position[p, i], position[p, i + 1] = math.sin(angle), math.cos(angle)
+    logits = torch.zeros(pairs, 2, 20, dtype=images.dtype)
+    for c in range(20):
+        for pair in range(pairs):
+            rows = []
+            for image in range(2):
+                masked = reduced[2 * pair + image] * masks[2 * pair + image, c]  # (D, h, w)
+                rows.append(masked.flatten(1).T + position + net.embedding.segment.weight[image])
+            attended = block_of_one_class(torch.cat(rows), net.trans_list[c][0], net.heads)
+            for image in range(2):
+                mean = attended[image * tokens : (image + 1) * tokens].mean(0)
+                logits[pair, image, c] = mean @ net.fc_list[c].weight.flatten()
+    return logits
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32)
+    for name, parameter in net.named_parameters():
+        if name.endswith(("bias", "a_2", "b_2")):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return without_dropout(net).double().train()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 24), (56, 64)])
+def test_batched_equals_the_loop(net, size):
+    net.embedding.position.pe = exact_encoding(64, 16)[None]  # the network's own table is float32
+    images = torch.randn(3, 2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), loop_over_classes(net, images), rtol=0, atol=1e-9)
+
+
+def exact_encoding(length, dim):
+    angles = torch.arange(length, dtype=torch.float64)[:, None] / 10000 ** (
+        torch.arange(0, dim, 2, dtype=torch.float64) / dim
+    )
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
+
+
+def test_position_table_is_the_formula_and_longer_inputs_extend_it(net):
+    torch.testing.assert_close(sinusoidal_encoding(300, 16).double(), exact_encoding(300, 16), rtol=0, atol=2e-5)
+    position = net.embedding.position
+    table = position.pe.shape[1]
+    torch.testing.assert_close(position(table + 30)[:table], position(table), rtol=0, atol=0)
+
+
+def test_gradients_of_batched_equal_the_loop(net):
+    net.embedding.position.pe = exact_encoding(16, 16)[None]
+    images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64)
+    grads = []
+    for forward in (net, lambda x: loop_over_classes(net, x)):
+        net.zero_grad()
+        forward(images).square().sum().backward()
+        grads.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_every_pair_is_on_its_own(net):
+    images = torch.randn(3, 2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        together, alone = net(images), net(images[1:2])
+    torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-12)
+
+
+def dropped_weights(q, k, v, p, seed):
+    """The attention weights after dropout that `attention` used, read off with v = identity."""
+    torch.manual_seed(seed)
+    return attention(q, k, v, p)
+
+
+def test_cpu_dropout_attention_drops_and_rescales():
+    torch.manual_seed(1)
+    tokens = 300  # more than one block of rows
+    q, k = torch.randn(2, 2, 3, tokens, 8, dtype=torch.float64).unbind()
+    v = torch.eye(tokens, dtype=torch.float64).expand(2, 3, tokens, tokens)
+    weights = dropped_weights(q, k, v, 0.1, seed=5)
+    full = torch.softmax(q @ k.mT / math.sqrt(8), -1)
+    kept = weights != 0
+    assert kept.double().mean().item() == pytest.approx(0.9, abs=2e-3)  # 540000 decisions
+    torch.testing.assert_close(weights[kept], full[kept] / (1 - round(0.1 * 65536) / 65536), rtol=1e-6, atol=1e-9)
+    assert torch.equal(weights, dropped_weights(q, k, v, 0.1, seed=5))
+    assert not torch.equal(weights, dropped_weights(q, k, v, 0.1, seed=6))
+    rows = kept.double().mean(-1).flatten()
+    assert rows.std().item() == pytest.approx(math.sqrt(0.09 / tokens), rel=0.1)  # decisions are independent
+    assert len({row.tobytes() for row in kept.flatten(0, 2).numpy()}) == len(rows)  # and no two rows share theirs
+
+
+def test_cpu_dropout_attention_gradients():
+    torch.manual_seed(2)
+    tokens = 150
+    q, k, v = (torch.randn(1, 2, tokens, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    identity = torch.eye(tokens, dtype=torch.float64).expand(1, 2, tokens, tokens)
+    mask = (dropped_weights(q.detach(), k.detach(), identity, 0.3, seed=3) != 0).double()
+    scale = 1 / (1 - round(0.3 * 65536) / 65536)
+    upstream = torch.randn(1, 2, tokens, 4, dtype=torch.float64)
+
+    torch.manual_seed(3)
+    out = attention(q, k, v, 0.3)
+    ours = torch.autograd.grad(out, (q, k, v), upstream)
+    reference = (torch.softmax(q @ k.mT / 2, -1) * mask * scale) @ v
+    torch.testing.assert_close(out, reference, rtol=0, atol=1e-10)
+    for mine, expected in zip(ours, torch.autograd.grad(reference, (q, k, v), upstream), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-10)

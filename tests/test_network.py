@@ -1,0 +1,145 @@
+"""The network against the figures of the published method."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import PARITY, SHARED, needs_shared
+
+from network import make_net
+from network.resnet38_EDAM_cls import Net
+from tool.errors import UserError
+from tool.optim import make_optimizer, set_learning_rate
+from tool.transforms import normalise
+
+SYNTHETIC = np.load(PARITY / "synthetic" / "figures.npz")
+
+
+def as_input(images: np.ndarray) -> torch.Tensor:
+    return normalise(torch.from_numpy(images))
+
+
+def test_state_dict_is_the_published_one(filled_net, layout):
+    assert {name: list(tensor.shape) for name, tensor in filled_net.state_dict().items()} == layout
+    assert list(filled_net.state_dict()) == list(layout)
+
+
+def test_masks_on_a_drawn_picture(filled_net):
+    with torch.inference_mode():
+        mask = filled_net.eval().forward_cam(as_input(SYNTHETIC["mask_image"])[None])[0]
+    np.testing.assert_allclose(mask, SYNTHETIC["mask"], rtol=0, atol=1e-5)
+
+
+@needs_shared
+def test_masks_on_photos(filled_net):
+    figures = np.load(SHARED / "parity" / "forward_cam.npz")
+    for image_id in ("2007_000032", "2007_000129"):
+        with torch.inference_mode():
+            mask = filled_net.eval().forward_cam(as_input(figures[f"{image_id}_image"])[None])[0]
+        np.testing.assert_allclose(mask, figures[f"{image_id}_mask"], rtol=0, atol=1e-5)
+
+
+def test_logits_of_a_drawn_pair(filled_net):
+    images = as_input(SYNTHETIC["train_images"])
+    with torch.inference_mode():
+        flat = filled_net.train()(images)
+        paired = filled_net(torch.stack([images, images.flip(0)]))
+    np.testing.assert_allclose(flat, SYNTHETIC["train_logits"], rtol=0, atol=1e-5)
+    assert paired.shape == (2, 2, 20)
+    torch.testing.assert_close(paired[0], flat, rtol=0, atol=1e-5)
+
+
+def three_steps(net, images: np.ndarray, labels: np.ndarray, expected: dict) -> None:
+    """Three steps of the published recipe; asserts losses, gradients, movements."""
+    net.train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    optimizer = make_optimizer(net.get_parameter_groups(), 0.01, 5e-4)
+    inputs, targets = as_input(images), torch.from_numpy(labels)
+    for step in range(3):
+        set_learning_rate(optimizer, step, 33000, 2000)
+        loss = F.binary_cross_entropy_with_logits(net(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        assert loss.item() == pytest.approx(expected["loss"][step], rel=1e-4)
+        if step == 0:
+            for name, norm in expected["grad_norm_step0"].items():
+                grad = net.get_parameter(name).grad
+                assert (grad is None) == (norm is None), name
+                if norm and norm > 1e-6:
+                    assert grad.norm().item() == pytest.approx(norm, rel=1e-3), name
+        optimizer.step()
+    after = net.state_dict()
+    for name, norm in expected["delta_norm_after_3_steps"].items():
+        moved = (after[name].double() - before[name].double()).norm().item()
+        if norm == 0:
+            assert moved == 0, name
+        elif norm > 1e-6:
+            assert moved == pytest.approx(norm, rel=1e-3), name
+
+
+def test_three_steps_on_a_drawn_pair(filled_net):
+    expected = json.loads((PARITY / "synthetic" / "train_three_steps.json").read_text())
+    three_steps(filled_net, SYNTHETIC["train_images"], SYNTHETIC["train_labels"], expected)
+
+
+@needs_shared
+def test_three_steps_on_photos_at_the_published_crop(filled_net):
+    pair = np.load(SHARED / "parity" / "train_pair.npz")
+    expected = json.loads((SHARED / "parity" / "train_three_steps.json").read_text())
+    with torch.inference_mode():
+        logits = filled_net.train()(as_input(pair["images"]))
+    np.testing.assert_allclose(logits, pair["logits"], rtol=0, atol=1e-4)
+    three_steps(filled_net, pair["images"], pair["labels"], expected)
+
+
+def test_batch_norms_stay_frozen(filled_net):
+    filled_net.train()
+    norms = [module for module in filled_net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(norms) == 37
+    assert not any(module.training for module in norms)
+    assert not any(parameter.requires_grad for module in norms for parameter in module.parameters())
+
+
+def test_parameter_groups(filled_net):
+    groups = filled_net.get_parameter_groups()
+    names = {id(parameter): name for name, parameter in filled_net.named_parameters()}
+    tops = [{names[id(parameter)].split(".")[0] for parameter in group} for group in groups]
+    assert [len(group) for group in groups] == [35, 0, 22, 0, 321, 0]
+    assert not tops[0] & {"conv1a", "b2", "b2_1", "b2_2"}
+    assert tops[2] == {"mask_layer", "d_d", "fc_list"}
+    assert tops[4] == {"embedding", "trans_list"}
+    trained = {id(parameter) for parameter in filled_net.parameters() if parameter.requires_grad}
+    assert {id(parameter) for group in groups for parameter in group} == trained
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (31, 40)])
+def test_output_stride_8_rounds_up(filled_net, size):
+    with torch.inference_mode():
+        mask = filled_net.forward_cam(torch.zeros(1, 3, *size))
+    assert mask.shape == (1, 21, -(-size[0] // 8), -(-size[1] // 8))
+
+
+def test_wrong_input_shape_is_named(filled_net):
+    with pytest.raises(ValueError, match=r"got \(3, 3, 8, 8\)"):
+        filled_net(torch.zeros(3, 3, 8, 8))
+
+
+def test_new_layers_start_xavier_uniform():
+    torch.manual_seed(0)
+    net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1))
+    bound = (6 / (9 * 16 + 9 * 21)) ** 0.5
+    assert 0.98 * bound < net.mask_layer.weight.abs().max() <= bound
+    bound = (6 / (128 + 512)) ** 0.5
+    assert 0.98 * bound < net.trans_list[3][0].feed_forward.w_1.weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [("network.nothing", "no such module"), ("no_such_package.net", "no such module"), ("tool.errors", "no class Net")],
+)
+def test_unknown_network_is_named(module, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make_net(module)
+    assert module in str(caught.value)

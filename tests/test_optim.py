@@ -1,0 +1,49 @@
+"""The learning-rate schedule and the optimiser's groups."""
+
+import json
+
+import pytest
+import torch
+from conftest import PARITY, SHARED, needs_shared
+
+from tool.optim import lr_factor, make_optimizer, set_learning_rate
+
+
+def schedule_by_hand(step, max_step, warmup):
+    if step < warmup:
+        return 0.1 + 0.9 * step / warmup
+    return (1 - (step - warmup) / (max_step - warmup)) ** 0.9
+
+
+@needs_shared
+def test_schedule_is_the_published_one():
+    figures = json.loads((SHARED / "parity" / "train_three_steps.json").read_text())
+    for max_step, rates in figures["lr_schedule_base_0.001_warmup_2000"].items():
+        for step, rate in rates.items():
+            assert 0.001 * lr_factor(int(step), int(max_step), 2000) == pytest.approx(rate, rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("max_step", "warmup"), [(33068, 2000), (100, 10), (10, 0), (7, 6)])
+def test_schedule_by_hand(max_step, warmup):
+    for step in range(max_step):
+        assert lr_factor(step, max_step, warmup) == pytest.approx(schedule_by_hand(step, max_step, warmup), abs=1e-12)
+
+
+def test_runs_shorter_than_the_warmup_only_rise():
+    assert [lr_factor(step, 3, 2000) for step in range(3)] == [0.1, 0.1 + 0.9 / 2000, 0.1 + 1.8 / 2000]
+    assert lr_factor(2000, 2000, 2000) == 1.0
+
+
+def test_groups_have_their_factors():
+    groups = [[torch.nn.Parameter(torch.ones(2))] for _ in range(5)] + [[]]
+    optimizer = make_optimizer(groups, 0.01, 5e-4)
+    rate = set_learning_rate(optimizer, 0, 100, 10)
+    assert rate == pytest.approx(0.001)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.001, 0.002, 0.01, 0.02, 0.001, 0.001])
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [5e-4, 0, 5e-4, 0, 5e-4, 5e-4]
+    assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+
+
+def test_synthetic_figures_used_this_schedule():
+    figures = json.loads((PARITY / "synthetic" / "train_three_steps.json").read_text())
+    assert len(figures["loss"]) == 3

@@ -1,0 +1,36 @@
+"""Multi-scale class maps: what the network gives to the pseudo labels."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tool.transforms import normalise
+
+
+@torch.inference_mode()
+def class_maps(
+    net: nn.Module, views: Sequence[Tensor], classes: Sequence[int], size: tuple[int, int], device: torch.device
+) -> Tensor:
+    """Class maps of one photo: masks of all views and their mirror images, upsampled, summed, each divided by its maximum.
+
+    Args:
+        net: with `forward_cam`, in eval mode, on `device`.
+        views: the photo at several scales, uint8 (h, w, 3).
+        classes: the classes wanted, 0..19.
+        size: (H, W) of the maps.
+
+    Returns:
+        float32 (len(classes), H, W) in 0..1, on `device`.
+    """
+    total = torch.zeros(len(classes), *size, device=device)
+    if not classes:
+        return total
+    for view in views:
+        image = normalise(view.to(device, non_blocking=True))
+        masks = net.forward_cam(torch.stack([image, image.flip(-1)]))[:, list(classes)].float()  # (2, n, h, w)
+        # Bilinear upsampling commutes with mirroring: un-mirror and add while the masks are small.
+        masks = masks[0] + masks[1].flip(-1)
+        total += F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
+    return total / total.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
