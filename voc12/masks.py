@@ -22,9 +22,12 @@ OWN = "SegmentationClass"
 
 @dataclass(frozen=True)
 class Mask:
-    """What a mask says: `shown` (20,) bool, the classes with at least one pixel; its height and width."""
+    """What a mask says: the classes (0..19) with at least one pixel; its height and width.
 
-    shown: np.ndarray
+    A tuple on purpose: a small array kept from each of 12031 masks holds 1 GB of freed memory back from reuse.
+    """
+
+    classes: tuple[int, ...]
     shape: tuple[int, int]
 
 
@@ -107,4 +110,4 @@ def _facts(label: np.ndarray, image_id: str, findings: Findings) -> Mask:
     counts = np.bincount(label.ravel(), minlength=256)
     if counts[len(CLASSES) + 1 : VOID].any():
         findings.add(f"masks with values other than 0..{len(CLASSES)} and {VOID}", image_id)
-    return Mask(counts[1 : len(CLASSES) + 1] > 0, label.shape)
+    return Mask(tuple(np.flatnonzero(counts[1 : len(CLASSES) + 1]).tolist()), label.shape)

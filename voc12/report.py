@@ -41,16 +41,18 @@ def list_table(lists: Mapping[str, Sequence[str]]) -> list[str]:
 def class_table(
     lists: Mapping[str, Sequence[str]],
     labels: Mapping[str, np.ndarray],
-    shown: Mapping[str, np.ndarray],
+    shown: Mapping[str, Sequence[int]],
     pairs: Sequence[tuple[str, str, int]],
 ) -> list[str]:
     """Images and pairs per class, and where the labels (from XML) and the masks disagree.
 
-    labels: id -> (20,) multi-hot; shown: id -> (20,) bool, the classes with pixels in the mask.
+    labels: id -> (20,) multi-hot; shown: id -> the classes with pixels in the mask.
     """
     both = [image_id for image_id in labels if image_id in shown]
     of_label = np.array([labels[image_id] > 0 for image_id in both], bool).reshape(-1, len(CLASSES))
-    of_mask = np.array([shown[image_id] for image_id in both], bool).reshape(-1, len(CLASSES))
+    of_mask = np.zeros(of_label.shape, bool)
+    for row, image_id in zip(of_mask, both, strict=True):
+        row[list(shown[image_id])] = True
     columns = {name: _per_class(lists[name], labels) for name in ("train_aug", "val")}
     columns["pairs"] = np.bincount([label for *_, label in pairs], minlength=len(CLASSES))
     columns["XML only"] = (of_label & ~of_mask).sum(0)
