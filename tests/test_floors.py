@@ -1,0 +1,80 @@
+"""tool/floors.py: the two floors of the demo's table."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from voc12_devkit import hot, xml
+
+from tool.floors import class_areas, largest_class, write_floors
+from tool.images import load_label
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def test_class_areas_are_those_that_add_up():
+    areas = np.zeros(20)
+    areas[[0, 3, 7]] = 0.1, 0.4, 0.2
+    labels = np.stack([hot(0), hot(0, 3), hot(3, 7), hot(0, 3, 7), hot(7)])
+    assert class_areas(labels, labels @ areas) == pytest.approx(areas, abs=1e-9)
+    assert class_areas(labels, np.array([0.5, 0.1, 0.1, 0.1, 0.0])).min() == 0  # never negative
+
+
+def test_largest_class_is_one_of_the_photos():
+    areas = np.linspace(0.4, 0.1, 20)
+    assert largest_class(hot(2, 9, 19), areas) == 3
+    assert largest_class(hot(19), np.zeros(20)) == 20
+    assert largest_class(hot(), areas) == 0
+
+
+@pytest.fixture
+def devkit(tmp_path) -> Path:
+    """Photo a: class 4 on 8 pixels; b: classes 4 and 6 on 40 pixels, of which class 6 explains most."""
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "saliency").mkdir()
+    for image_id, names, rows in (("a", ["bottle"], 1), ("b", ["bottle", "car"], 5)):
+        (tmp_path / "Annotations" / f"{image_id}.xml").write_text(xml(names))
+        saliency = np.full((10, 8), 20, np.uint8)  # not above 0.2 * 100: background
+        saliency[:rows] = 21
+        Image.fromarray(saliency).save(tmp_path / "saliency" / f"{image_id}.png")
+    (tmp_path / "list.txt").write_text("a\nb\na\n")
+    return tmp_path
+
+
+def test_every_salient_pixel_gets_the_guess(devkit):
+    guess, background = devkit / "guess", devkit / "background"
+    guess.mkdir()
+    background.mkdir()
+    labels = {"a": hot(4), "b": hot(4, 6)}
+    write_floors(["a", "b", "a"], labels, devkit / "saliency", 0.2, guess, background)
+    expected = np.zeros((10, 8), np.uint8)
+    expected[:1] = 5
+    assert np.array_equal(load_label(guess / "a.png"), expected)
+    expected[:5] = 7
+    assert np.array_equal(load_label(guess / "b.png"), expected)
+    assert not load_label(background / "b.png").any()
+
+
+def test_the_command(devkit):
+    command = [sys.executable, str(REPO / "tool/floors.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
+    command += ["--sal_path", "saliency", "--out_guess", "new/guess"]
+    done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "floors of 2 photos written to new/guess\n"
+    assert np.unique(load_label(devkit / "new/guess/b.png")).tolist() == [0, 7]
+    assert not (devkit / "new/background").exists()
+
+
+def test_what_is_missing_is_named(devkit):
+    command = [sys.executable, str(REPO / "tool/floors.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
+    command += ["--sal_path", "saliency"]
+    done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "floors.py: error: no output asked for: give --out_guess, --out_background or both\n"
+    (devkit / "saliency" / "b.png").unlink()
+    done = subprocess.run([*command, "--out_guess", "g"], cwd=devkit, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "floors.py: error: saliency map saliency/b.png does not exist\n"

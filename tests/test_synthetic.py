@@ -1,0 +1,260 @@
+"""tool/synthetic.py: the layout and the properties that the demo's figures rest on."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from itertools import product
+from math import gamma
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tool import synthetic_shapes as shapes
+from tool.errors import UserError
+from tool.images import load_grey, load_label, load_photo
+from tool.synthetic import annotation, make_devkit, photo_id
+from tool.synthetic_scene import Sample, draw, saliency_map
+from voc12.classes import CLASSES, PALETTE, VOID
+from voc12.labels import read_annotation
+from voc12.lists import read_image_list
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory) -> Path:
+    return make_devkit(tmp_path_factory.mktemp("set"), seed=3, train=20, val=2, size=96, num_workers=1)
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    return [draw(0, number, 128) for number in range(1, 61)]
+
+
+def test_the_layout_is_a_devkit(devkit):
+    ids = [photo_id(number) for number in range(1, 23)]
+    assert ids[0] == "2099_000001"
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png"), ("saliency", "png")):
+        assert sorted(path.name for path in (devkit / folder).iterdir()) == [f"{i}.{suffix}" for i in ids]
+    lists = devkit / "ImageSets" / "Segmentation"
+    assert read_image_list(lists / "train.txt") == ids[:20]
+    assert read_image_list(lists / "val.txt") == ids[20:]
+    assert read_image_list(lists / "trainval.txt") == ids
+    with Image.open(devkit / "SegmentationClass" / f"{ids[0]}.png") as image:
+        assert image.mode == "P"
+        assert image.getpalette() == PALETTE.ravel().tolist()
+
+
+def test_annotations_agree_with_the_masks(devkit):
+    seen = np.zeros(20)
+    for path in sorted((devkit / "Annotations").iterdir()):
+        label = load_label(devkit / "SegmentationClass" / f"{path.stem}.png")
+        shown = np.setdiff1d(np.unique(label), (0, VOID)) - 1
+        assert np.array_equal(np.flatnonzero(read_annotation(path)), shown)
+        seen[shown] += 1
+        size = ElementTree.parse(path).getroot().find("size")
+        height, width = label.shape
+        assert (int(size.findtext("width")), int(size.findtext("height"))) == (width, height)
+        assert load_photo(devkit / "JPEGImages" / f"{path.stem}.jpg").size == (width, height)
+        assert load_grey(devkit / "saliency" / f"{path.stem}.png").shape == (height, width)
+        assert max(height, width) == 96
+    assert seen.min() >= 1  # 20 photos are enough for every class to occur
+
+
+def test_boxes_bound_the_objects(samples):
+    for sample in samples:
+        boxed = np.zeros(sample.label.shape, bool)
+        for name, x0, y0, x1, y1 in sample.objects:
+            inside = sample.label[y0 - 1 : y1, x0 - 1 : x1]
+            assert (inside == CLASSES.index(name) + 1).any()
+            boxed[y0 - 1 : y1, x0 - 1 : x1] = True
+        assert not np.isin(sample.label[~boxed], np.arange(1, 21)).any()
+        only = sample.objects[0]
+        if len(sample.objects) == 1:  # nothing hides it: its box is that of its pixels, less the border of one pixel
+            rows, columns = np.nonzero(sample.label == CLASSES.index(only[0]) + 1)
+            low, high = (columns.min() + 1, rows.min() + 1), (columns.max() + 1, rows.max() + 1)
+            assert np.abs(np.subtract((*low, *high), only[1:])).max() <= 2
+
+
+def test_borders_are_void_and_part_all_labels(samples):
+    for sample in samples:
+        for left, right in ((sample.label[:, :-1], sample.label[:, 1:]), (sample.label[:-1], sample.label[1:])):
+            differ = left != right
+            assert ((left[differ] == VOID) | (right[differ] == VOID)).all()
+        assert 0.02 < (sample.label == VOID).mean() < 0.2
+
+
+def test_the_same_seed_gives_the_same_bytes(devkit, tmp_path):
+    again = make_devkit(tmp_path, seed=3, train=20, val=2, size=96, num_workers=2)
+    assert files_of(again) == files_of(devkit)
+    other = draw(4, 1, 96).image
+    assert other.shape != draw(3, 1, 96).image.shape or not np.array_equal(other, draw(3, 1, 96).image)
+
+
+def test_a_photo_does_not_depend_on_how_many_there_are(devkit, tmp_path):
+    fewer = make_devkit(tmp_path, seed=3, train=4, val=1, size=96, num_workers=1)
+    name = f"JPEGImages/{photo_id(5)}.jpg"
+    assert (fewer / name).read_bytes() == (devkit / name).read_bytes()
+
+
+def test_an_interrupted_set_is_completed_and_others_are_left_alone(devkit, tmp_path):
+    root = make_devkit(tmp_path, seed=3, train=20, val=2, size=96, num_workers=1)
+    settings = json.loads((root / "synthetic.json").read_text())
+    assert settings.pop("complete") is True
+    (root / "synthetic.json").write_text(json.dumps(settings))
+    (root / "JPEGImages" / f"{photo_id(7)}.jpg").unlink()
+    (root / "ImageSets" / "Segmentation" / "train.txt").unlink()
+    make_devkit(tmp_path, seed=3, train=20, val=2, size=96, num_workers=1)
+    assert files_of(root) == files_of(devkit)
+
+    (root / "JPEGImages" / f"{photo_id(7)}.jpg").write_bytes(b"mine")
+    make_devkit(tmp_path, seed=3, train=20, val=2, size=96, num_workers=1)  # complete: not drawn again
+    assert (root / "JPEGImages" / f"{photo_id(7)}.jpg").read_bytes() == b"mine"
+    with pytest.raises(UserError, match="holds pictures of other settings"):
+        make_devkit(tmp_path, seed=4, train=20, val=2, size=96, num_workers=1)
+    (root / "synthetic.json").unlink()
+    with pytest.raises(UserError, match="not of this command"):
+        make_devkit(tmp_path, seed=3, train=20, val=2, size=96, num_workers=1)
+
+
+def test_marking_the_telling_part_alone_scores_low(samples):
+    shares = []
+    for sample in samples:
+        foreground = (sample.label > 0) & (sample.label != VOID)
+        shares.append((foreground & sample.telling).sum() / foreground.sum())
+        for value in np.setdiff1d(np.unique(sample.label), (0, VOID)):
+            assert (sample.telling & (sample.label == value)).any()  # each class can be told
+    assert 0.25 < np.mean(shares) < 0.42
+    assert max(shares) < 0.6
+
+
+def test_photos_show_one_to_three_objects_of_varied_size(samples):
+    counts = np.bincount([len(sample.objects) for sample in samples], minlength=4)
+    assert counts[0] == 0
+    assert counts[1:].min() >= 0.15 * len(samples)
+    long_sides = np.array([max(x1 - x0, y1 - y0) for sample in samples for _, x0, y0, x1, y1 in sample.objects])
+    assert 40 < np.median(long_sides) < 75
+    assert np.percentile(long_sides, 95) > 1.4 * np.percentile(long_sides, 5)
+
+
+def test_no_colour_tells_a_class():
+    """The class with the most pixels of a colour (64 steps) hardly explains the telling parts, less so the objects."""
+    counts = np.zeros((21, 64))
+    for number in range(1, 201):
+        sample = draw(1, number, 96)
+        colour = (sample.image >> 6).astype(int) @ (16, 4, 1)
+        for value in np.setdiff1d(np.unique(sample.label), VOID):
+            counts[value] += np.bincount(colour[sample.label == value], minlength=64)
+    shares = counts[1:] / counts[1:].sum(1, keepdims=True)
+    assert shares.max(0).sum() / 20 < 0.2  # the best guess of an object pixel's class; chance is 0.05
+    density = counts / counts.sum(1, keepdims=True)
+    assert np.minimum(density[0], density[1:].mean(0)).sum() > 0.5  # ground and objects share most colours
+
+
+def test_every_class_has_a_look_of_its_own_made_of_shared_parts():
+    looks = [shapes.telling_look(label) for label in range(20)]
+    assert len(set(looks)) == 20
+    colours = [{first, second} for _, first, second in looks]
+    for colour in shapes.COLOURS:
+        assert sum(colour in pair for pair in colours) == 8
+    for kind in range(len(shapes.PATTERNS)):
+        assert sum(look[0] == kind for look in looks) == 5
+    families = [shapes.family_of(label) for label in range(20)]
+    assert sorted(families.count(family) for family in (shapes.LIVING, shapes.VEHICLE, shapes.INDOOR)) == [6, 7, 7]
+
+
+def test_saliency_is_close_but_errs_as_networks_do(samples):
+    hit = union = soft = inside = 0
+    missed, false_alarms = 0, 0
+    for sample in samples:
+        truth, marked = sample.label > 0, sample.saliency > 20
+        sure = sample.label != VOID
+        hit += (truth & marked & sure).sum()
+        union += ((truth | marked) & sure).sum()
+        soft += ((sample.saliency > 25) & (sample.saliency < 180)).sum()
+        inside += (sample.saliency >= 180).sum()
+        for name, x0, y0, x1, y1 in sample.objects:
+            box = (slice(y0 - 1, y1), slice(x0 - 1, x1))
+            own = sample.label[box] == CLASSES.index(name) + 1
+            missed += marked[box][own].mean() < 0.5
+        false_alarms += (marked & ~truth).sum() > 60
+    assert 0.8 < hit / union < 0.95
+    assert 0.1 < soft / inside < 0.6
+    assert missed > 0
+    assert false_alarms > 0
+
+
+def test_saliency_without_misses_follows_the_mask():
+    mask = np.zeros((96, 128), bool)
+    mask[20:70, 30:100] = True
+    eye_catcher = np.zeros((96, 128), np.float32)
+    overlaps = []
+    for seed in range(8):
+        marked = saliency_map(np.random.default_rng(seed), [mask], eye_catcher) > 20
+        overlaps.append((marked & mask).sum() / (marked | mask).sum())
+    assert np.median(overlaps) > 0.92
+
+
+def test_annotation_lists_every_instance():
+    label = np.zeros((30, 40), np.uint8)
+    sample = Sample(label, label, label, label > 0, (("cat", 1, 2, 3, 4), ("cat", 5, 6, 7, 8), ("bus", 9, 9, 20, 20)))
+    root = ElementTree.fromstring(annotation("2099_000009", sample))
+    assert [found.findtext("name") for found in root.iterfind("object")] == ["cat", "cat", "bus"]
+    assert [int(found.text) for found in root.findall("object")[1].find("bndbox")] == [5, 6, 7, 8]
+    assert root.findtext("filename") == "2099_000009.jpg"
+
+
+@pytest.mark.parametrize(("radius", "centre"), [(10.0, (20.0, 20.0)), (13.7, (24.3, 22.8))])
+def test_coverage_has_the_area_of_the_shape(radius, centre):
+    u, v = shapes.local(*shapes.grid(48, 48), centre, 0.4, radius, True)
+    area = shapes.coverage(shapes.lobed(u, v, 0)).sum()
+    assert area == pytest.approx(np.pi * radius**2, rel=0.01)
+    box = shapes.coverage(shapes.superellipse(u, v, 0.5, 5.0)).sum()
+    assert box == pytest.approx(2 * radius**2 * gamma(1.2) ** 2 / gamma(1.4), rel=0.03)
+
+
+def test_local_turns_scales_and_mirrors():
+    x, y = np.array([[12.0]], np.float32), np.array([[7.0]], np.float32)
+    u, v = shapes.local(x, y, (10.0, 7.0), np.pi / 2, 4.0, False)
+    assert (u.item(), v.item()) == pytest.approx((0.0, -0.5), abs=1e-6)
+    u, v = shapes.local(x, y, (10.0, 7.0), 0.0, 4.0, True)
+    assert (u.item(), v.item()) == pytest.approx((-0.5, 0.0), abs=1e-6)
+
+
+def test_patterns_differ_and_fill_a_fair_share():
+    u, v = shapes.local(*shapes.grid(120, 120), (60.0, 60.0), 0.0, 50.0, False)
+    drawn = [shapes.pattern(u, v, kind, 0.66) for kind in range(len(shapes.PATTERNS))]
+    assert all(0.15 < marks.mean() < 0.6 for marks in drawn)
+    for first, second in product(range(4), repeat=2):
+        assert first == second or np.abs(drawn[first] - drawn[second]).mean() > 0.25
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--size", "8"], "--size is 8, where 64..1024 was expected"),
+        (["--seed", "-1"], "--seed is -1, where at least 0 was expected"),
+        (["--train", "0"], "--train is 0, where at least 1 was expected"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, message, tmp_path):
+    command = [sys.executable, "tool/synthetic.py", "--out", str(tmp_path), *flags]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"synthetic.py: error: {message}\n"
+
+
+def test_the_command_writes_the_set(devkit, tmp_path):
+    command = [sys.executable, "tool/synthetic.py", "--out", str(tmp_path)]
+    command += ["--seed", "3", "--train", "20", "--val", "2", "--size", "96", "--num_workers", "1"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "20 training and 2 validation photos" in done.stdout
+    assert files_of(tmp_path / "VOC2012") == files_of(devkit)

@@ -1,0 +1,91 @@
+"""Two floors for a table of results: label PNGs made from image-level labels and saliency alone, without any network.
+
+    python tool/floors.py --voc12_root VOC2012 --infer_list voc12/train.txt --sal_path SALIENCY \\
+        --out_guess FOLDER --out_background FOLDER
+
+guess: every salient pixel gets one class, the one of the photo's labels whose objects are the largest over the list.
+background: every pixel is background. Both are scored by eval.py, as any pseudo labels are.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run as `python tool/floors.py`, Python looks for modules in tool/; ours are found from the repository's root.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from scipy.optimize import nnls
+
+from tool.errors import UserError, run
+from tool.files import make_folder
+from tool.fusion import background_from_saliency
+from tool.images import load_grey, save_label
+from voc12.labels import load_labels
+from voc12.lists import read_image_list
+
+
+def class_areas(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
+    """Mean salient area of each class, (20,) >= 0: the least-squares areas that add up to each photo's.
+
+    labels: (N, 20) multi-hot. salient: (N,) share of each photo that is salient, 0..1. No pixel label is used.
+    """
+    return nnls(labels.astype(np.float64), salient.astype(np.float64))[0]
+
+
+def largest_class(label: np.ndarray, areas: np.ndarray) -> int:
+    """Value 1..20 of the largest class, by `areas` (20,), of a photo with multi-hot `label` (20,); 0 if it has none."""
+    return int(np.argmax(np.where(label > 0, areas, -1.0))) + 1 if label.any() else 0
+
+
+def salient_pixels(sal_path: Path, image_id: str, theta: float) -> np.ndarray:
+    """Where a pseudo label with saliency may be foreground: bool (H, W)."""
+    return background_from_saliency(load_grey(sal_path / f"{image_id}.png"), theta) == 0
+
+
+def write_floors(
+    ids: list[str],
+    labels: dict[str, np.ndarray],
+    sal_path: Path,
+    theta: float,
+    out_guess: Path | None,
+    out_background: Path | None,
+) -> None:
+    """Write `<id>.png` of each photo to the folders given. Pixels of saliency up to `theta * 100` are background."""
+    ids = list(dict.fromkeys(ids))
+    areas = class_areas(
+        np.stack([labels[i] for i in ids]), np.array([salient_pixels(sal_path, i, theta).mean() for i in ids])
+    )
+    for image_id in ids:
+        salient = salient_pixels(sal_path, image_id, theta)
+        if out_guess is not None:
+            guess = salient.astype(np.uint8) * np.uint8(largest_class(labels[image_id], areas))
+            save_label(out_guess / f"{image_id}.png", guess)
+        if out_background is not None:
+            save_label(out_background / f"{image_id}.png", np.zeros(salient.shape, np.uint8))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit, for its Annotations")
+    add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label (default: %(default)s)")
+    add("--sal_path", required=True, type=Path, metavar="DIR", help="grey saliency maps <id>.png")
+    add("--theta", type=float, default=0.2, help="saliency up to theta x 100 is background (default: %(default)s)")
+    add("--out_guess", type=Path, metavar="DIR", help="write label PNGs of the largest-area guess")
+    add("--out_background", type=Path, metavar="DIR", help="write label PNGs that are all background")
+    args = parser.parse_args()
+    outputs = [folder for folder in (args.out_guess, args.out_background) if folder is not None]
+    if not outputs:
+        raise UserError("no output asked for: give --out_guess, --out_background or both")
+    ids = read_image_list(args.infer_list)
+    labels = load_labels(ids, args.voc12_root)
+    for folder in outputs:
+        make_folder(folder)
+    write_floors(ids, labels, args.sal_path, args.theta, args.out_guess, args.out_background)
+    print(f"floors of {len(labels)} photos written to {' and '.join(map(str, outputs))}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,132 @@
+"""A synthetic miniature of VOC12, laid out as the devkit, for trying the whole pipeline without any download.
+
+    python tool/synthetic.py --out demo --seed 0
+
+writes demo/VOC2012 with JPEGImages, SegmentationClass (255 on borders), Annotations, ImageSets and saliency.
+What the photos show is in `tool/synthetic_scene.py`.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+from functools import partial
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run as `python tool/synthetic.py`, Python looks for modules in tool/; ours are found from the repository's root.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import cv2
+from PIL import Image
+from tqdm import tqdm
+
+from tool.errors import UserError, run
+from tool.files import atomic_write, make_folder
+from tool.images import save_label
+from tool.synthetic_scene import Sample, draw
+
+RECIPE = 1  # raised whenever the same seed would give other pictures
+
+
+def photo_id(number: int) -> str:
+    """Id of photo `number` (from 1): a VOC id of a year that VOC never had."""
+    return f"2099_{number:06d}"
+
+
+def annotation(image_id: str, sample: Sample) -> str:
+    """The devkit XML of a photo: its size and one object, with its box, per instance."""
+    height, width = sample.label.shape
+    objects = "".join(
+        f"\t<object>\n\t\t<name>{name}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
+        f"\t\t<difficult>0</difficult>\n\t\t<bndbox>\n\t\t\t<xmin>{x0}</xmin>\n\t\t\t<ymin>{y0}</ymin>\n"
+        f"\t\t\t<xmax>{x1}</xmax>\n\t\t\t<ymax>{y1}</ymax>\n\t\t</bndbox>\n\t</object>\n"
+        for name, x0, y0, x1, y1 in sample.objects
+    )
+    return (
+        f"<annotation>\n\t<folder>VOC2012</folder>\n\t<filename>{image_id}.jpg</filename>\n\t<size>\n"
+        f"\t\t<width>{width}</width>\n\t\t<height>{height}</height>\n\t\t<depth>3</depth>\n\t</size>\n"
+        f"\t<segmented>1</segmented>\n{objects}</annotation>\n"
+    )
+
+
+def write_sample(number: int, root: Path, seed: int, size: int) -> None:
+    """Draw photo `number` and write its four files under the devkit `root`, whose folders exist."""
+    sample = draw(seed, number, size)
+    image_id = photo_id(number)
+    with atomic_write(root / "JPEGImages" / f"{image_id}.jpg") as file:
+        Image.fromarray(sample.image).save(file, "JPEG", quality=92, subsampling=0)
+    save_label(root / "SegmentationClass" / f"{image_id}.png", sample.label)
+    with atomic_write(root / "saliency" / f"{image_id}.png") as file:
+        Image.fromarray(sample.saliency).save(file, "PNG")
+    with atomic_write(root / "Annotations" / f"{image_id}.xml", "w") as file:
+        file.write(annotation(image_id, sample))
+
+
+def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num_workers: int) -> Path:
+    """Write the whole set under `out`/VOC2012 and return that folder; nothing is done where it is complete already.
+
+    Raises UserError where the folder holds a set of other settings, which would mix.
+    """
+    root = Path(out) / "VOC2012"
+    settings = {"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size}
+    if _settings_of(root) not in (None, settings, settings | {"complete": True}):
+        raise UserError(f"{root} holds pictures of other settings; remove it, or choose another --out")
+    if _settings_of(root) == settings | {"complete": True}:
+        print(f"{root} is complete already: {train} training and {val} validation photos")
+        return root
+    if _settings_of(root) is None and root.exists() and any(root.iterdir()):
+        raise UserError(f"{root} holds files that are not of this command; choose another --out")
+
+    for folder in ("JPEGImages", "SegmentationClass", "saliency", "Annotations", "ImageSets/Segmentation"):
+        make_folder(root / folder)
+    _write_settings(root, settings)
+    work = partial(write_sample, root=root, seed=seed, size=size)
+    numbers = range(1, train + val + 1)
+    with multiprocessing.Pool(num_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        for _ in tqdm(pool.imap_unordered(work, numbers, chunksize=8), total=len(numbers), unit="photo"):
+            pass
+    ids = [photo_id(number) for number in numbers]
+    for name, part in (("train", ids[:train]), ("val", ids[train:]), ("trainval", ids)):
+        with atomic_write(root / "ImageSets" / "Segmentation" / f"{name}.txt", "w") as file:
+            file.writelines(f"{image_id}\n" for image_id in part)
+    _write_settings(root, settings | {"complete": True})
+    return root
+
+
+def _settings_of(root: Path) -> dict | None:
+    """What an earlier call noted of the set in `root`; None where it noted nothing."""
+    try:
+        return json.loads((root / "synthetic.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_settings(root: Path, settings: dict) -> None:
+    with atomic_write(root / "synthetic.json", "w") as file:
+        json.dump(settings, file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Draw a synthetic miniature of VOC12 as a devkit, with saliency maps.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", required=True, help="folder that gets VOC2012/")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures")
+    parser.add_argument("--train", type=int, default=800, help="training photos")
+    parser.add_argument("--val", type=int, default=100, help="validation photos")
+    parser.add_argument("--size", type=int, default=128, help="long side of the photos in pixels, 64..1024")
+    parser.add_argument("--num_workers", type=int, default=2, help="processes that draw")
+    args = parser.parse_args()
+    for name, least in (("seed", 0), ("train", 1), ("val", 0), ("num_workers", 1)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} is {getattr(args, name)}, where at least {least} was expected")
+    if not 64 <= args.size <= 1024:
+        raise UserError(f"--size is {args.size}, where 64..1024 was expected")
+    root = make_devkit(args.out, args.seed, args.train, args.val, args.size, args.num_workers)
+    print(f"{root}: {args.train} training and {args.val} validation photos; saliency maps in {root / 'saliency'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,216 @@
+"""A synthetic photo of one to three objects, its label map and its saliency map (see `tool/synthetic.py`).
+
+Each object has a *telling part*, a pattern in two colours that only its class has, and a larger *plain part* whose look
+is shared by a family of classes. A class map that marks what tells the class apart, the known failure of class maps,
+covers a third of the object. Backgrounds show the same colours, and the same patterns in other colours.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from tool import synthetic_shapes as shapes
+from voc12.classes import CLASSES, VOID
+
+OBJECTS_PER_PHOTO = (0.3, 0.42, 0.28)  # share of photos with 1, 2 and 3 objects
+SAME_CLASS_AGAIN = 0.12  # chance that a further object is of a class that the photo already shows
+
+
+@dataclass
+class Thing:
+    """One object of a scene. `whole` and `telling` are coverages (H, W) in 0..1, as if nothing were in front of it."""
+
+    label: int
+    whole: np.ndarray
+    telling: np.ndarray
+    paint: np.ndarray  # (H, W, 3) float32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A photo and what is known of it. `telling` marks the telling parts, which no file shows."""
+
+    image: np.ndarray  # uint8 (H, W, 3)
+    label: np.ndarray  # uint8 (H, W): 0, class + 1, or 255 on borders
+    saliency: np.ndarray  # uint8 (H, W)
+    telling: np.ndarray  # bool (H, W)
+    objects: tuple[tuple[str, int, int, int, int], ...]  # class name, xmin, ymin, xmax, ymax (from 1, inclusive)
+
+
+def background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A cluttered ground: float32 (H, W, 3), and one of its patches (H, W) in 0..1 that may catch the eye."""
+    x, y = shapes.grid(height, width)
+    unit = max(height, width) / 128
+    hue = rng.random()
+    tones = [shapes.rgb(hue + rng.normal(0, 0.12), rng.uniform(0.05, 0.6), rng.uniform(0.25, 0.95)) for _ in range(3)]
+    turn = rng.uniform(0, 2 * np.pi)
+    slope = 0.5 + 0.5 * ((x / width - 0.5) * np.cos(turn) + (y / height - 0.5) * np.sin(turn))
+    canvas = tones[0] + slope[..., None] * (tones[1] - tones[0])
+    shapes.blend(canvas, tones[2], np.clip(shapes.noise(rng, height, width, 22 * unit), 0, 1))
+    grain = shapes.noise(rng, height, width, rng.uniform(4, 12) * unit) * rng.uniform(4, 22)
+    canvas += grain[..., None]
+
+    eye_catcher = np.zeros((height, width), np.float32)
+    for _ in range(rng.integers(4, 10)):
+        centre = (rng.uniform(0, width), rng.uniform(0, height))
+        size = rng.uniform(6, 22) * unit
+        u, v = shapes.local(x, y, centre, rng.uniform(0, 2 * np.pi), size, False)
+        kind = rng.integers(4)
+        if kind == 0:
+            field = shapes.lobed(u, v, int(rng.choice((0, 0, 4, 5, 6))))
+        elif kind == 1:
+            field = shapes.capsule(u, v, -2.5, 0, 2.5, 0, rng.uniform(0.12, 0.4))
+        else:
+            field = shapes.superellipse(u, v, rng.uniform(0.4, 1), rng.uniform(2, 5))
+        alpha = shapes.coverage(field)
+        shapes.blend(canvas, _clutter_colour(rng, tones), alpha)
+        if rng.random() < 0.25:  # a pattern, but never in the two colours of a class
+            marks = shapes.pattern(u, v, int(rng.integers(len(shapes.PATTERNS))), 7.5 * unit / size)
+            shapes.blend(canvas, _clutter_colour(rng, tones, telling=False), alpha * marks)
+        if kind != 1:
+            eye_catcher = alpha
+    return canvas, eye_catcher
+
+
+def _clutter_colour(rng: np.random.Generator, tones: list[np.ndarray], telling: bool = True) -> np.ndarray:
+    """Colour of a background patch: like the ground, a plain part or, if `telling`, one of a telling part's."""
+    kind = rng.uniform(0, 1 if telling else 0.75)
+    if kind < 0.35:
+        return tones[rng.integers(len(tones))] * rng.uniform(0.7, 1.25)
+    if kind < 0.75:
+        return shapes.body_colour(rng, (shapes.LIVING, shapes.VEHICLE, shapes.INDOOR)[rng.integers(3)])
+    return shapes.vary(rng, shapes.COLOURS[rng.integers(len(shapes.COLOURS))])
+
+
+def thing(rng: np.random.Generator, label: int, height: int, width: int, reach: float) -> Thing:
+    """An object of class `label` (0..19) at a random place, pose, colour and light; about 2 * `reach` pixels long."""
+    family = shapes.family_of(label)
+    scale = reach * family.size * rng.uniform(0.82, 1.15)
+    x, y = shapes.grid(height, width)
+    centre = tuple(
+        rng.uniform(min(0.85 * scale, 0.48 * side), max(side - 0.85 * scale, 0.52 * side)) for side in (width, height)
+    )
+    angle = rng.uniform(-0.6, 0.6) + (np.pi / 2 if family.upright else 0)
+    u, v = shapes.local(x, y, centre, angle, scale, bool(rng.random() < 0.5) and not family.upright)
+    v = v * rng.uniform(0.9, 1.12)
+
+    thickness = rng.uniform(*family.thickness) * (1 + rng.uniform(-family.taper, family.taper) * u)
+    bent = v + rng.uniform(-family.bend, family.bend) * (1 - u * u)
+    body = shapes.superellipse(u, bent, np.maximum(thickness, 0.1), rng.uniform(*family.exponent))
+    alpha = shapes.coverage(body)
+    for limb in family.limbs:
+        alpha = np.maximum(alpha, shapes.coverage(shapes.capsule(u, v, *limb)))
+
+    kind, first, second = shapes.telling_look(label)
+    radius = rng.uniform(0.46, 0.54)
+    at = np.array(family.telling_at) + rng.uniform(-0.07, 0.07, 2)
+    turn = rng.uniform(0, 2 * np.pi)
+    p, q = shapes.local(u, v, tuple(at), turn, radius, False)
+    telling = shapes.coverage(shapes.lobed(p, q, shapes.LOBES[kind]))
+    marks = shapes.pattern(p, q, kind, 0.66 * rng.uniform(0.9, 1.1))
+
+    paint = np.empty((height, width, 3), np.float32)
+    paint[:] = shapes.body_colour(rng, family)
+    shapes.blend(paint, shapes.vary(rng, first), telling)
+    shapes.blend(paint, shapes.vary(rng, second), telling * marks)
+    light = rng.uniform(0, 2 * np.pi)
+    paint *= 1 + rng.uniform(0.03, 0.13) * (np.cos(light) * u + np.sin(light) * v)[..., None]
+    paint += shapes.noise(rng, height, width, 3)[..., None] * rng.uniform(1, 5)
+    return Thing(label, np.maximum(alpha, telling), telling, paint)
+
+
+def _hides_too_much(front: Thing, others: list[Thing]) -> bool:
+    """Whether `front`, or what `others` (back to front) show, would leave some object or telling part mostly hidden."""
+    cover = front.whole
+    for other in reversed(others):
+        if (other.whole * (1 - cover)).sum() < 0.65 * other.whole.sum():
+            return True
+        if (other.telling * (1 - cover)).sum() < 0.75 * other.telling.sum():
+            return True
+        cover = np.maximum(cover, other.whole)
+    return False
+
+
+def arrange(rng: np.random.Generator, first: int, height: int, width: int) -> list[Thing]:
+    """One to three objects, back to front, the first of class `first`; none hides much of another."""
+    count = 1 + int(rng.choice(3, p=OBJECTS_PER_PHOTO))
+    reach = (33.0, 28.0, 25.0)[count - 1] * max(height, width) / 128
+    things = [thing(rng, first, height, width, reach)]
+    for _ in range(count - 1):
+        label = things[0].label if rng.random() < SAME_CLASS_AGAIN else int(rng.integers(len(CLASSES)))
+        for attempt in range(12):
+            candidate = thing(rng, label, height, width, reach * 0.97**attempt)
+            if not _hides_too_much(candidate, things):
+                things.append(candidate)
+                break
+    return things
+
+
+def saliency_map(rng: np.random.Generator, masks: list[np.ndarray], eye_catcher: np.ndarray) -> np.ndarray:
+    """What a saliency network would say: soft uncertain edges, objects or parts missed, background marked.
+
+    masks: the visible part of each object, bool (H, W). eye_catcher: a background patch. Returns uint8 (H, W).
+    """
+    height, width = eye_catcher.shape
+    unit = max(height, width) / 128
+    x, y = shapes.grid(height, width)
+    result = np.zeros((height, width), np.float32)
+    for mask in masks:
+        if len(masks) > 1 and rng.random() < 0.05:
+            continue
+        strength = rng.uniform(0.8, 1.0)
+        inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+        outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
+        wobble = shapes.noise(rng, height, width, 8 * unit) * 1.3 * unit
+        soft = np.clip((inside - outside + wobble) / (3 * unit) + 0.35, 0, 1) * strength
+        if rng.random() < 0.12:  # fades out towards one side
+            turn, at = rng.uniform(0, 2 * np.pi), np.argwhere(mask)[rng.integers(mask.sum())]
+            side = (x - at[1]) * np.cos(turn) + (y - at[0]) * np.sin(turn)
+            soft *= np.clip(0.5 + (side + 8 * unit) / (6 * unit), 0, 1)
+        result = np.maximum(result, soft)
+    if rng.random() < 0.1:
+        result = np.maximum(result, cv2.GaussianBlur(eye_catcher, (0, 0), 1.5 * unit) * rng.uniform(0.3, 1.0))
+    result += np.clip(shapes.noise(rng, height, width, 16 * unit), 0, 1) * 0.04
+    return np.rint(np.clip(result, 0, 1) * 255).astype(np.uint8)
+
+
+def draw(seed: int, number: int, size: int) -> Sample:
+    """Photo `number` of the set with `seed`, `size` pixels long. The same arguments give the same sample."""
+    rng = np.random.default_rng((seed, number))
+    short = int(rng.integers(round(0.75 * size), round(0.9 * size) + 1))
+    height, width = (size, short) if rng.random() < 0.3 else (short, size)
+    canvas, eye_catcher = background(rng, height, width)
+    things = arrange(rng, number % len(CLASSES), height, width)  # the number spreads the classes evenly
+
+    owner = np.full((height, width), -1)
+    telling = np.zeros((height, width), bool)
+    for index, item in enumerate(things):
+        shadow = cv2.GaussianBlur(item.whole, (0, 0), 0.02 * size)
+        canvas *= 1 - rng.uniform(0.0, 0.3) * shadow[..., None]
+        shapes.blend(canvas, item.paint, item.whole)
+        mask = item.whole >= 0.5
+        owner[mask] = index
+        telling = (telling & ~mask) | (item.telling >= 0.5)
+
+    x, y = shapes.grid(height, width)
+    turn = rng.uniform(0, 2 * np.pi)
+    lamp = (x / width - 0.5) * np.cos(turn) + (y / height - 0.5) * np.sin(turn)
+    canvas *= (rng.uniform(0.8, 1.12) * (1 + rng.uniform(0, 0.3) * lamp))[..., None] * rng.uniform(0.93, 1.07, 3)
+    canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * rng.uniform(1, 4)
+    image = np.rint(np.clip(canvas, 0, 255)).astype(np.uint8)
+
+    label = np.zeros((height, width), np.uint8)
+    border = np.zeros((height, width), bool)
+    masks, objects = [], []
+    ring = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
+    for index, item in enumerate(things):
+        mask = owner == index
+        label[mask] = item.label + 1
+        border |= cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, ring) > 0
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (columns[0] + 1, rows[0] + 1, columns[-1] + 1, rows[-1] + 1)
+        objects.append((CLASSES[item.label], *map(int, box)))
+        masks.append(mask)
+    label[border] = VOID
+    return Sample(image, label, saliency_map(rng, masks, eye_catcher), telling, tuple(objects))
