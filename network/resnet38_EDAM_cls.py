@@ -85,7 +85,8 @@ class Net(ResNet38d):
 
     def activate(self, features: Tensor) -> Tensor:
         """The DA layer (section 3.2): mask scores, L2-normalised over the channels at each position, absolute value."""
-        return F.normalize(self.mask_layer(features), dim=1).abs()
+        scores = self.mask_layer(features)
+        return F.normalize(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=1).abs()
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
         """The six groups of trained parameters that the published optimiser knows.

@@ -13,10 +13,16 @@ from torch import Tensor, nn
 _STAGES = {"b2": (1, 2, 1, 1), "b3": (2, 2, 1, 1), "b4": (3, 2, 1, 1), "b5": (4, 1, 1, 2)}
 
 
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(C,) each: with its stored statistics the norm computes `x * scale + shift`."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that always uses its stored statistics and is never trained, as EDAM keeps all of them.
 
-    As an affine map it keeps nothing for the backward pass but its own scale.
+    In float32 it is computed as an affine map, which keeps nothing for the backward pass but its own scale.
     """
 
     def __init__(self, channels: int) -> None:
@@ -28,14 +34,11 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
     def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
         return super().train(False)
 
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift (C,) such that the layer computes `x * scale + shift`."""
-        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-        return scale, self.bias - self.running_mean * scale
-
     def forward(self, x: Tensor) -> Tensor:
-        scale, shift = (v.to(x.dtype)[:, None, None] for v in self.scale_and_shift())
-        return torch.addcmul(shift, x, scale)
+        if x.dtype != self.weight.dtype:  # mixed precision: only PyTorch's own kernel mixes types without a copy of x
+            return super().forward(x)
+        scale, shift = scale_and_shift(self)
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
 class ResidualBlock(nn.Module):
@@ -154,3 +157,27 @@ class ResNet38d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x)
+
+    @torch.no_grad()
+    def fold_batch_norms(self) -> None:
+        """For inference: let convolutions do the work of the batch norms that follow them. The network can't be trained then.
+
+        The first norm of each block stays, because the block's input is needed without it, too.
+        """
+        blocks = [getattr(self, name) for name in self.block_names]
+        for block in blocks:
+            _fold(block.bn_branch2b1, block.conv_branch2a)
+            block.bn_branch2b1 = nn.Identity()
+            if isinstance(block, Bottleneck):
+                _fold(block.bn_branch2b2, block.conv_branch2b1)
+                block.bn_branch2b2 = nn.Identity()
+        _fold(self.bn7, blocks[-1].conv_branch2b2, blocks[-1].conv_branch1)
+        self.bn7 = nn.Identity()
+
+
+def _fold(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> None:
+    """Scale the convolutions, whose sum the norm is applied to, and give the first one the shift as a bias."""
+    scale, shift = scale_and_shift(norm)
+    for conv in convs:
+        conv.weight *= scale[:, None, None, None]
+    convs[0].bias = nn.Parameter(shift, requires_grad=False)

@@ -143,3 +143,14 @@ def test_unknown_network_is_named(module, message):
     with pytest.raises(UserError, match=message) as caught:
         make_net(module)
     assert module in str(caught.value)
+
+
+def test_folded_batch_norms_compute_the_same(filled_net):
+    images = as_input(SYNTHETIC["mask_image"])[None]
+    filled_net.eval()
+    with torch.inference_mode():
+        before = filled_net.forward_cam(images)
+        filled_net.fold_batch_norms()
+        after = filled_net.forward_cam(images)
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in filled_net.modules()) == 17
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
