@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tool import files, pickled
+from tool import files
 from tool.errors import UserError
 from tool.files import atomic_write, load_npy_dict, make_folder, save_npy_dict
+from tool.pickle_machine import PickleMachine
 
 HEADER = b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (), }               \n"
 
@@ -158,12 +159,12 @@ def test_malformed_files_are_one_line_errors(tmp_path, content, message):
     ("mapping", "message"),
     [
         ({1: "text"}, "a value of the dict is not a numeric array"),
-        ({1: 2.5}, "uses BINFLOAT"),
+        ({1: 2.5}, "a value of the dict is not a numeric array"),
         ({1: np.array(["a"])}, "arrays of type 'U1' are not read"),
         ({1: np.array([None], object)}, "an array of several objects"),
         ({1: np.zeros(2, "c8")}, "arrays of type 'c8'"),
         ({(1, 2): np.zeros(1)}, "a key of the dict"),
-        ({2.5: np.zeros(1)}, "uses BINFLOAT"),
+        ({2.5: np.zeros(1)}, "a key of the dict"),
         ({True: np.zeros(1)}, "a key of the dict"),
         ({2**61 - 1: np.zeros(1)}, "a key of the dict"),
         (np.zeros(3), "the pickle holds no dict"),
@@ -221,7 +222,7 @@ def test_nested_tuples_are_never_hashed_or_shown(tmp_path):
 
 
 def test_the_number_of_steps_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickled, "MAX_STEPS", 1000)
+    monkeypatch.setattr(PickleMachine, "max_steps", 1000)
     with pytest.raises(UserError, match="more than 1000 pickle steps"):
         load_npy_dict(write_pickle(tmp_path / "a.npy", b"]" * 5000))
 
