@@ -5,12 +5,13 @@ whole tokens x tokens matrix (2.9 GB for EDAM's 20 classes x 2 heads x 4232^2, s
 here.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from network.dropout import KeepBits
 
 # Rows of the score matrix computed at a time: 128 x 4232 floats are 2 MB, which stays in the cache.
 _ROWS = 128
@@ -28,24 +29,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     """
     if dropout > 0 and q.device.type == "cpu":
         exact = torch.promote_types(q.dtype, torch.float32)
-        return _DropoutAttention.apply(q.to(exact), k.to(exact), v.to(exact), dropout).to(q.dtype)
+        with torch.autocast("cpu", enabled=False):
+            return _DropoutAttention.apply(q.to(exact), k.to(exact), v.to(exact), dropout).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-
-
-class _KeepBits:
-    """Keep-or-drop decisions of 16 random bits each, reproducible from a seed: backward draws them again."""
-
-    def __init__(self, seed: int, dropout: float) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        self.dropped = round(dropout * 2**16)  # of 2**16 equally likely values
-        self.scale = 2**16 / (2**16 - self.dropped) if self.dropped < 2**16 else 0.0
-
-    def draw(self, rows: int, columns: int) -> Tensor:
-        """(rows, columns) bool, True with probability 1 - dropout (rounded to 1/65536)."""
-        words = torch.empty(math.ceil(rows * columns / 4), dtype=torch.int64)
-        words.random_(-(2**63), None, generator=self.generator)
-        bits = words.view(torch.int16)[: rows * columns].view(rows, columns)
-        return bits >= self.dropped - 2**15
 
 
 class _DropoutAttention(torch.autograd.Function):
@@ -57,7 +43,7 @@ class _DropoutAttention(torch.autograd.Function):
         ctx.dropout = dropout
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
         for i, (qi, ki, vi, oi) in enumerate(_matrices(q, k, v, out)):
-            keep = _KeepBits(ctx.seed + i, dropout)
+            keep = KeepBits(ctx.seed + i, dropout)
             scaled = vi * keep.scale
             for rows in _row_blocks(len(qi)):
                 weights = _weights(qi[rows], ki)
@@ -72,7 +58,7 @@ class _DropoutAttention(torch.autograd.Function):
         grads = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v)]
         scale = q.shape[-1] ** -0.5
         for i, (qi, ki, vi, oi, go, gq, gk, gv) in enumerate(_matrices(q, k, v, out, grad_out, *grads)):
-            keep = _KeepBits(ctx.seed + i, ctx.dropout)
+            keep = KeepBits(ctx.seed + i, ctx.dropout)
             kept_go = go * keep.scale
             # Over a row, sum(grad_weights * weights) is grad_out . out
             mean = (go * oi).sum(1, keepdim=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.attention import attention
+from network.dropout import Dropout
 
 
 def sinusoidal_encoding(length: int, dim: int) -> Tensor:
@@ -45,7 +46,7 @@ class PairEmbedding(nn.Module):
         super().__init__()
         self.position = PositionEncoding(length, dim)
         self.segment = nn.Embedding(5, dim)  # five rows as published; a pair uses the first two
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(C, P, 2, T, D) -> same shape."""
@@ -105,10 +106,10 @@ class CMADropout(nn.Module):
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.attention = nn.Dropout(dropout)  # on the attention weights
-        self.activation = nn.Dropout(dropout)  # in the feed-forward network
-        self.residual = nn.Dropout(dropout)  # on each residual branch
-        self.output = nn.Dropout(dropout)  # on the block's output
+        self.attention = Dropout(dropout)  # on the attention weights
+        self.activation = Dropout(dropout)  # in the feed-forward network
+        self.residual = Dropout(dropout)  # on each residual branch
+        self.output = Dropout(dropout)  # on the block's output
 
 
 def transformer_blocks(
@@ -155,5 +156,26 @@ def transformer_blocks(
 
 def standardise(x: Tensor, eps: float = 1e-6) -> Tensor:
     """(x - mean) / (std + eps) over the last dimension, with the unbiased standard deviation."""
-    std, mean = torch.std_mean(x, dim=-1, keepdim=True)
-    return (x - mean) / (std + eps)
+    return _Standardise.apply(x, eps)
+
+
+class _Standardise(torch.autograd.Function):
+    """Keeps its output, which the next layer keeps anyway, and two numbers per token; autograd would keep three copies of x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, eps: float) -> Tensor:
+        std, mean = torch.std_mean(x, dim=-1, keepdim=True)
+        y = (x - mean).div_(std + eps)
+        ctx.save_for_backward(y, std)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        y, std = ctx.saved_tensors
+        # With c = x - mean, n channels: y = c / (std + eps) and d std / d c = c / ((n - 1) std), hence
+        # dc = (grad - y sum(grad y) (std + eps) / ((n - 1) std)) / (std + eps), and dx = dc - mean(dc).
+        scale = std + ctx.eps
+        along = (grad * y).sum(-1, keepdim=True) * scale / ((y.shape[-1] - 1) * std.clamp_min(ctx.eps**2))
+        grad = (grad - y * along).div_(scale)
+        return grad - grad.mean(-1, keepdim=True), None

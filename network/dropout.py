@@ -1,0 +1,46 @@
+"""Dropout whose random decisions are cheap on CPUs, where PyTorch draws them one by one."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class KeepBits:
+    """Keep-or-drop decisions on a CPU, 16 random bits each, the same again for the same seed."""
+
+    def __init__(self, seed: int, p: float) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.dropped = round(p * 2**16)  # of 2**16 equally likely values
+        self.scale = 2**16 / (2**16 - self.dropped) if self.dropped < 2**16 else 0.0
+
+    def draw(self, *shape: int) -> Tensor:
+        """Bool tensor, True with probability 1 - p (rounded to 1/65536)."""
+        count = math.prod(shape)
+        words = torch.empty(math.ceil(count / 4), dtype=torch.int64)
+        words.random_(-(2**63), None, generator=self.generator)
+        return (words.view(torch.int16)[:count] >= self.dropped - 2**15).view(shape)
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout; on a CPU it draws faster, and keeps a byte instead of a float per element for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or not self.training or self.p == 0:
+            return super().forward(x)
+        return _CPUDropout.apply(x, self.p)
+
+
+class _CPUDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, p: float) -> Tensor:
+        bits = KeepBits(int(torch.randint(2**62, ())), p)
+        keep = bits.draw(*x.shape)
+        ctx.save_for_backward(keep)
+        ctx.scale = bits.scale
+        return (x * bits.scale).mul_(keep)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return (grad * ctx.scale).mul_(keep), None
