@@ -57,11 +57,9 @@ def to_resnet38d(raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
     "arg:res4b3_branch2b1_weight" becomes "b4_3.conv_branch2b1.weight", "aux:bn2a_branch2a_moving_var" becomes
     "b2.bn_branch2a.running_var"; the 1000-way classifier is dropped. Raises UserError on any other name.
     """
-    return {
-        _our_name(name): torch.from_numpy(array.astype(np.float32))
-        for name, array in raw.items()
-        if name not in _DROPPED
-    }
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which `load_weights` refuses by name
+        ours = {_our_name(name): array.astype(np.float32) for name, array in raw.items() if name not in _DROPPED}
+    return {name: torch.from_numpy(array) for name, array in ours.items()}
 
 
 def _our_name(name: str) -> str:

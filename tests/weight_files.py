@@ -45,7 +45,16 @@ def torch_bytes(value: Any, legacy: bool = False) -> bytes:
     """What torch.save writes: the zip format, or the legacy one."""
     buffer = io.BytesIO()
     torch.save(value, buffer, _use_new_zipfile_serialization=not legacy)
-    return buffer.getvalue()
+    if not legacy:
+        return buffer.getvalue()
+    # The legacy format names storages by their addresses. Made the same in every run, so that mutations are as well.
+    keys: dict[bytes, bytes] = {}
+
+    def numbered(match: re.Match[bytes]) -> bytes:
+        key = keys.setdefault(match[1], f"{len(keys):03}".encode())
+        return b"X\x03\0\0\0" + key
+
+    return re.sub(rb"X[\x08-\x14]\0\0\0([0-9]{8,20})(?=[qr])", numbered, buffer.getvalue())
 
 
 def zip_records(data: bytes) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from voc12.classes import CLASSES
 
 # Ids become parts of paths, for reading and for writing, so nothing in them may lead out of a folder.
 _ID = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
+_LONGEST_LINE = 2000  # so that a file without line ends is not read into memory whole
 _LONGEST_ID = 200  # leaves room for a suffix within the 255 bytes that file systems allow
 _IMAGE_LINE = re.compile(rf"(?:/?JPEGImages/)?({_ID})\.jpg(?:\s+(?:\S*/)?({_ID})\.png)?|({_ID})")
 _PAIR_LINE = re.compile(rf"/?JPEGImages/({_ID})\.jpg\s+/?JPEGImages/({_ID})\.jpg\s+(\d{{1,2}})")
@@ -102,7 +103,9 @@ def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
     some = False
     try:
         with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), 1):
+                if len(line) == _LONGEST_LINE:
+                    raise UserError(f"{path}, line {number}: {line[:80]!r}... is too long for a line of a list")
                 if line := line.strip():
                     some = True
                     yield number, line
