@@ -1,0 +1,40 @@
+"""benchmark.py: what it counts as work, and the table it prints. Its times are not tested."""
+
+import sys
+
+import torch
+
+import benchmark
+
+
+def test_operations_are_two_per_multiplication():
+    conv = torch.nn.Conv2d(8, 16, 3, padding=1, bias=False, device="meta")
+    x = torch.empty(2, 8, 10, 12, device="meta")
+    forward = 2 * 2 * 16 * 8 * 9 * 10 * 12
+    assert benchmark.operations(lambda: conv(x)) == forward
+    assert benchmark.operations(lambda: conv(x).sum().backward()) == 2 * forward  # no gradient of x is asked for
+
+
+def test_class_maps_of_a_photo_are_the_known_amount_of_work():
+    work = benchmark.maps_operations("network.resnet38_EDAM_cls", (500, 375))
+    assert 11.3e12 < work < 11.5e12  # eight views, 11.4 TFLOP
+
+
+def test_the_table_is_printed_and_written(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "table.md"
+    flags = ["--quick", "--device", "cpu", "--network", "network.resnet38_EDAM_tiny", "--only", "maps", "crf"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags, "--markdown", str(out)])
+    benchmark.main()
+    rows = out.read_text().splitlines()
+    assert capsys.readouterr().out.splitlines() == rows
+    table = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+    assert [row[0] for row in table[2:]] == [
+        "convolution 3x3, 512 channels, fp32",
+        "convolution 3x3, 512 channels, bf16",
+        "class maps of a photo, fp32",
+        "class maps of a photo, bf16",
+        "dense CRF of a photo, one process",
+    ]
+    assert {len(row) for row in table} == {6}
+    seconds, floor, ratio = (float(cell.split()[0]) for cell in table[4][1:4])
+    assert abs(seconds / floor - ratio) < 0.02 * ratio
