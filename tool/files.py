@@ -1,8 +1,9 @@
 """Files written whole or not at all, and .npy dicts read without running what a pickle asks for."""
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ MAX_DICT_BYTES = 128 * 2**20
 _DICT_HEADER = b"{'descr':'|O','fortran_order':False,'shape':(),}"  # in every numpy; compared rather than evaluated
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a hidden temporary file beside `path`, which becomes `path` when the block ends without an error.
 
@@ -36,6 +37,25 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files in `folder` whose writers were killed; those of processes that run here stay."""
+    for path in Path(folder).glob(".*.tmp"):
+        match = re.fullmatch(r"\..+\.([0-9]{1,9})\.tmp", path.name)
+        if match and not _runs(int(match[1])):
+            with contextlib.suppress(OSError):  # it does no harm, and who may not remove it may not write either
+                path.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def make_folder(path: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """Image-level labels: which of the 20 classes a photo shows."""
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,30 +55,42 @@ def annotation_path(voc12_root: str | Path, image_id: str) -> Path:
 
 
 def load_labels(
-    ids: Iterable[str], voc12_root: str | Path, labels_path: str | Path = "voc12/cls_labels.npy"
+    ids: Iterable[str],
+    voc12_root: str | Path,
+    labels_path: str | Path = "voc12/cls_labels.npy",
+    failures: list[tuple[str, str]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Label (20,) float32, zeros and ones, of each id: from `labels_path` where it exists, else from `Annotations`.
 
     An id that the file lacks is read from its XML. The file is read without running anything it asks for.
-    UserError: an id in neither place, or a value that is no multi-hot label.
+    UserError: an id in neither place, or a value that is no multi-hot label. Where a list `failures` is given, such
+    ids are left out and (id, message) is added to it instead.
     """
     table = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
     labels: dict[str, np.ndarray] = {}
-    for image_id in ids:
-        if image_id in labels:
-            continue
-        if image_id in table:
-            labels[image_id] = _multi_hot(table[image_id], f"{labels_path}, {image_id}")
-            continue
-        path = annotation_path(voc12_root, image_id)
-        if not path.is_file():
-            absent = "does not hold it" if table else "does not exist"
-            raise UserError(
-                f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; "
-                f"{PREPARE_COMMAND} makes the labels"
-            )
-        labels[image_id] = read_annotation(path)
+    for image_id in dict.fromkeys(ids):
+        try:
+            labels[image_id] = _load_label(image_id, table, voc12_root, labels_path)
+        except UserError as error:
+            if failures is None:
+                raise
+            failures.append((image_id, str(error)))
     return labels
+
+
+def _load_label(
+    image_id: str, table: Mapping[int | str, np.ndarray], voc12_root: str | Path, labels_path: str | Path
+) -> np.ndarray:
+    if image_id in table:
+        return _multi_hot(table[image_id], f"{labels_path}, {image_id}")
+    path = annotation_path(voc12_root, image_id)
+    if not path.is_file():
+        absent = "does not hold it" if table else "does not exist"
+        raise UserError(
+            f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; "
+            f"{PREPARE_COMMAND} makes the labels"
+        )
+    return read_annotation(path)
 
 
 def _multi_hot(value: np.ndarray, where: str) -> np.ndarray:
