@@ -1,4 +1,4 @@
-"""A training run on disk: its folder, its settings and log, its checkpoints, and the state to resume from."""
+"""A training run on disk: its folder, its settings, its checkpoints, and the state to resume from."""
 
 import json
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tool.errors import UserError
-from tool.files import atomic_write, make_folder
+from tool.files import atomic_write, make_folder, remove_leftovers
 
 STATE = "state.pth"
 
@@ -19,8 +19,12 @@ def save_torch(path: str | Path, value: Any) -> None:
     try:
         with atomic_write(path) as file:
             torch.save(value, file)
-    except RuntimeError as error:  # how PyTorch's zip writer reports a failed write
-        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
+    except RuntimeError as error:  # how PyTorch's zip writer ends after a failed write
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, OSError):
+            cause = cause.__context__
+        reason = cause.strerror if cause else str(error).splitlines()[0]
+        raise UserError(f"cannot write {path}: {reason}") from error
 
 
 def checkpoint_steps(max_step: int, count: int = 25) -> dict[int, int]:
@@ -30,20 +34,21 @@ def checkpoint_steps(max_step: int, count: int = 25) -> dict[int, int]:
 
 def set_aside(folder: Path) -> Path | None:
     """Rename a folder that holds an earlier run to `<folder>.1`, `.2`, ...: nothing is overwritten. None if there is none."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return None
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
     try:
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return None
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+            number += 1
         return folder.rename(aside)
     except OSError as error:
         raise UserError(f"cannot move {folder} aside: {error.strerror}") from error
 
 
-def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """settings.json of a run."""
+def prepare_session(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make a run's folder, remove what a killed run left half written there, and write settings.json."""
     make_folder(folder)
+    remove_leftovers(folder)
     with atomic_write(folder / "settings.json", "w") as file:
         json.dump(dict(settings), file, indent=2)
         file.write("\n")
@@ -66,44 +71,66 @@ def find_state(resume: str, session: Path) -> Path | None:
 def catch_signals() -> list[int]:
     """From now on SIGTERM and Ctrl-C add their number to the returned list instead of ending the process.
 
-    The second one ends it at once, as usual.
+    A second Ctrl-C ends it at once, as usual. A second SIGTERM does not: schedulers and torchrun may both send one.
     """
     caught: list[int] = []
 
     def note(number: int, frame: object) -> None:
         caught.append(number)
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note)
     return caught
 
 
-def load_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a state file without running anything in it, and check that it belongs to this run.
+class TrainingState:
+    """What a run needs to go on as if it had not stopped. Random states are not among it: they follow from seed and step.
 
     Args:
-        settings: those that a resumed run has to share with the interrupted one.
-
-    Raises:
-        UserError: on another kind of file, or other settings.
+        net, optimizer, scaler: whose states are saved and restored.
+        settings: those that a resumed run has to share with the interrupted one, JSON values.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        keys = {"network", "optimizer", "scaler", "step", "settings"}
-        if not isinstance(state, dict) or not keys <= state.keys():
-            raise ValueError("it holds no training state")
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} is not the state of a training run ({reason[:200]}); resume from a state.pth"
-        ) from error
-    for name, value in settings.items():
-        if state["settings"].get(name) != value:
-            raise UserError(
-                f"{path} was written with --{name} {state['settings'].get(name)}, this run has {value}; "
-                "resume with the same settings, or start another --session_name"
-            )
-    return state
+
+    def __init__(
+        self,
+        net: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.parts = {"network": net, "optimizer": optimizer, "scaler": scaler}
+        self.settings = dict(settings)
+
+    def save(self, path: Path, step: int) -> None:
+        """Write the state after `step` finished steps."""
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        save_torch(path, {**states, "step": step, "settings": self.settings})
+
+    def restore(self, saved: Any, path: Path, max_step: int) -> int:
+        """Take over what was read from the state file `path`; returns the number of finished steps.
+
+        Raises:
+            UserError: it is another kind of file, belongs to another network, or to a run with other settings.
+        """
+        keys = {*self.parts, "step", "settings"}
+        if not isinstance(saved, dict) or not keys <= saved.keys() or not isinstance(saved["settings"], dict):
+            raise UserError(f"{path} is not the state of a training run; resume from a {STATE}")
+        for name, value in self.settings.items():
+            if (before := saved["settings"].get(name)) != value:
+                what = "another --train_list" if name == "train_list_crc32" else f"--{name} {str(before)[:100]}"
+                raise UserError(
+                    f"{path} was written with {what}{'' if 'another' in what else f', this run has {value}'}; "
+                    "resume with the same settings, or start another --session_name"
+                )
+        step = saved["step"]
+        if not isinstance(step, int) or not 0 <= step <= max_step:
+            raise UserError(f"{path} is damaged: it claims {str(step)[:40]} finished steps of {max_step}")
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(saved[name])
+        except Exception as error:  # whatever foreign contents make PyTorch raise
+            reason = " ".join((str(error) or type(error).__name__).split())
+            raise UserError(f"{path} does not fit this run's {name}: {reason[:200]}") from error
+        return step

@@ -3,33 +3,47 @@
 import hashlib
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from tool.errors import UserError
 
+# Words of the errors that Gloo and NCCL raise in the processes that are left when one has ended.
+_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
 
-def setup(device: str | None) -> tuple[torch.device, int, int]:
+
+def setup(device: str | None, apart: bool = False) -> tuple[torch.device, int, int]:
     """Join the process group if torchrun started this process, and choose the device.
 
     Args:
         device: as given by `--device`: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
+        apart: the processes work by themselves and only meet at the end, where some wait long for the others.
 
     Returns:
         The device, this process's rank, and the number of processes.
 
     Raises:
-        UserError: on a device that is not there.
+        UserError: on a device that is not there, or where the processes don't find each other.
     """
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise UserError(f"--device {device}: not a device; use cpu, cuda or cuda:0") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: computes on cpu, cuda or cuda:N only")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
     world = int(os.environ.get("WORLD_SIZE", 1))
     if chosen.type == "cuda":
+        if world > 1 and chosen.index is not None:
+            raise UserError(
+                f"--device {device}: under torchrun each process takes the GPU of its rank; use --device cuda"
+            )
         local = chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", 0))
         if local >= torch.cuda.device_count():
             raise UserError(f"GPU {local} asked for, but only {torch.cuda.device_count()} are visible")
@@ -37,8 +51,47 @@ def setup(device: str | None) -> tuple[torch.device, int, int]:
         torch.cuda.set_device(chosen)
     if world == 1:
         return chosen, 0, 1
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        if apart:
+            dist.init_process_group("gloo", timeout=timedelta(days=7))
+        else:
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the {world} processes don't find each other ({first_line(error)}); start them with torchrun"
+        ) from error
     return chosen, dist.get_rank(), dist.get_world_size()
+
+
+@contextmanager
+def explained(remedy: str) -> Iterator[None]:
+    """Turn what PyTorch raises when memory runs out, or when another process has ended, into a UserError.
+
+    Args:
+        remedy: against lack of memory.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(f"out of memory ({first_line(error)}); {remedy}") from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise UserError(f"out of memory ({first_line(error)}); {remedy}") from error
+        lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
+        if dist.is_initialized() and lost:
+            raise UserError(f"process {dist.get_rank()} lost another one, whose own message says why") from error
+        raise
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, shortened."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def cores() -> int:
+    """CPU cores for this process: those that it may use, shared with the other processes of this machine."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -49,13 +102,13 @@ def seed_step(seed: int, step: int, rank: int) -> None:
         torch.cuda.default_generators[index].manual_seed(mixed + index)
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """True where the flag is set in any process."""
+def highest(value: int, device: torch.device) -> int:
+    """The highest of the processes' values, in all of them."""
     if not dist.is_initialized():
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value)
+        return value
+    tensor = torch.tensor(value, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor)
 
 
 def total(value: torch.Tensor) -> torch.Tensor:
@@ -63,6 +116,24 @@ def total(value: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, by rank, in all of them."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(value: Any) -> Any:
+    """The first process's value, in all of them."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0)
+    return values[0]
 
 
 def barrier() -> None:

@@ -1,6 +1,8 @@
 """DataLoaders whose failures reach the user as one line."""
 
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -8,14 +10,14 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tool.errors import UserError
 
 
-def make_loader(dataset: Dataset, batches, num_workers: int, pin_memory: bool, collate=default_collate) -> DataLoader:
+def make_loader(dataset: Dataset, batches: Iterable[list[int]], num_workers: int, pin_memory: bool) -> DataLoader:
     """A DataLoader over index batches that draws nothing from the global random state and shows errors as they are."""
     return DataLoader(
         Reporting(dataset),
         batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        collate_fn=ErrorOr(collate),
+        collate_fn=_collate,
         generator=torch.Generator().manual_seed(0),  # for the workers' seeds, which nothing here uses
         prefetch_factor=4 if num_workers else None,
     )
@@ -24,20 +26,33 @@ def make_loader(dataset: Dataset, batches, num_workers: int, pin_memory: bool, c
 def batches(loader: DataLoader) -> Iterator:
     """The loader's batches. UserError: what a worker could not read, or that a worker was killed."""
     iterator = iter(loader)
+    if loader.num_workers and threading.current_thread() is threading.main_thread():
+        # PyTorch's handler raises an error in the midst of whatever runs when a worker dies. Without it the same error comes
+        # from `next`, at most 5 seconds later.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while True:
         try:
             batch = next(iterator)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                f"a process that reads photos died ({str(error).splitlines()[0]}); if memory ran out, lower --num_workers"
-            ) from error
+        except (RuntimeError, OSError) as error:
+            if loader.num_workers and (reason := _of_worker(str(error))):
+                raise UserError(f"{reason}; lower --num_workers, or 0 for none") from error
+            raise
         if isinstance(batch, UserError):
             raise batch
         yield batch
+
+
+def _of_worker(message: str) -> str | None:
+    """What happened to a worker process, in words; None where the error is of another kind."""
+    if "exited unexpectedly" in message or "is killed by signal" in message:
+        return f"a process that reads photos was killed ({message.splitlines()[0]}); memory or /dev/shm may be full"
+    if "shared memory" in message or "No space left" in message:
+        return "the processes that read photos have no room left in /dev/shm"
+    if "Too many open files" in message or "ancdata" in message:
+        return "too many open files (`ulimit -n` raises the limit)"
+    return None
 
 
 class Reporting(Dataset):
@@ -56,17 +71,9 @@ class Reporting(Dataset):
             return error
 
 
-class ErrorOr:
-    """A collate function that lets the first UserError among the items through."""
-
-    def __init__(self, collate) -> None:
-        self.collate = collate
-
-    def __call__(self, items: list):
-        for item in items:
-            if isinstance(item, UserError):
-                return item
-        return self.collate(items)
+def _collate(items: list):
+    """The items as one batch, or the first UserError among them."""
+    return next((item for item in items if isinstance(item, UserError)), None) or default_collate(items)
 
 
 class StepBatches:

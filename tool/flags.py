@@ -1,0 +1,50 @@
+"""Kinds of values that command-line flags take, as argparse types: a wrong one is refused by name before anything starts."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Shows the description as it is written, and each flag's default where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default is argparse.SUPPRESS:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+def number(kind: type, least: float = -math.inf, most: float = math.inf) -> Callable[[str], int | float]:
+    """A finite number, `int` or `float`, in least..most."""
+
+    def parse(text: str) -> int | float:
+        value = kind(text)  # argparse words the error: "invalid int value"
+        if not (math.isfinite(value) and least <= value <= most):
+            bounds = f"at least {least}" if most == math.inf else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(
+                f"{text}, where {bounds if least > -math.inf else 'a number'} was expected"
+            )
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def count(least: int = 0) -> Callable[[str], int | float]:
+    """A whole number of at least `least`."""
+    return number(int, least, 2**31 - 1)
+
+
+def module_name(text: str) -> str:
+    """Name of a Python module, such as network.resnet38_EDAM_cls."""
+    if not all(part.isidentifier() for part in text.split(".")):
+        raise argparse.ArgumentTypeError(f"{text!r} names no Python module; one such is network.resnet38_EDAM_cls")
+    return text
+
+
+def plain_name(text: str) -> str:
+    """A name that can be part of a file name and leads out of no folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=,-]{0,99}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}, where letters, digits and _ . + = , - were expected")
+    return text
