@@ -7,20 +7,22 @@ Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_n
 """
 
 import argparse
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from network import make_net
 from network.weights import load_weights
-from tool import distributed
+from tool import distributed, flags
 from tool.errors import UserError, run
-from tool.inference import class_maps
+from tool.files import make_folder
+from tool.inference import class_maps, prepare
 from tool.labelling import LabelJob, LabelPool
 from tool.loading import batches
 from tool.manifest import claim_folder, file_digest
@@ -31,93 +33,109 @@ from voc12.lists import read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add, count, number = parser.add_argument, flags.count(), flags.number(float)
+    network = "network.resnet38_EDAM_cls"
     add("--weights", required=True, metavar="FILE", help="trained EDAM network (.pth)")
-    add(
-        "--network",
-        default="network.resnet38_EDAM_cls",
-        metavar="MODULE",
-        help="module that holds the class Net (default: %(default)s)",
-    )
-    add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label (default: %(default)s)")
+    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
     add("--out_cam", type=Path, metavar="DIR", help="write class maps, <id>.npy: class 0..19 -> (H, W) float32")
     add("--out_cam_pred", type=Path, metavar="DIR", help="write label PNGs of the class maps")
     add("--out_crf", type=Path, metavar="DIR", help="write CRF probabilities, <id>.npy: label 0..20 -> (H, W) float32")
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
     add("--sal_path", type=Path, metavar="DIR", help="grey saliency maps <id>.png to fuse into the label PNGs")
-    add(
-        "--theta",
-        type=float,
-        default=0.5,
-        help="background score of class maps; with --sal_path: saliency up to theta x 100 is background (default: %(default)s)",
-    )
-    add("--alpha", type=float, default=0.0, help="with --sal_path: scores below it never win (default: %(default)s)")
-    add("--beta", type=float, default=1.0, help="with --sal_path: scores above it always win (default: %(default)s)")
-    add(
-        "--num_workers",
-        type=int,
-        default=min(4, os.cpu_count() or 1),
-        help="processes that read and resize photos (default here: %(default)s)",
-    )
-    add(
-        "--crf_workers",
-        type=int,
-        default=max(1, min(16, (os.cpu_count() or 1) - 1)),
-        help="processes that compute CRFs and write files; 0: none (default here: %(default)s)",
-    )
-    add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
-    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision (default: %(default)s)")
+    theta = "background score of class maps; with --sal_path: saliency up to theta x 100 is background"
+    add("--theta", type=number, default=0.5, help=theta)
+    add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
+    add("--beta", type=number, default=1.0, help="with --sal_path: scores above it always win")
+    cores = distributed.cores()
+    add("--num_workers", type=count, default=min(4, cores), help="processes that read and resize photos; 0: none")
+    workers = "processes that compute CRFs and write files; 0: none"
+    add("--crf_workers", type=count, default=max(1, min(16, cores - 1)), help=workers)
+    add("--device", help="cpu, cuda or cuda:N; otherwise a GPU where there is one")
+    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add("--tf32", action="store_true", help="let GPUs round float32 products to TF32")
-    add("--overwrite", action="store_true", help="replace what another run wrote to the output folders")
-    add(
-        "--skip_errors",
-        action="store_true",
-        help="go on after a photo or saliency map that can't be read; they are listed at the end and the exit status is 1",
-    )
+    add("--overwrite", action="store_true", help="replace what another run wrote to the output folders, and start anew")
+    skip = "go on without photos whose label, photo or saliency map is bad; they are listed at the end, exit status 1"
+    add("--skip_errors", action="store_true", help=skip)
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
     job = LabelJob(**{name: getattr(args, name) for name in LabelJob.__dataclass_fields__})
-    folders = {n: f for n, f in asdict(job).items() if n.startswith("out_") and f}
-    if not folders:
-        raise UserError(
-            "nothing to write: name an output folder with --out_cam, --out_cam_pred, --out_crf or --out_crf_pred"
-        )
-    if job.sal_path and not job.sal_path.is_dir():
-        raise UserError(f"--sal_path {job.sal_path}: no such folder")
+    folders = output_folders(job)
+    for flag, folder in (("--voc12_root", Path(args.voc12_root)), ("--sal_path", job.sal_path)):
+        if folder and not folder.is_dir():
+            raise UserError(f"{flag} {folder}: no such folder")
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
-    labels = load_labels(ids, args.voc12_root)
+    failures: list[tuple[str, str]] = []
+    labels = load_labels(ids, args.voc12_root, failures=failures if args.skip_errors else None)
     digest = file_digest(args.weights)
 
     pool = LabelPool(job, args.crf_workers)  # before a GPU is touched
     try:
-        device, rank, world = distributed.setup(args.device)
-        setup_precision(args.tf32)
-        net = make_net(args.network)
-        report = load_weights(net, args.weights)
-        if rank == 0:
-            print(report, flush=True)
-            print(distributed.describe(device, world), flush=True)
-            for name, folder in folders.items():
-                claim_folder(folder, manifest(name, job, args, digest), args.overwrite)
-        distributed.barrier()
-        net.to(device).eval()
+        device, rank, world = distributed.setup(args.device, apart=True)
+        with distributed.explained("smaller photos or --amp bf16 need less; --device cpu has all of the machine's"):
+            setup_precision(args.tf32)
+            net = make_net(args.network)
+            report = load_weights(net, args.weights)
+            if report.missing:
+                raise UserError(f"{report}: no trained EDAM network, which is what makes pseudo labels")
+            if rank == 0:
+                print(report, flush=True)
+                print(distributed.describe(device, world), flush=True)
+                for name, folder in folders.items():
+                    claim_folder(folder, manifest(name, job, args, digest), args.overwrite)
+            # The first process alone decides what is left to do: the others may see a shared folder a little later.
+            todo = distributed.from_first([i for i in labels if not job.finished(i)] if rank == 0 else None)
+            for folder in folders.values():
+                make_folder(folder)  # on this machine, should it be another one's disk
+            if rank == 0 and len(todo) < len(labels):
+                print(f"{len(labels) - len(todo)} of {len(labels)} photos are finished already", flush=True)
+            label_photos(prepare(net, device, args.amp), todo[rank::world], labels, pool, device, rank, args)
+            counts = distributed.gather((pool.finished, pool.failures))
+    finally:
+        pool.close()
+    if rank == 0:
+        failures += [failure for _, some in counts for failure in some]
+        finished = sum(count for count, _ in counts) + len(labels) - len(todo)
+        print(f"{finished} photos labelled in {', '.join(map(str, folders.values()))}", flush=True)
+        for image_id, message in failures:
+            print(f"skipped {image_id}: {message}", file=sys.stderr)
+    distributed.barrier()
+    distributed.cleanup()
+    if rank == 0 and failures:
+        raise UserError(f"{len(failures)} photos were skipped, listed above")
 
-        mine = ids[rank::world]
-        todo = [image_id for image_id in mine if not job.finished(image_id)]
-        if len(todo) < len(mine):
-            print(f"{len(mine) - len(todo)} of {len(mine)} photos are finished already", flush=True)
-        loader = DataLoader(
-            MultiScalePhotos(todo, args.voc12_root),
-            batch_size=None,
-            num_workers=min(args.num_workers, len(todo)),
-            pin_memory=device.type == "cuda",
-        )
-        bar = tqdm(total=len(mine), initial=len(mine) - len(todo), unit="photo", disable=rank > 0, dynamic_ncols=True)
+
+def label_photos(
+    net: nn.Module,
+    ids: list[str],
+    labels: dict[str, np.ndarray],
+    pool: LabelPool,
+    device: torch.device,
+    rank: int,
+    args: argparse.Namespace,
+) -> None:
+    """Hand the class maps of each photo to the pool, and wait until all are written.
+
+    Raises:
+        UserError: a bad photo or saliency map, unless args.skip_errors; a file that can't be written.
+    """
+    loader = DataLoader(
+        MultiScalePhotos(ids, args.voc12_root),
+        batch_size=None,
+        num_workers=min(args.num_workers, len(ids)),
+        pin_memory=device.type == "cuda",
+    )
+
+    def check() -> None:
+        if pool.failures and not args.skip_errors:
+            raise UserError(f"{pool.failures[0][1]} (--skip_errors goes on without it)")
+
+    with tqdm(total=len(ids), unit="photo", disable=rank > 0, dynamic_ncols=True) as bar:
         for image_id, photo, views in batches(loader):
             if isinstance(photo, UserError):
                 pool.failures.append((image_id, str(photo)))
@@ -126,16 +144,23 @@ def main() -> None:
                 with autocast(device, args.amp):
                     maps = class_maps(net, views, classes, tuple(photo.shape[:2]), device)
                 pool.submit(image_id, photo.numpy(), classes, maps.cpu().numpy())
-            if pool.failures and not args.skip_errors:
-                break
+            check()
             bar.update()
         pool.wait()
-        bar.close()
-    finally:
-        pool.close()
-    finish(pool, args.skip_errors, len(mine) - len(todo), folders)
-    distributed.barrier()
-    distributed.cleanup()
+        check()
+
+
+def output_folders(job: LabelJob) -> dict[str, Path]:
+    """Name of each output asked for -> its folder. UserError: none, or two in one folder."""
+    folders = {name: folder for name, folder in asdict(job).items() if name.startswith("out_") and folder}
+    if not folders:
+        raise UserError(
+            "nothing to write: name an output folder with --out_cam, --out_cam_pred, --out_crf or --out_crf_pred"
+        )
+    resolved = [folder.resolve() for folder in folders.values()]
+    if len(set(resolved)) < len(resolved):
+        raise UserError(f"two outputs in one folder would mix; give {', '.join(f'--{n}' for n in folders)} one each")
+    return folders
 
 
 def manifest(output: str, job: LabelJob, args: argparse.Namespace, digest: str) -> dict[str, str | float | bool | None]:
@@ -145,17 +170,6 @@ def manifest(output: str, job: LabelJob, args: argparse.Namespace, digest: str) 
         saliency = job.sal_path and str(job.sal_path.resolve())
         settings |= {"theta": job.theta, "alpha": job.alpha, "beta": job.beta, "sal_path": saliency}
     return settings
-
-
-def finish(pool: LabelPool, skip_errors: bool, before: int, folders: dict[str, Path]) -> None:
-    """Report what was written; leave with an error where something failed."""
-    if pool.failures and not skip_errors:
-        raise UserError(f"{pool.failures[0][1]} (--skip_errors goes on without it)")
-    print(f"{pool.finished + before} photos labelled in {', '.join(map(str, folders.values()))}", flush=True)
-    if pool.failures:
-        for image_id, message in pool.failures:
-            print(f"skipped {image_id}: {message}", file=sys.stderr)
-        raise UserError(f"{len(pool.failures)} photos were skipped, listed above")
 
 
 if __name__ == "__main__":

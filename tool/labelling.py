@@ -62,18 +62,33 @@ def read_saliency(folder: Path, image_id: str, size: tuple[int, int]) -> np.ndar
     return saliency
 
 
-def write_labels(image_id: str, photo: np.ndarray, classes: Sequence[int], maps: np.ndarray, job: LabelJob) -> None:
+def write_labels(
+    image_id: str, photo: np.ndarray, classes: Sequence[int], maps: np.ndarray, job: LabelJob
+) -> UserError | None:
     """Write everything that the job asks for of one photo.
 
     Args:
         photo: uint8 RGB (H, W, 3).
         classes: the n classes of its label, 0..19; n may be 0.
         maps: class maps, float32 (n, H, W) in 0..1.
+
+    Returns:
+        What is wrong with the input of this photo, which then has no files; other photos may go on.
+
+    Raises:
+        UserError: a file can't be written, which stops the run: the next ones can't be either.
     """
     numbers = np.array(classes, np.int64)
     fusion = {"theta": job.theta, "alpha": job.alpha, "beta": job.beta}
-    if job.sal_path and (job.out_cam_pred or job.out_crf_pred):
-        fusion["saliency"] = read_saliency(job.sal_path, image_id, photo.shape[:2])
+    try:
+        if not np.isfinite(maps).all():
+            raise UserError(
+                f"the class maps of {image_id} are not finite; compute in float32 (--amp off) or check the weights"
+            )
+        if job.sal_path and (job.out_cam_pred or job.out_crf_pred):
+            fusion["saliency"] = read_saliency(job.sal_path, image_id, photo.shape[:2])
+    except UserError as error:
+        return error
     if job.out_cam:
         save_npy_dict(job.out_cam / f"{image_id}.npy", dict(zip(classes, maps, strict=True)))
     if job.out_cam_pred:
@@ -86,12 +101,14 @@ def write_labels(image_id: str, photo: np.ndarray, classes: Sequence[int], maps:
         if job.out_crf_pred:
             label = pseudo_label(probability[1:], numbers, background=probability[0], **fusion)
             save_label(job.out_crf_pred / f"{image_id}.png", label)
+    return None
 
 
 class LabelPool:
     """Runs `write_labels` in `workers` processes, at most a few photos behind; 0 workers run it at once.
 
-    Made before a GPU is touched: the processes are forked where the system can do that safely.
+    Made before a GPU is touched: the processes are forked where the system can do that safely. Its methods raise UserError where
+    a file can't be written or a process was killed.
     """
 
     def __init__(self, job: LabelJob, workers: int) -> None:
@@ -106,14 +123,14 @@ class LabelPool:
             self.pool.submit(os.getpid).result()  # starts all of them
 
     def submit(self, image_id: str, photo: np.ndarray, classes: Sequence[int], maps: np.ndarray) -> None:
-        """Hand over one photo; waits while too many are under way. What fails is collected in `failures`."""
+        """Hand over one photo; waits while too many are under way. Photos whose input is bad end up in `failures`."""
         if self.pool is None:
-            self._note(image_id, _try_write_labels(image_id, photo, classes, maps, self.job))
+            self._note(image_id, write_labels(image_id, photo, classes, maps, self.job))
             return
         while len(self.pending) >= 2 * self.workers:
             self._collect()
         try:
-            self.pending[self.pool.submit(_try_write_labels, image_id, photo, classes, maps, self.job)] = image_id
+            self.pending[self.pool.submit(write_labels, image_id, photo, classes, maps, self.job)] = image_id
         except BrokenProcessPool as error:
             raise _worker_died() from error
 
@@ -136,25 +153,17 @@ class LabelPool:
             except BrokenProcessPool as error:
                 raise _worker_died() from error
 
-    def _note(self, image_id: str, message: str | None) -> None:
-        if message is None:
+    def _note(self, image_id: str, error: UserError | None) -> None:
+        if error is None:
             self.finished += 1
         else:
-            self.failures.append((image_id, message))
-
-
-def _try_write_labels(*args) -> str | None:
-    """`write_labels`; a UserError's message, so that it crosses to the other process as it is."""
-    try:
-        write_labels(*args)
-    except UserError as error:
-        return str(error)
-    return None
+            self.failures.append((image_id, str(error)))
 
 
 def _worker_died() -> UserError:
     return UserError(
-        "a process that computes CRFs was killed (out of memory?); lower --crf_workers and run the same command again: it continues"
+        "a process that computes CRFs was killed (memory may be full); lower --crf_workers and run the same command again: "
+        "it continues"
     )
 
 
