@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from commands import Commands
 from torch import nn
 
 REPO = Path(__file__).resolve().parent.parent
@@ -44,3 +46,39 @@ def _filled() -> nn.Module:
 def filled_net(_filled) -> nn.Module:
     """The published-size network with the rule-made weights and no dropout, for this test to change as it likes."""
     return copy.deepcopy(_filled)
+
+
+@pytest.fixture(scope="session")
+def filled_weights(_filled, tmp_path_factory) -> Path:
+    """The weights of `filled_net` as a file."""
+    path = tmp_path_factory.mktemp("weights") / "filled.pth"
+    torch.save(_filled.state_dict(), path)
+    yield path
+    path.unlink()  # 0.4 GB
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory) -> Path:
+    """Weights of network.resnet38_EDAM_tiny as a file, at random."""
+    from network.resnet38_EDAM_tiny import Net
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Net()
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save(net.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A devkit of 40 drawn photos, 64 pixels wide or high: JPEGImages, Annotations, saliency; not to be changed."""
+    from tool.synthetic import make_devkit
+
+    return make_devkit(tmp_path_factory.mktemp("drawn"), seed=0, train=40, val=0, size=64, num_workers=1)
+
+
+@pytest.fixture(scope="session")
+def commands() -> Commands:
+    """Runs the scripts as processes."""
+    return Commands()

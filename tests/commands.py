@@ -1,0 +1,112 @@
+"""Runs the project's scripts as processes of their own, without importing PyTorch anew (4 seconds) for each.
+
+A fork server imports the scripts once; each command is a fork of it that executes the script's file as `__main__` with its own
+arguments, folder, limits and output files, and that can be killed.
+"""
+
+import multiprocessing
+import os
+import re
+import resource
+import runpy
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+_ENV = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+_BAR = re.compile(r"\d+/\d+ \[")  # a line of tqdm
+
+
+class Command:
+    """A script that runs, or has run, in a folder."""
+
+    def __init__(self, process: multiprocessing.Process, out: Path, err: Path) -> None:
+        self.process, self._out, self._err = process, out, err
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> list[str]:
+        """Its lines, without the progress bars."""
+        return [line for line in self._err.read_text().splitlines() if line.strip() and not _BAR.search(line)]
+
+    def until(self, condition: Callable[[], bool]) -> bool:
+        """Wait until the condition holds; False if the process ended before."""
+        while not condition():
+            self.process.join(0.002)
+            if self.process.exitcode is not None:
+                return condition()
+        return True
+
+    def wait(self, seconds: float = 200) -> int:
+        """Its exit status; a negative number is the signal that ended it."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {seconds} s\n{self.stdout}\n{self.stderr}")
+        return self.process.exitcode
+
+    def send(self, number: int) -> int:
+        """Send a signal; the exit status."""
+        os.kill(self.pid, number)
+        return self.wait()
+
+
+class Commands:
+    """Starts commands. One for the whole test session: the fork server stays."""
+
+    def __init__(self) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["train_EDAM_cls", "infer_cls", "eval", "colorful"])
+        self.number = 0
+
+    def start(self, cwd: Path, script: str, *args: object, limits: dict[int, int] | None = None) -> Command:
+        """Start a script. limits: resource limits, such as {resource.RLIMIT_FSIZE: 1000}."""
+        self.number += 1
+        out, err = (cwd / f".{self.number}.{name}" for name in ("out", "err"))
+        arguments = (str(REPO / script), [str(arg) for arg in args], cwd, limits or {}, out, err)
+        process = self.context.Process(target=_run, args=arguments)
+        before = {name: os.environ.get(name) for name in _ENV}
+        os.environ.update(_ENV)  # inherited by the fork server, which the first command starts
+        process.start()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        return Command(process, out, err)
+
+    def run(self, cwd: Path, script: str, *args: object, status: int = 0, **options) -> Command:
+        """Start a script, wait, and check its exit status."""
+        command = self.start(cwd, script, *args, **options)
+        found = command.wait()
+        assert found == status, (found, command.stdout, command.stderr)
+        return command
+
+    def error(self, cwd: Path, script: str, *args: object, **options) -> str:
+        """Run a script that must fail with status 1 and a single line on stderr; that line, after `<script>: error: `."""
+        command = self.run(cwd, script, *args, status=1, **options)
+        prefix = f"{script}: error: "
+        assert len(command.stderr) == 1 and command.stderr[0].startswith(prefix), command.stderr
+        return command.stderr[0].removeprefix(prefix)
+
+
+def _run(script: str, args: list[str], cwd: Path, limits: dict[int, int], out: Path, err: Path) -> None:
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    multiprocessing.set_start_method(None, force=True)  # the scripts' own processes start in the ordinary way
+    os.chdir(cwd)
+    sys.argv = [script, *args]
+    for kind, most in limits.items():
+        resource.setrlimit(kind, (most, most))
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        threading._shutdown()  # as at the end of a script: executors' threads first
+        sys.stdout.flush()
+        sys.stderr.flush()

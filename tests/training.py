@@ -1,0 +1,51 @@
+"""Short training runs of the tiny network on drawn photos, for the tests."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from voc12.lists import format_pairs
+
+NETWORK = "network.resnet38_EDAM_tiny"
+
+
+def image_id(number: int) -> str:
+    return f"2099_{number:06d}"
+
+
+def write_pairs(path: Path, count: int) -> Path:
+    """A list of `count` pairs of the drawn photos. The class in it is only there for the reader."""
+    pairs = [(image_id(i % 40 + 1), image_id((3 * i + 7) % 40 + 1), 0) for i in range(count)]
+    path.write_text(format_pairs(pairs))
+    return path
+
+
+def flags(drawn: Path, *more: object) -> tuple[object, ...]:
+    """Flags of a run of train_EDAM_cls.py on pairs.txt, one pair a step, small crops."""
+    data = ("--voc12_root", drawn, "--train_list", "pairs.txt", "--crop_size", 32, "--long_side", 32, 48)
+    return (*data, "--network", NETWORK, "--batch_size", 1, "--warmup_steps", 4, "--num_workers", 0, *more)
+
+
+def curve(folder: Path, tag: str) -> dict[int, float]:
+    """A curve as TensorBoard reads it: step -> value. Each step has one value only."""
+    events = EventAccumulator(str(folder)).Reload()
+    points = [(point.step, point.value) for point in events.Scalars(tag)]
+    assert len(dict(points)) == len(points)
+    return dict(points)
+
+
+def tensors(path: Path) -> dict[str, np.ndarray]:
+    """A checkpoint's tensors, or those of a state's network and momentum."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if "optimizer" in saved:
+        momentum = {f"momentum {k}": v["momentum_buffer"] for k, v in saved["optimizer"]["state"].items()}
+        saved = saved["network"] | momentum
+    return {name: tensor.numpy() for name, tensor in saved.items()}
+
+
+def same_tensors(first: Path, second: Path) -> bool:
+    """Whether two files hold the same tensors, bit for bit."""
+    a, b = tensors(first), tensors(second)
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
