@@ -28,7 +28,7 @@ from tool.crf import dense_crf, with_background
 from tool.errors import UserError, run
 from tool.inference import class_maps, prepare
 from tool.optim import make_optimizer
-from tool.precision import AMP_DTYPES, autocast, setup_precision
+from tool.precision import AMP_DTYPES, autocast, setup_precision, training_form
 from tool.transforms import SCALES, views
 
 FULL_SCHEDULE = 132275  # pairs
@@ -123,7 +123,7 @@ def measure_step(spec: dict) -> dict[str, float]:
     setup_precision(spec["precision"] == "tf32")
     amp = spec["precision"] if spec["precision"] in AMP_DTYPES else "off"
     torch.manual_seed(0)
-    net = make_net(spec["network"]).to(device).train()
+    net = training_form(make_net(spec["network"]), device, amp, spec["precision"] == "tf32").train()
     if not spec["attn_dropout"]:
         net.cma_dropout.attention.p = 0.0
     optimizer = make_optimizer(net.get_parameter_groups(), 1e-3, 5e-4)

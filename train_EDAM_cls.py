@@ -27,7 +27,7 @@ from tool.errors import UserError, run
 from tool.loading import StepBatches, batches, make_loader
 from tool.monitor import Monitor
 from tool.optim import make_optimizer, set_learning_rate
-from tool.precision import autocast, setup_precision
+from tool.precision import autocast, setup_precision, training_form
 from voc12.data import TrainPairs
 from voc12.labels import load_labels
 from voc12.lists import photo_path, read_pairs
@@ -107,7 +107,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
     settings["train_list_crc32"] = zlib.crc32(repr(pairs).encode())
 
     torch.manual_seed(args.seed)
-    net = make_net(args.network).to(device).train()
+    net = training_form(make_net(args.network), device, args.amp, args.tf32).train()
     if args.attn_dropout is not None:
         if not hasattr(net, "cma_dropout"):
             raise UserError(f"--attn_dropout: {args.network} has no attention of EDAM's kind")

@@ -61,19 +61,19 @@ class Monitor:
             raise UserError(f"cannot write {self.log_path}: {error.strerror}") from error
 
     def step(self, step: int, loss: float, lr: float) -> None:
-        """Report a finished step: scalars at every step, speed about 200 times in a run."""
+        """Report a finished step: on the bar and in TensorBoard each one, in the log file about 200 of a run."""
         self.events.scalar("Train/Loss", loss, step)
         self.events.scalar("Lr", lr, step)
-        self.bar.update()
         done, now = step + 1, time.monotonic()
         if now - self.flushed > FLUSH_SECONDS:
             self.flush()
+        then, before = self.since
+        speed = 2 * self.batch_size * (done - before) / max(now - then, 1e-9)
+        text = f"loss {loss:.4f}, lr {lr:.2e}, {speed:.1f} images/s"
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
         if done % self.lines_every == 0 or done == self.max_step:
-            then, before = self.since
-            speed = 2 * self.batch_size * (done - before) / max(now - then, 1e-9)
             self.since = (now, done)
-            text = f"loss {loss:.4f}, lr {lr:.2e}, {speed:.1f} images/s"
-            self.bar.set_postfix_str(text)
             self.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} step {done}/{self.max_step}, {text}\n")
 
     def class_maps(self, step: int, net: nn.Module, photos: list[tuple[Path, list[int]]]) -> None:
