@@ -54,9 +54,9 @@ class Command:
             raise AssertionError(f"still running after {seconds} s\n{self.stdout}\n{self.stderr}")
         return self.process.exitcode
 
-    def send(self, number: int) -> int:
-        """Send a signal; the exit status."""
-        os.kill(self.pid, number)
+    def send(self, number: int, group: bool = False) -> int:
+        """Send a signal, also to the processes that it started if `group` is set; the exit status."""
+        (os.killpg if group else os.kill)(self.pid, number)
         return self.wait()
 
 
@@ -100,6 +100,7 @@ def _run(script: str, args: list[str], cwd: Path, limits: dict[int, int], out: P
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     multiprocessing.set_start_method(None, force=True)  # the scripts' own processes start in the ordinary way
+    os.setpgrp()
     os.chdir(cwd)
     sys.argv = [script, *args]
     for kind, most in limits.items():

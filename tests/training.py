@@ -1,4 +1,4 @@
-"""Short training runs of the tiny network on drawn photos, for the tests."""
+"""Short training runs of a small network on drawn photos, for the tests."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from voc12.lists import format_pairs
 
-NETWORK = "network.resnet38_EDAM_tiny"
+NETWORK = "tests.small_net"
 
 
 def image_id(number: int) -> str:
