@@ -1,0 +1,243 @@
+"""The same scripts under torchrun, on CPUs: same losses, same files; and DataParallel's way through the network."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import REPO
+from torch import nn
+from training import curve, flags, image_id, tensors, write_pairs
+
+from tool import distributed
+from tool.errors import UserError
+
+PLAIN = ("--network", "tests.plain_net", "--batch_size", 2)  # no dropout, so that one process can repeat what two do
+STEPS = 20
+
+
+def torchrun(folder: Path, options: tuple[object, ...], script: str, *args: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", *options, REPO / script, *args]
+    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([str(c) for c in command], cwd=folder, env=env, text=True, stdout=-1, stderr=-1)
+
+
+def finished(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
+    try:
+        out, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == status, err
+    return out, err
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def alone(commands, drawn, tmp_path_factory) -> Path:
+    """Folder of a run by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    write_pairs(folder / "pairs.txt", 2 * STEPS)
+    commands.run(folder, "train_EDAM_cls.py", *flags(drawn, *PLAIN))
+    return folder
+
+
+def check_same_losses(folder: Path, alone: Path) -> None:
+    found, expected = (curve(path / "runs/EDAM", "Train/Loss") for path in (folder, alone))
+    assert list(found) == list(expected) == list(range(STEPS))
+    assert np.allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=0)
+    assert expected[STEPS - 1] < 0.5 * expected[0]  # it learned
+    two, one = (tensors(path / "checkpoints/EDAM/EDAM.pth") for path in (folder, alone))
+    assert all(np.allclose(two[name], one[name], atol=1e-5) for name in one)
+    assert curve(folder / "runs/EDAM", "Lr") == curve(alone / "runs/EDAM", "Lr")
+
+
+def test_two_processes_train_like_one(alone, drawn, tmp_path):
+    write_pairs(tmp_path / "pairs.txt", 2 * STEPS)
+    two = torchrun(tmp_path, ("--standalone", "--nproc_per_node", 2), "train_EDAM_cls.py", *flags(drawn, *PLAIN))
+    out, err = finished(two)
+    check_same_losses(tmp_path, alone)
+    assert ", 2 processes, torch" in out and out.count("finished: ") == 1  # one of them speaks
+    assert "Error" not in err and "Traceback" not in err
+    names = [sorted(path.name for path in (folder / "checkpoints/EDAM").iterdir()) for folder in (tmp_path, alone)]
+    assert names[0] == names[1]
+
+
+def test_two_machines_train_like_one(alone, drawn, tmp_path):
+    """Two nodes on the loopback, each in a folder of its own: the first writes, the second writes nothing."""
+    port, nodes = free_port(), []
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+        write_pairs(tmp_path / f"{rank}/pairs.txt", 2 * STEPS)
+        where = ("--nnodes", 2, "--nproc_per_node", 1, "--node_rank", rank, "--master_addr", "127.0.0.1")
+        where += ("--master_port", port)
+        nodes.append(torchrun(tmp_path / str(rank), where, "train_EDAM_cls.py", *flags(drawn, *PLAIN)))
+    for node in nodes:
+        finished(node)
+    check_same_losses(tmp_path / "0", alone)
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["pairs.txt"]
+
+
+@pytest.fixture(scope="module")
+def labelled(commands, drawn, tiny_weights, tmp_path_factory) -> Path:
+    """Folder with what one process writes for seven photos, one of them without a label."""
+    folder = tmp_path_factory.mktemp("labelled")
+    commands.run(folder, "infer_cls.py", *infer_flags(folder, drawn, tiny_weights), status=1)
+    return folder
+
+
+def infer_flags(folder: Path, drawn: Path, weights: Path) -> tuple[object, ...]:
+    (folder / "list.txt").write_text("\n".join([*map(image_id, range(1, 8)), "unknown"]))
+    flags = ("--voc12_root", drawn, "--weights", weights, "--network", "network.resnet38_EDAM_tiny", "--skip_errors")
+    return (*flags, "--infer_list", "list.txt", "--out_cam", "cam", "--out_crf_pred", "crf", "--num_workers", 0)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_photos(processes, labelled, drawn, tiny_weights, tmp_path):
+    options = ("--standalone", "--nproc_per_node", processes)
+    arguments = infer_flags(tmp_path, drawn, tiny_weights)
+    out, err = finished(torchrun(tmp_path, options, "infer_cls.py", *arguments), status=1)
+    for folder in ("cam", "crf"):
+        expected = {path.name: path.read_bytes() for path in (labelled / folder).iterdir()}
+        assert (
+            len(expected) == 8 and {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == expected
+        )
+    assert out.count("7 photos labelled in cam, crf") == 1  # by all of them together
+    assert err.count("skipped unknown: no label for unknown") == 1
+    assert err.count("infer_cls.py: error: 1 photos were skipped, listed above") == 1
+
+
+def test_one_process_that_fails_ends_all(drawn, tmp_path):
+    """The second process meets a broken photo: it says so, the first saves the state, and nobody waits for ever."""
+    root = tmp_path / "VOC2012"
+    root.mkdir()
+    for name in ("JPEGImages", "Annotations"):
+        (root / name).mkdir()
+        for path in (drawn / name).iterdir():
+            (root / name / path.name).symlink_to(path)
+    pairs = write_pairs(tmp_path / "pairs.txt", 2 * STEPS).read_text().splitlines()
+    broken = re.findall(r"2099_\d+", pairs[11])[0]  # step 5, the second process's pair
+    photo = root / f"JPEGImages/{broken}.jpg"
+    data = photo.read_bytes()
+    photo.unlink()
+    photo.write_bytes(data[:500])
+    first = min(step for step in range(STEPS) if broken in "".join(pairs[2 * step : 2 * step + 2]))
+    two = torchrun(tmp_path, ("--standalone", "--nproc_per_node", 2), "train_EDAM_cls.py", *flags(root, *PLAIN))
+    _, err = finished(two, status=1)
+    lines = [line for line in err.splitlines() if line.startswith("train_EDAM_cls.py: error: ")]
+    assert len(lines) == 1 and f"{broken}.jpg" in lines[0] and f"(--resume goes on after step {first})" in lines[0]
+    saved = torch.load(tmp_path / "checkpoints/EDAM/state.pth", weights_only=True)
+    assert saved["step"] == first and list(curve(tmp_path / "runs/EDAM", "Lr")) == list(range(first))
+
+
+def replicas(net: nn.Module, count: int) -> list[nn.Module]:
+    """What torch.nn.parallel.replicate makes, on the CPU, where its broadcast between GPUs can't: copies that autograd sees."""
+    modules = list(net.modules())
+    made = []
+    for _ in range(count):
+        copies = {module: module._replicate_for_data_parallel() for module in modules}
+        for module, copy in copies.items():
+            for name, child in module._modules.items():
+                setattr(copy, name, copies[child]) if child is not None else None
+            for name, parameter in module._parameters.items():
+                value = None if parameter is None else parameter * 1
+                setattr(copy, name, value)
+            for name, buffer in module._buffers.items():
+                setattr(copy, name, None if buffer is None else buffer.clone())
+        made.append(copies[net])
+    return made
+
+
+def test_data_parallel_replicas_compute_the_same():
+    """nn.DataParallel's steps (scatter the pairs, replicate, apply, gather) on CPU replicas: same logits, same gradients."""
+    from tests.plain_net import Net
+
+    torch.manual_seed(0)
+    net = Net().train()
+    images, targets = torch.randn(3, 2, 3, 32, 32), torch.rand(3, 2, 20).round()
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(logits, targets)
+
+    expected = net(images)
+    loss(expected).backward()
+    gradients = {
+        name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None
+    }
+    net.zero_grad(set_to_none=True)
+    shares = images.chunk(2)  # as nn.parallel.scatter shares out: whole pairs
+    assert [len(share) for share in shares] == [2, 1]
+    logits = torch.cat([replica(share) for replica, share in zip(replicas(net, 2), shares, strict=True)])
+    assert torch.allclose(logits, expected, atol=1e-6)
+    loss(logits).backward()
+    assert len(gradients) > 300
+    for name, parameter in net.named_parameters():
+        if name in gradients:
+            assert torch.allclose(parameter.grad, gradients[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("device", "env", "message"),
+    [
+        ("gpu", {}, "--device gpu: not a device; use cpu, cuda or cuda:0"),
+        ("meta", {}, "--device meta: computes on cpu, cuda or cuda:N only"),
+        ("cpu", {"WORLD_SIZE": "2"}, "the 2 processes don't find each other"),
+    ],
+)
+def test_unusable_devices_and_groups(device, env, message, monkeypatch):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=re.escape(message)):
+        distributed.setup(device)
+
+
+def test_devices_of_a_machine_with_gpus(monkeypatch):
+    """Each process takes the GPU of its rank on its machine. The GPUs are pretended."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    joined = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: joined.append(backend))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    assert distributed.setup(None) == (torch.device("cuda", 0), 0, 1)
+    assert distributed.setup("cuda:1") == (torch.device("cuda", 1), 0, 1)
+    with pytest.raises(UserError, match="GPU 2 asked for, but only 2 are visible"):
+        distributed.setup("cuda:2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert distributed.setup(None) == (torch.device("cuda", 1), 3, 4)
+    assert distributed.setup("cuda", apart=True) == (torch.device("cuda", 1), 3, 4)
+    assert joined == ["nccl", "gloo"] and taken[-1] == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="under torchrun each process takes the GPU of its rank; use --device cuda"):
+        distributed.setup("cuda:0")
+
+
+def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    assert distributed.cores() == 12
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert distributed.cores() == 1
+
+
+def test_dropout_follows_from_seed_step_and_process():
+    def draw(*args: int) -> torch.Tensor:
+        distributed.seed_step(*args)
+        return torch.rand(4)
+
+    assert torch.equal(draw(1, 2, 3), draw(1, 2, 3))
+    others = [draw(1, 2, 4), draw(1, 3, 3), draw(2, 2, 3)]
+    assert not any(torch.equal(draw(1, 2, 3), other) for other in others)
