@@ -10,6 +10,7 @@ import contextlib
 import math
 import signal
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -139,7 +140,9 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
 
     model: nn.Module = net
     if world > 1:
-        model = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():  # of PyTorch 2.15: its new name for broadcast_buffers is unknown to 2.11
+            warnings.simplefilter("ignore", FutureWarning)
+            model = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
     elif device.type == "cuda" and args.device is None and torch.cuda.device_count() > 1:
         model = nn.DataParallel(net)
     dataset = TrainPairs(pairs, labels, args.voc12_root, args.crop_size, args.seed, tuple(args.long_side))

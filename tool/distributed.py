@@ -79,7 +79,7 @@ def explained(remedy: str) -> Iterator[None]:
             raise UserError(f"out of memory ({first_line(error)}); {remedy}") from error
         lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
         if dist.is_initialized() and lost:
-            raise UserError(f"process {dist.get_rank()} lost another one, whose own message says why") from error
+            raise UserError(f"process {dist.get_rank()} lost another one; its own message, if it left one, says why") from error
         raise
 
 
