@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import runpy
+import select
 import sys
 import threading
 from collections.abc import Callable
@@ -54,10 +55,27 @@ class Command:
             raise AssertionError(f"still running after {seconds} s\n{self.stdout}\n{self.stderr}")
         return self.process.exitcode
 
+    def children(self) -> list[int]:
+        """Process ids of the processes that it has started."""
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return [int(child) for task in tasks for child in task.read_text().split()]
+
     def send(self, number: int, group: bool = False) -> int:
         """Send a signal, also to the processes that it started if `group` is set; the exit status."""
         (os.killpg if group else os.kill)(self.pid, number)
         return self.wait()
+
+
+def ended(process: int, seconds: float = 30) -> bool:
+    """Wait for the end of a process that need not be a child of this one."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
 
 
 class Commands:
