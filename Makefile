@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test lint clean
+.PHONY: test lint demo tensorboard clean
 
 test: $(VENV)/.ready
 	$(RUN) -m ruff check .
@@ -13,6 +13,13 @@ test: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+# Interrupted, `make demo` goes on where it was. `rm -r demo` starts anew.
+demo: $(VENV)/.ready
+	$(RUN) tool/demo.py --out demo
+
+tensorboard: $(VENV)/.ready
+	$(RUN) -m tensorboard.main --logdir demo/runs
 
 # Made again when the requirements change. The mark is written last: an interrupted installation is not taken for whole.
 $(VENV)/.ready: requirements.txt requirements-dev.txt

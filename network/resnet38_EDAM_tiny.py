@@ -8,12 +8,12 @@ class Net(resnet38_EDAM_cls.Net):
 
     def __init__(self) -> None:
         super().__init__(
-            dim=64,
-            hidden=128,
+            dim=32,
+            hidden=64,
             cma_dropout=0.0,
-            crop_size=112,
+            crop_size=96,
             widths=(16, 32, 64, 96, 128, 192, 256),
-            depths=(2, 2, 2, 2),
+            depths=(1, 1, 2, 1),
             dropout=(0.0, 0.0),
             freeze_stem=False,
         )

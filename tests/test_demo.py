@@ -1,0 +1,189 @@
+"""The demo: its network, the weights that it makes for itself, its steps and its table."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from network import make_net, resnet38_EDAM_cls
+from network.torch_file import read_torch_file
+from network.weights import load_weights
+from tool import demo
+from tool.demo import ROWS, Step, make_steps, read_score, run_steps, table
+from tool.errors import UserError
+from tool.files import save_npy_dict
+from tool.images import load_label, save_label
+from tool.overview import STAGES, save_overview
+from tool.pretrain import Classifier
+from tool.synthetic import make_devkit
+
+REPO = Path(__file__).resolve().parents[1]
+TINY = "network.resnet38_EDAM_tiny"
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory) -> Path:
+    """Eight drawn photos."""
+    return make_devkit(tmp_path_factory.mktemp("demo"), seed=0, train=8, val=0, size=64, num_workers=1)
+
+
+def pretrain(cwd: Path, devkit: Path, *flags: object) -> list[object]:
+    """Arguments of a short pretraining."""
+    photos = devkit / "ImageSets" / "Segmentation" / "train.txt"
+    fixed = ["--voc12_root", devkit, "--image_list", photos, "--batch_size", 4, "--num_workers", 0]
+    return [cwd, "tool/pretrain.py", *fixed, "--crop_size", 40, "--long_side", 40, 56, *flags]
+
+
+def test_tiny_is_the_same_network():
+    tiny, whole = make_net(TINY), make_net("network.resnet38_EDAM_cls")
+    assert isinstance(tiny, resnet38_EDAM_cls.Net)
+    names, all_names = tiny.state_dict().keys(), whole.state_dict().keys()
+    assert names < all_names  # fewer blocks, and nothing of its own
+    assert {name.split(".")[0] for name in all_names - names} <= set(whole.block_names)
+    assert sum(p.numel() for p in tiny.parameters()) < sum(p.numel() for p in whole.parameters()) / 90
+
+
+def test_classifier_trains_every_layer_and_pools_the_strongest_positions():
+    model = Classifier(make_net(TINY), top=0.25)
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+    assert all(norm.training for norm in model.train().modules() if isinstance(norm, torch.nn.BatchNorm2d))
+    model.backbone.features = lambda x: x
+    torch.nn.init.ones_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    features = torch.zeros(1, 256, 4, 4)
+    features[0, 0, 0] = torch.tensor([4.0, 3.0, 2.0, -9.0])  # of 16 positions the best four are 4, 3, 2 and 0
+    assert model(features)[0].tolist() == pytest.approx([2.25] * 20)
+
+
+def test_pretraining_gives_a_whole_backbone(commands, tmp_path, devkit):
+    commands.run(*pretrain(tmp_path, devkit, "--epochs", 2, "--out", "backbone.pth"))
+    assert not (tmp_path / "backbone.pth.state").exists()
+    net = make_net(TINY)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    report = load_weights(net, tmp_path / "backbone.pth")
+    assert {name.split(".")[0] for name in report.missing} == {
+        *("mask_layer", "embedding", "trans_list", "d_d", "fc_list")
+    }
+    assert not report.unexpected
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items() if name in report.missing)
+    assert net.bn7.running_mean.abs().max() > 1e-3  # its statistics are the photos'
+
+
+def test_pretraining_goes_on_as_if_not_interrupted(commands, tmp_path, devkit):
+    flags = ("--epochs", 60, "--crop_size", 16, "--long_side", 16, 16)  # 120 steps, the state is kept after 100
+    commands.run(*pretrain(tmp_path, devkit, *flags, "--out", "whole.pth"))
+    command = commands.start(*pretrain(tmp_path, devkit, *flags, "--out", "parts.pth"))
+    assert command.until((tmp_path / "parts.pth.state").is_file)
+    command.send(signal.SIGKILL)
+    assert not (tmp_path / "parts.pth").exists()
+    refused = commands.run(*pretrain(tmp_path, devkit, *flags, "--out", "parts.pth", "--lr", 0.5), status=1).stderr
+    assert len(refused) == 1 and "parts.pth.state was written with --lr 0.003" in refused[0]
+    commands.run(*pretrain(tmp_path, devkit, *flags, "--out", "parts.pth"))
+    whole, parts = (read_torch_file(tmp_path / name) for name in ("whole.pth", "parts.pth"))
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+
+
+def test_pretraining_errors(commands, tmp_path, devkit):
+    few = pretrain(tmp_path, devkit, "--out", "b.pth", "--batch_size", 9, "--epochs", 1)
+    assert commands.run(*few, status=1).stderr[0].startswith("pretrain.py: error: --batch_size 9 is more than the 8 ")
+    turned = pretrain(tmp_path, devkit, "--out", "b.pth", "--long_side", 50, 40)
+    assert commands.run(*turned, status=1).stderr[0].startswith("pretrain.py: error: --long_side 50 40")
+
+
+def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands, tmp_path):
+    known = {}
+    for step in make_steps(Path("folder"), 3):
+        program, script, *rest = step.command.split()
+        if program == "head":
+            continue
+        assert program == "python"
+        if script not in known:
+            known[script] = commands.run(tmp_path, script, "--help").stdout
+        assert [flag for flag in rest if flag.startswith("--") and f" {flag} " not in known[script]] == []
+    assert len(known) == 8
+
+
+def test_finished_steps_are_left_out(tmp_path, capfd):
+    def steps(text: str) -> list[Step]:
+        commands = (f"echo {text} >> {tmp_path}/one", f"echo two >> {tmp_path}/two", f"test -e {tmp_path}/three")
+        return [Step(str(number), "a step", command) for number, command in enumerate(commands)]
+
+    def lines() -> list[int]:
+        return [len((tmp_path / name).read_text().splitlines()) for name in ("one", "two")]
+
+    with pytest.raises(UserError, match="step 3"):
+        run_steps(steps("one"), tmp_path)
+    assert lines() == [1, 1]
+    (tmp_path / "three").touch()
+    run_steps(steps("one"), tmp_path)
+    assert lines() == [1, 1]
+    assert capfd.readouterr().out.count("finished already") == 2
+    run_steps(steps("another"), tmp_path)  # what follows a changed step is done again
+    assert lines() == [2, 2]
+
+
+def test_theta_of_the_curve_is_used(tmp_path):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "curve.json").write_text(json.dumps({"theta": 0.65}))
+    run_steps([Step("masks", "a step", f"echo {{theta}} > {tmp_path}/out")], tmp_path)
+    assert (tmp_path / "out").read_text() == "0.65\n"
+    with pytest.raises(UserError, match=r"crf\.json"):
+        read_score(tmp_path, "crf")
+
+
+def test_table():
+    scores = {name: 10.0 + number for number, (name, _, _) in enumerate(ROWS)}
+    lines = table(scores).splitlines()
+    assert lines[0] == "| pseudo labels | mIoU | published, VOC12 |"
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["10.00", "11.00", "12.00", "13.00", "14.00"]
+    assert [line.split("|")[3].strip() for line in lines[2:]] == ["", "", "52.83", "58.61", "68.11"]
+    assert "floor" in lines[2] and "floor" in lines[3]
+
+
+def test_sigterm_ends_the_command_first(tmp_path):
+    code = (
+        "import signal, sys, time, pathlib\n"
+        "def end(*_):\n    time.sleep(0.3)\n    pathlib.Path('ended').touch()\n    sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\npathlib.Path('ready').touch()\ntime.sleep(60)\n"
+    )
+    (tmp_path / "slow.py").write_text(code)
+    caller = f"import sys; sys.path.insert(0, {str(REPO)!r}); from tool import demo; demo.REPO = {str(tmp_path)!r}; "
+    process = subprocess.Popen([sys.executable, "-c", caller + "demo.call('python slow.py')"], stderr=subprocess.PIPE)
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert (tmp_path / "ended").exists()
+
+
+def test_overview(tmp_path, devkit):
+    (tmp_path / "VOC2012").symlink_to(devkit)
+    for folder in ("cam", *STAGES):
+        (tmp_path / folder).mkdir()
+    ids = [path.stem for path in sorted((devkit / "JPEGImages").iterdir())]
+    for image_id in ids:
+        label = load_label(devkit / "SegmentationClass" / f"{image_id}.png")
+        maps = {0: np.ones(label.shape, np.float32), 7: np.zeros(label.shape, np.float32)}
+        save_npy_dict(tmp_path / "cam" / f"{image_id}.npy", maps)
+        for stage in STAGES:
+            save_label(tmp_path / stage / f"{image_id}.png", np.where(label > 20, 0, label))
+    save_overview(tmp_path / "small.png", ids, tmp_path, photos=1)
+    save_overview(tmp_path / "large.png", ids, tmp_path, photos=2)
+    heights = []
+    for name in ("small.png", "large.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 6 * 176
+            heights.append(picture.height)
+    assert heights[1] > heights[0] + 100
+
+
+def test_make_runs_the_demo():
+    text = (REPO / "Makefile").read_text()
+    assert "\n\t$(RUN) tool/demo.py --out demo\n" in text
+    assert demo.NETWORK == TINY

@@ -1,0 +1,188 @@
+"""Initial weights where there are no ImageNet weights: train a network's backbone as a plain multi-label classifier.
+
+    python tool/pretrain.py --voc12_root VOC2012 --image_list voc12/train_aug.txt \\
+        --network network.resnet38_EDAM_tiny --out backbone.pth
+
+EDAM starts from ImageNet classification weights; this makes their stand-in from the image-level labels of the photos
+themselves. `train_EDAM_cls.py --weights backbone.pth` reads it. Interrupted, the same command goes on.
+"""
+
+import argparse
+import math
+import sys
+import zlib
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run as `python tool/pretrain.py`, Python looks for modules in tool/; ours are found from the repository's root.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from network import make_net
+from network.torch_file import read_torch_file
+from tool import distributed, flags
+from tool.checkpoint import TrainingState, save_torch
+from tool.errors import UserError, run
+from tool.files import make_folder
+from tool.images import load_photo
+from tool.loading import StepBatches, batches, make_loader
+from tool.optim import lr_factor
+from tool.transforms import augment
+from voc12.labels import load_labels
+from voc12.lists import photo_path, read_image_list
+
+SAVE_EVERY = 100  # steps
+MUST_MATCH = ("network", "epochs", "batch_size", "crop_size", "long_side", "lr", "wt_dec", "top", "seed")
+
+
+class Photos(Dataset):
+    """Augmented photos with their labels, each epoch in an order of its own; both follow from the seed and the position."""
+
+    def __init__(
+        self,
+        labels: dict[str, np.ndarray],
+        voc12_root: str | Path,
+        crop_size: int,
+        seed: int,
+        long_side: tuple[int, int],
+    ) -> None:
+        self.labels, self.voc12_root = labels, voc12_root
+        self.crop_size, self.seed, self.long_side = crop_size, seed, long_side
+        self.ids = sorted(labels)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        """Image float32 (3, crop, crop) and label float32 (20,)."""
+        epoch, place = divmod(position, len(self.ids))
+        image_id = self.ids[np.random.default_rng([self.seed, epoch]).permutation(len(self.ids))[place]]
+        rng = np.random.default_rng([self.seed, 1, position])
+        photo = load_photo(photo_path(self.voc12_root, image_id))
+        image = augment(photo, self.crop_size, rng, self.long_side)
+        return image, torch.from_numpy(self.labels[image_id])
+
+
+class Classifier(nn.Module):
+    """A backbone with batch norms in training, and a linear head. A class scores by its strongest positions.
+
+    Args:
+        backbone: with `features`, as ResNet38d.
+        top: share of the positions whose mean is the logit; 1 is global average pooling. Objects are small: a tenth
+            of the positions learns from scratch several times faster than all of them.
+    """
+
+    def __init__(self, backbone: nn.Module, top: float, classes: int = 20) -> None:
+        super().__init__()
+        thaw(backbone)
+        self.backbone, self.top = backbone, top
+        self.head = nn.Conv2d(backbone.bn7.num_features, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, 20)."""
+        scores = self.head(self.backbone.features(images).relu()).flatten(2)  # (N, 20, h * w)
+        return scores.topk(max(1, round(self.top * scores.shape[2]))).values.mean(2)
+
+
+def thaw(net: nn.Module) -> None:
+    """Put ordinary batch norms, which learn, in place of frozen ones, and let every parameter be trained."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                norm = nn.BatchNorm2d(child.num_features, child.eps, momentum=0.05)
+                norm.load_state_dict(child.state_dict())
+                setattr(module, name, norm)
+    net.requires_grad_(True)
+
+
+def backbone_state(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a ResNet38d within `net`, on the CPU: what `network.weights.load_weights` takes for a backbone."""
+    parts = {"conv1a", *net.block_names, "bn7"}
+    return {name: tensor.cpu() for name, tensor in net.state_dict().items() if name.split(".")[0] in parts}
+
+
+def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW, without decay on biases and batch norms."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}], lr
+    )
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
+    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
+    add("--image_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to learn from")
+    network = "network.resnet38_EDAM_tiny"
+    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--out", required=True, type=Path, metavar="FILE", help="backbone to write (.pth)")
+    add("--epochs", type=positive, default=20, help="times through the photos")
+    add("--batch_size", type=positive, default=16, help="photos per step")
+    add("--crop_size", type=positive, default=96, help="side of the square training crops in pixels")
+    long_side = "range of the photos' longer side in pixels before cropping"
+    add("--long_side", type=positive, nargs=2, default=[88, 120], metavar=("MIN", "MAX"), help=long_side)
+    add("--lr", type=number, default=0.003, help="learning rate")
+    add("--wt_dec", type=number, default=0.01, help="weight decay")
+    add("--top", type=flags.number(float, 0, 1), default=0.1, help="share of the positions that a logit is the mean of")
+    add("--seed", type=count, default=0, help="of initial weights, order and augmentation")
+    add("--num_workers", type=count, default=1, help="processes that read and augment photos; 0: none")
+    add("--device", help="cpu, cuda or cuda:N; otherwise a GPU where there is one")
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    if args.long_side[0] > args.long_side[1]:
+        raise UserError(f"--long_side {args.long_side[0]} {args.long_side[1]}: the smaller one comes first")
+    device, _, _ = distributed.setup(args.device)
+    labels = load_labels(read_image_list(args.image_list), args.voc12_root)
+    max_step = len(labels) * args.epochs // args.batch_size
+    if max_step == 0:
+        raise UserError(f"--batch_size {args.batch_size} is more than the {len(labels)} photos of {args.image_list}")
+    make_folder(args.out.parent)
+
+    torch.manual_seed(args.seed)
+    net = make_net(args.network)
+    if not hasattr(net, "block_names"):
+        raise UserError(f"--network {args.network}: it has no ResNet38d backbone")
+    model = Classifier(net, args.top).to(device).train()
+    optimizer = make_optimizer(model, args.lr, args.wt_dec)
+    settings = {name: getattr(args, name) for name in MUST_MATCH}
+    settings["photos_crc32"] = zlib.crc32(repr(sorted(labels)).encode())
+    state = TrainingState(model, optimizer, torch.amp.GradScaler(device.type, enabled=False), settings)
+    state_path = args.out.with_name(f"{args.out.name}.state")
+    start = state.restore(read_torch_file(state_path), state_path, max_step) if state_path.is_file() else 0
+
+    dataset = Photos(labels, args.voc12_root, args.crop_size, args.seed, tuple(args.long_side))
+    source = batches(make_loader(dataset, StepBatches(start, max_step, args.batch_size), args.num_workers, False))
+    loss_of_late = math.nan
+    with tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True) as bar:
+        for step, (images, targets) in enumerate(source, start):
+            for group in optimizer.param_groups:
+                group["lr"] = args.lr * lr_factor(step, max_step, max_step // 20)
+            loss = F.binary_cross_entropy_with_logits(model(images.to(device)), targets.to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if not math.isfinite(loss.item()):
+                raise UserError(f"the loss is {loss.item()} at step {step}: lower --lr")
+            optimizer.step()
+            loss_of_late = loss.item() if step == start else 0.98 * loss_of_late + 0.02 * loss.item()
+            bar.set_postfix_str(f"loss {loss_of_late:.4f}", refresh=False)
+            bar.update()
+            if (step + 1) % SAVE_EVERY == 0 and step + 1 < max_step:
+                state.save(state_path, step + 1)
+    save_torch(args.out, backbone_state(net))
+    state_path.unlink(missing_ok=True)
+    print(f"{args.out}: backbone of {args.network}, trained on {len(labels)} photos, loss {loss_of_late:.4f}")
+
+
+if __name__ == "__main__":
+    run(main)
