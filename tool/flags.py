@@ -20,11 +20,9 @@ def number(kind: type, least: float = -math.inf, most: float = math.inf) -> Call
 
     def parse(text: str) -> int | float:
         value = kind(text)  # argparse words the error: "invalid int value"
-        if not (math.isfinite(value) and least <= value <= most):
-            bounds = f"at least {least}" if most == math.inf else f"{least} to {most}"
-            raise argparse.ArgumentTypeError(
-                f"{text}, where {bounds if least > -math.inf else 'a number'} was expected"
-            )
+        if not (least <= value <= most and math.isfinite(value)):
+            wanted = f"at most {most}" if value > most else f"at least {least}" if math.isfinite(least) else "a number"
+            raise argparse.ArgumentTypeError(f"{text}, where {wanted} was expected")
         return value
 
     parse.__name__ = kind.__name__

@@ -1,0 +1,124 @@
+"""The scripts' flags: each is explained, bad values are refused by name, and what is missing is named in one line."""
+
+import argparse
+import importlib
+
+import pytest
+from training import image_id, write_pairs
+
+import infer_cls
+import train_EDAM_cls
+
+PARSERS = {
+    "train_EDAM_cls": "get_parser",
+    "infer_cls": "get_parser",
+    "eval": "make_parser",
+    "colorful": "make_parser",
+    "benchmark": "get_parser",
+}
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_every_flag_is_explained(script, capsys):
+    parser: argparse.ArgumentParser = getattr(importlib.import_module(script), PARSERS[script])()
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    assert all(action.help and len(action.help) > 8 for action in shown)
+    with pytest.raises(SystemExit) as leaving:
+        parser.parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert leaving.value.code == 0 and all(f"  {action.option_strings[-1]}" in text for action in shown[1:])
+
+
+TRAIN = ["--voc12_root", "R"]
+INFER = ["--voc12_root", "R", "--weights", "W"]
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "message"),
+    [
+        (train_EDAM_cls, [], "the following arguments are required: --voc12_root"),
+        (infer_cls, [], "the following arguments are required: --weights, --voc12_root"),
+        (train_EDAM_cls, [*TRAIN, "--batch_size", "0"], "argument --batch_size: 0, where at least 1 was expected"),
+        (train_EDAM_cls, [*TRAIN, "--batch_size", "two"], "argument --batch_size: invalid int value: 'two'"),
+        (train_EDAM_cls, [*TRAIN, "--lr", "nan"], "argument --lr: nan, where at least 0 was expected"),
+        (train_EDAM_cls, [*TRAIN, "--lr", "-1"], "argument --lr: -1, where at least 0 was expected"),
+        (train_EDAM_cls, [*TRAIN, "--crop_size", "-3"], "argument --crop_size: -3, where at least 1 was expected"),
+        (train_EDAM_cls, [*TRAIN, "--num_workers", "-1"], "argument --num_workers: -1, where at least 0 was expected"),
+        (train_EDAM_cls, [*TRAIN, "--seed", "9" * 400], "where at most 2147483647 was expected"),
+        (train_EDAM_cls, [*TRAIN, "--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
+        (
+            train_EDAM_cls,
+            [*TRAIN, "--attn_dropout", "1.5"],
+            "argument --attn_dropout: 1.5, where at most 1 was expected",
+        ),
+        (train_EDAM_cls, [*TRAIN, "--network", "a/b.py"], "argument --network: 'a/b.py' names no Python module"),
+        (train_EDAM_cls, [*TRAIN, "--network", ""], "argument --network: '' names no Python module"),
+        (train_EDAM_cls, [*TRAIN, "--session_name", ""], "argument --session_name: '', where letters"),
+        (train_EDAM_cls, [*TRAIN, "--session_name", "../x"], "argument --session_name: '../x', where letters"),
+        (train_EDAM_cls, [*TRAIN, "--amp", "fp8"], "argument --amp: invalid choice: 'fp8'"),
+        (train_EDAM_cls, [*TRAIN, "--weight", "W", "x"], "unrecognized arguments: x"),
+        (infer_cls, [*INFER, "--theta", "inf"], "argument --theta: inf, where a number was expected"),
+        (infer_cls, [*INFER, "--alpha", "x"], "argument --alpha: invalid float value: 'x'"),
+        (infer_cls, [*INFER, "--crf_workers", "1.5"], "argument --crf_workers: invalid int value: '1.5'"),
+        (infer_cls, [*INFER, "--num_workers", "99999999999"], "where at most 2147483647 was expected"),
+    ],
+)
+def test_bad_values(script, args, message, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        script.get_parser().parse_args(args)
+    assert leaving.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--voc12_root", "nowhere"), "--voc12_root nowhere: no such folder"),
+        (
+            ("--train_list", "nowhere.txt"),
+            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes",
+        ),
+        (("--weights", "nowhere.pth"), "weights nowhere.pth does not exist"),
+        (("--weights", "."), "weights . is a folder; name the .params or .pth file in it"),
+        (("--resume", "nowhere"), "--resume nowhere: nowhere does not exist; name a run's folder or its state.pth"),
+        (("--network", "network.nothing"), "--network network.nothing: no such module; it names one such as"),
+        (("--network", "tool.optim"), "--network tool.optim: the module has no class Net"),
+        (("--device", "gpu"), "--device gpu: not a device; use cpu, cuda or cuda:0"),
+        (("--batch_size", 4), "--batch_size 4 is more than the 3 pairs of pairs.txt"),
+        (("--long_side", 64, 32), "--long_side 64 32: the smaller one comes first"),
+    ],
+)
+def test_training_names_what_is_missing(args, message, commands, drawn, tmp_path):
+    write_pairs(tmp_path / "pairs.txt", 3)
+    same = ("--voc12_root", drawn, "--train_list", "pairs.txt", "--network", "tests.small_net", "--batch_size", 1)
+    assert commands.error(tmp_path, "train_EDAM_cls.py", *same, *args).startswith(message)
+    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--voc12_root", "nowhere"), "--voc12_root nowhere: no such folder"),
+        (
+            ("--infer_list", "nowhere.txt"),
+            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes",
+        ),
+        (("--weights", "nowhere.pth"), "cannot read nowhere.pth: No such file or directory"),
+        (("--weights", "."), "cannot read .: Is a directory"),
+        (("--sal_path", "nowhere"), "--sal_path nowhere: no such folder"),
+        (("--network", "network.nothing"), "--network network.nothing: no such module; it names one such as"),
+        (("--device", "cuda:99"), "--device cuda:99: this PyTorch sees no GPU; use --device cpu"),
+    ],
+)
+def test_inference_names_what_is_missing(args, message, commands, drawn, tiny_weights, tmp_path):
+    (tmp_path / "list.txt").write_text(image_id(1))
+    same = ("--voc12_root", drawn, "--infer_list", "list.txt", "--weights", tiny_weights, "--out_cam", "cam")
+    network = ("--network", "network.resnet38_EDAM_tiny")
+    assert commands.error(tmp_path, "infer_cls.py", *same, *network, *args).startswith(message)
+    assert not (tmp_path / "cam").exists()
+
+
+def test_inference_asks_for_an_output(commands, drawn, tiny_weights, tmp_path):
+    line = commands.error(tmp_path, "infer_cls.py", "--voc12_root", drawn, "--weights", tiny_weights)
+    outputs = "--out_cam, --out_cam_pred, --out_crf or --out_crf_pred"
+    assert line == f"nothing to write: name an output folder with {outputs}"
