@@ -54,11 +54,13 @@ def setup(device: str | None, apart: bool = False) -> tuple[torch.device, int, i
     try:
         if apart:
             dist.init_process_group("gloo", timeout=timedelta(days=7))
+        elif chosen.type == "cuda":
+            dist.init_process_group("nccl", device_id=chosen)
         else:
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+            dist.init_process_group("gloo")
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the {world} processes don't find each other ({first_line(error)}); start them with torchrun"
+            f"the {world} processes don't find each other ({_line(error)}); start them with torchrun"
         ) from error
     return chosen, dist.get_rank(), dist.get_world_size()
 
@@ -73,19 +75,22 @@ def explained(remedy: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(f"out of memory ({first_line(error)}); {remedy}") from error
+        raise UserError(f"out of memory ({_line(error, 'allocate')}); {remedy}") from error
     except RuntimeError as error:
         if "can't allocate memory" in str(error):
-            raise UserError(f"out of memory ({first_line(error)}); {remedy}") from error
+            raise UserError(f"out of memory ({_line(error, 'allocate')}); {remedy}") from error
         lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
         if dist.is_initialized() and lost:
-            raise UserError(f"process {dist.get_rank()} lost another one; its own message, if it left one, says why") from error
+            raise UserError(
+                f"process {dist.get_rank()} lost another one; its own message, if it left one, says why"
+            ) from error
         raise
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, shortened."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _line(error: BaseException, word: str = "") -> str:
+    """The first line of an error that holds the word, shortened; its type's name where there is none."""
+    lines = (line.strip() for line in str(error).splitlines() if word in line)
+    return next(filter(None, lines), type(error).__name__)[:200]
 
 
 def cores() -> int:

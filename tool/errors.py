@@ -10,10 +10,13 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main` and turn a UserError into `<script>: error: <message>` on stderr and exit status 1."""
+    """Run a script's `main` and turn a UserError into `<script>: error: <message>` on stderr and exit status 1.
+
+    So are the system's errors that no check foresaw: a path that is too long, a disk that has gone.
+    """
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         message = " ".join(str(error).split())
         print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
         sys.exit(1)
