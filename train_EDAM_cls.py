@@ -28,7 +28,7 @@ from tool.errors import UserError, run
 from tool.loading import StepBatches, batches, make_loader
 from tool.monitor import Monitor
 from tool.optim import make_optimizer, set_learning_rate
-from tool.precision import autocast, setup_precision, training_form
+from tool.precision import Autocast, setup_precision, training_form
 from voc12.data import TrainPairs
 from voc12.labels import load_labels
 from voc12.lists import photo_path, read_pairs
@@ -138,13 +138,13 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
         monitor.flush()  # the curves reach as far as the state
         state.save(session / checkpoint.STATE, step)
 
-    model: nn.Module = net
+    model: nn.Module = Autocast(net, device, args.amp)
     if world > 1:
         with warnings.catch_warnings():  # of PyTorch 2.15: its new name for broadcast_buffers is unknown to 2.11
             warnings.simplefilter("ignore", FutureWarning)
-            model = DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+            model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     elif device.type == "cuda" and args.device is None and torch.cuda.device_count() > 1:
-        model = nn.DataParallel(net)
+        model = nn.DataParallel(model)
     dataset = TrainPairs(pairs, labels, args.voc12_root, args.crop_size, args.seed, tuple(args.long_side))
     steps = StepBatches(start, max_step, args.batch_size, rank, world)
     source = batches(make_loader(dataset, steps, args.num_workers, device.type == "cuda"))
@@ -174,8 +174,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
             images, targets = (tensor.to(device, non_blocking=True) for tensor in (images, targets))
             lr = set_learning_rate(optimizer, step, max_step, args.warmup_steps)
             distributed.seed_step(args.seed, step, rank)  # dropout depends on these alone: resuming repeats it
-            with autocast(device, args.amp):
-                logits = model(images)  # (P, 2, 20)
+            logits = model(images)  # (P, 2, 20)
             # The mean over the pairs of all processes. DistributedDataParallel averages their gradients, hence `world`.
             loss = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
             loss = loss / (args.batch_size * targets[0].numel())

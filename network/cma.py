@@ -91,7 +91,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Holds the parameters of one class's pre-norm transformer block; `ClassTransformers` computes with them."""
+    """Holds the parameters of one class's pre-norm transformer block; `transformer_blocks` computes with them."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()

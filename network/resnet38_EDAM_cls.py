@@ -77,7 +77,7 @@ class Net(ResNet38d):
 
         pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
         fc = torch.stack([layer.weight.flatten() for layer in self.fc_list])  # (C, D)
-        return torch.einsum("cpid,cd->pic", pooled, fc)
+        return (pooled * fc[:, None, None]).sum(-1).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
 
     def forward_cam(self, images: Tensor) -> Tensor:
         """Class masks. (N, 3, H, W) float -> (N, 21, ceil(H/8), ceil(W/8)) in 0..1; channel 20 is background."""

@@ -141,9 +141,16 @@ class ResNet38d(nn.Module):
         self.bn7 = norm(widths[6])
         self.block_names = (*blocks, "b6", "b7")
 
+        # He initialisation. A frozen batch norm does not normalise a network that starts from random weights, so the
+        # branches are scaled to add, all together, about as much variance as there is in the shortcuts.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        with torch.no_grad():
+            for name in self.block_names:
+                block = getattr(self, name)
+                last = block.conv_branch2b2 if isinstance(block, Bottleneck) else block.conv_branch2b1
+                last.weight *= len(self.block_names) ** -0.5
         if freeze_stem:
             for name in ("conv1a", *(n for n in blocks if n.startswith("b2"))):
                 getattr(self, name).requires_grad_(False)

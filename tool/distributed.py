@@ -103,8 +103,8 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     """Make what a step draws at random (dropout) a function of these three, so that no random state has to be saved."""
     mixed = int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:7], "little")
     torch.manual_seed(mixed)
-    for index in range(torch.cuda.device_count()):  # DataParallel's replicas must not repeat each other
-        torch.cuda.default_generators[index].manual_seed(mixed + index)
+    for index, generator in enumerate(torch.cuda.default_generators):  # none before a GPU is used
+        generator.manual_seed(mixed + index)  # DataParallel's replicas must not repeat each other
 
 
 def highest(value: int, device: torch.device) -> int:

@@ -27,6 +27,18 @@ def training_form(net: nn.Module, device: torch.device, amp: str, tf32: bool) ->
     return net.to(device, memory_format=torch.channels_last if mixed else torch.preserve_format)
 
 
+class Autocast(nn.Module):
+    """A network whose forward pass runs in `autocast`. DataParallel's threads would not inherit the context from outside."""
+
+    def __init__(self, net: nn.Module, device: torch.device, amp: str) -> None:
+        super().__init__()
+        self.net, self.device, self.amp = net, device, amp
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        with autocast(self.device, self.amp):
+            return self.net(*inputs)
+
+
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:
     """The context in which the network computes. amp: "off", "bf16" or "fp16"."""
     if amp == "off":

@@ -3,6 +3,8 @@
 Random choices come from an explicit numpy Generator, so that an image's augmentation depends on nothing else.
 """
 
+import functools
+
 import numpy as np
 import torch
 from PIL import Image
@@ -16,8 +18,14 @@ SCALES = (1.0, 0.5, 1.5, 2.0)
 
 def normalise(image: Tensor) -> Tensor:
     """uint8 RGB (..., H, W, 3) -> float32 (..., 3, H, W), / 255, minus the ImageNet mean, over its standard deviation."""
-    mean, std = (torch.tensor(v, device=image.device) for v in (MEAN, STD))
+    mean, std = _statistics(image.device)
     return ((image.float() / 255 - mean) / std).movedim(-1, -3).contiguous()
+
+
+@functools.cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """MEAN and STD on a device, copied there once."""
+    return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
 
 
 def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
