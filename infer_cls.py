@@ -56,7 +56,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, cuda or cuda:N; otherwise a GPU where there is one")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add("--tf32", action="store_true", help="let GPUs round float32 products to TF32")
-    add("--overwrite", action="store_true", help="replace what another run wrote to the output folders, and start anew")
+    anew = "start anew, in place of what the output folders hold: after settings, labels or photos changed"
+    add("--overwrite", action="store_true", help=anew)
     skip = "go on without photos whose label, photo or saliency map is bad; they are listed at the end, exit status 1"
     add("--skip_errors", action="store_true", help=skip)
     return parser

@@ -124,6 +124,11 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
         origin = f"resumed {state_path} after step {start} of {max_step}"
     elif args.weights:
         origin = str(load_weights(net, args.weights))
+    if len(set(starts := distributed.gather(start))) > 1:
+        raise UserError(
+            f"--resume: the processes found states after steps {sorted(set(starts))}; "
+            "put --checkpoint_dir on a disk that all machines see"
+        )
 
     monitor = None
     if rank == 0:  # one process writes
@@ -135,6 +140,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
         monitor.say(f"{len(pairs)} pairs, {max_step} steps of {args.batch_size} pairs, checkpoints in {session}")
 
     def save_state(step: int) -> None:
+        checkpoint.check_finite(net, step)
         monitor.flush()  # the curves reach as far as the state
         state.save(session / checkpoint.STATE, step)
 
@@ -197,6 +203,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
                 if args.vis_every and (done % args.vis_every == 0 or done == max_step):
                     monitor.class_maps(step, net, watched)
                 if done in numbers:
+                    checkpoint.check_finite(net, done)
                     weights = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
                     checkpoint.save_torch(session / f"{args.session_name}_{numbers[done]:02d}.pth", weights)
                 if done in numbers or (args.save_every and done % args.save_every == 0):

@@ -10,9 +10,9 @@ import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are about the CPU, whatever machine they run on
 
-import torch  # noqa: E402
-from commands import Commands  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from commands import Commands
+from torch import nn
 
 REPO = Path(__file__).resolve().parent.parent
 PARITY = REPO / "tests" / "parity"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import PARITY, REPO, SHARED, needs_shared
 
-from tool.files import load_npy_dict
+from tool.files import HOST, load_npy_dict
 from tool.images import load_label
 from tool.manifest import file_digest
 from voc12.classes import PALETTE
@@ -62,7 +62,7 @@ def test_all_outputs_of_drawn_pictures(synthetic, filled_weights, tmp_path):
         same_probabilities(folders["out_crf"] / f"{image_id}.npy", labels, synthetic[f"crf_{image_id}"])
         same_labels(folders["out_cam_pred"] / f"{image_id}.png", synthetic[f"cam_png_theta0.5_{image_id}"])
         same_labels(folders["out_crf_pred"] / f"{image_id}.png", synthetic[f"crf_png_{image_id}"])
-    manifest = json.loads((folders["out_cam_pred"] / "manifest.json").read_text())
+    manifest = json.loads((folders["out_cam_pred"] / "edam_manifest.json").read_text())
     assert manifest["weights_sha256"] == file_digest(filled_weights) and manifest["theta"] == 0.5
 
 
@@ -109,7 +109,10 @@ def test_label_pngs_with_saliency_of_photos(output, figure, ids, filled_weights,
     )
     network = ("--network", "network.resnet38_EDAM_cls", "--infer_list", tmp_path / "train_aug.txt")
     infer(PHOTOS, filled_weights, *network, output, tmp_path / "out", *FUSION, "--sal_path", PHOTOS / "saliency")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*(f"{i}.png" for i in ids), "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *(f"{i}.png" for i in ids),
+        "edam_manifest.json",
+    ]
     for image_id in ids:
         same_labels(
             tmp_path / f"out/{image_id}.png", load_label(PHOTOS.parent / f"pseudo_labels/{figure}/{image_id}.png")
@@ -129,7 +132,7 @@ def test_reruns_do_what_is_left(commands, drawn, tiny_weights, tmp_path):
 
     (tmp_path / "list.txt").write_text("\n".join(ids))
     (tmp_path / f"crf/{ids[1]}.png").unlink()
-    leftover = tmp_path / f"crf/.{ids[1]}.png.999999999.tmp"  # no process has this number
+    leftover = tmp_path / f"crf/.{ids[1]}.png.{HOST}.999999999.tmp"  # no process has this number
     leftover.write_bytes(b"half")
     done = commands.run(tmp_path, "infer_cls.py", *flags)
     assert "2 of 5 photos are finished already" in done.stdout and "5 photos labelled" in done.stdout
@@ -145,7 +148,7 @@ def test_reruns_do_what_is_left(commands, drawn, tiny_weights, tmp_path):
     )
     assert all(path.read_bytes() == data for path, data in before.items())
     commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.3, "--overwrite")
-    assert json.loads((tmp_path / "crf/manifest.json").read_text())["theta"] == 0.3
+    assert json.loads((tmp_path / "crf/edam_manifest.json").read_text())["theta"] == 0.3
     assert len(list((tmp_path / "crf").glob("*.png"))) == 5
 
 

@@ -168,7 +168,7 @@ def test_somebody_elses_files_are_never_replaced(commands, devkit, tiny_weights,
     arguments = flags(tmp_path, devkit, tiny_weights)
     before = {path: path.read_bytes() for path in (devkit / "saliency").iterdir()}
     line = commands.error(tmp_path, "infer_cls.py", *arguments, "--out_cam_pred", devkit / "saliency", "--overwrite")
-    assert line.endswith("saliency holds files of which no manifest.json says what made them; name another folder")
+    assert line.endswith("saliency holds files of which no edam_manifest.json says what made them; name another folder")
     assert {path: path.read_bytes() for path in (devkit / "saliency").iterdir()} == before
 
 

@@ -82,4 +82,4 @@ def test_stopped_by_a_signal(number, status, whole, commands, drawn, tiny_weight
     assert all(map(ended, started))
     found = contents(tmp_path, hidden=False)
     assert found.items() <= whole.items() and len(found) < len(whole)
-    assert json.loads(found["cam/manifest.json"])["output"] == "out_cam"
+    assert json.loads(found["cam/edam_manifest.json"])["output"] == "out_cam"

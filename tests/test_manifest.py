@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tool.errors import UserError
-from tool.files import remove_leftovers
+from tool.files import HOST, remove_leftovers
 from tool.manifest import MANIFEST, claim_folder, file_digest
 
 SETTINGS = {"output": "out_cam", "theta": 0.5, "sal_path": None}
@@ -28,7 +28,7 @@ def names(folder: Path) -> list[str]:
 
 def test_same_settings_continue(folder):
     claim_folder(folder, SETTINGS, overwrite=False)
-    assert names(folder) == ["a.png", "b.npy", "manifest.json", "notes.txt"]
+    assert names(folder) == ["a.png", "b.npy", "edam_manifest.json", "notes.txt"]
     assert json.loads((folder / MANIFEST).read_text()) == SETTINGS
 
 
@@ -40,12 +40,12 @@ def test_other_settings_are_refused_or_overwrite(folder):
         claim_folder(folder, other, overwrite=False)
     assert json.loads((folder / MANIFEST).read_text()) == SETTINGS
     claim_folder(folder, other, overwrite=True)
-    assert names(folder) == ["manifest.json", "notes.txt"] and json.loads((folder / MANIFEST).read_text()) == other
+    assert names(folder) == ["edam_manifest.json", "notes.txt"] and json.loads((folder / MANIFEST).read_text()) == other
 
 
 def test_overwriting_the_same_settings_starts_anew(folder):
     claim_folder(folder, SETTINGS, overwrite=True)
-    assert names(folder) == ["manifest.json", "notes.txt"]
+    assert names(folder) == ["edam_manifest.json", "notes.txt"]
 
 
 def test_a_folder_without_results_is_free(folder):
@@ -58,7 +58,7 @@ def test_a_folder_without_results_is_free(folder):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_files_of_nobody_are_kept(folder, overwrite):
     (folder / MANIFEST).unlink()
-    with pytest.raises(UserError, match=r"of which no manifest\.json says what made them"):
+    with pytest.raises(UserError, match=r"of which no edam_manifest\.json says what made them"):
         claim_folder(folder, SETTINGS, overwrite)
     assert names(folder) == ["a.png", "b.npy", "notes.txt"]
 
@@ -66,14 +66,14 @@ def test_files_of_nobody_are_kept(folder, overwrite):
 @pytest.mark.parametrize("content", ["", "{", "[1]", "[" * 100_000, "\udcff", '{"a": 1}' + " " * (1 << 20)])
 def test_damaged_manifests(folder, content):
     (folder / MANIFEST).write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError, match=r"out holds a damaged manifest\.json; name another folder, or"):
+    with pytest.raises(UserError, match=r"out holds a damaged edam_manifest\.json; name another folder, or"):
         claim_folder(folder, SETTINGS, overwrite=False)
     claim_folder(folder, SETTINGS, overwrite=True)
-    assert names(folder) == ["manifest.json", "notes.txt"]
+    assert names(folder) == ["edam_manifest.json", "notes.txt"]
 
 
 def test_leftovers_of_running_processes_stay(tmp_path):
-    ours, gone, other = f".a.png.{os.getpid()}.tmp", ".a.png.999999999.tmp", ".notes.tmp"
+    ours, gone, other = f".a.png.{HOST}.{os.getpid()}.tmp", f".a.png.{HOST}.999999999.tmp", ".notes.tmp"
     for name in (ours, gone, other):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)

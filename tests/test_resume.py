@@ -163,7 +163,7 @@ def test_refused_states(change, message, whole, commands, drawn, tmp_path):
             r"state.pth was written with --lr 0.01, this run has 0.1; resume with the same settings, or start",
         ),
         (("--batch_size", 2), r"state.pth was written with --batch_size 1, this run has 2; "),
-        (("--long_side", 32, 64), r"state.pth was written with --long_side \[32, 48\], this run has \[32, 64\]; "),
+        (("--long_side", 32, 64), r"state.pth was written with --long_side 32 48, this run has 32 64; "),
         (("--max_epoches", 2), r"state.pth was written with --max_epoches 1, this run has 2; "),
     ],
 )

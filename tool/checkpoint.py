@@ -27,6 +27,13 @@ def save_torch(path: str | Path, value: Any) -> None:
         raise UserError(f"cannot write {path}: {reason}") from error
 
 
+def check_finite(net: torch.nn.Module, step: int) -> None:
+    """Before it is written: a network with infinities or NaN must not replace a good one. UserError names the tensor."""
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"{name} is not finite after step {step}: lower --lr; what was written before is intact")
+
+
 def checkpoint_steps(max_step: int, count: int = 25) -> dict[int, int]:
     """Finished steps after which a checkpoint is written -> its number 1..count. Fewer steps than `count` give fewer."""
     return {max_step * number // count: number for number in range(1, count + 1) if max_step * number // count > 0}
@@ -119,14 +126,15 @@ class TrainingState:
             raise UserError(f"{path} is not the state of a training run; resume from a {STATE}")
         for name, value in self.settings.items():
             if (before := saved["settings"].get(name)) != value:
-                what = "another --train_list" if name == "train_list_crc32" else f"--{name} {str(before)[:100]}"
+                what = "another --train_list" if name == "train_list_crc32" else f"--{name} {_shown(before)}"
                 raise UserError(
-                    f"{path} was written with {what}{'' if 'another' in what else f', this run has {value}'}; "
+                    f"{path} was written with {what}{'' if 'another' in what else f', this run has {_shown(value)}'}; "
                     "resume with the same settings, or start another --session_name"
                 )
         step = saved["step"]
         if not isinstance(step, int) or not 0 <= step <= max_step:
-            raise UserError(f"{path} is damaged: it claims {str(step)[:40]} finished steps of {max_step}")
+            raise UserError(f"{path} is damaged: it claims {_shown(step)} finished steps of {max_step}")
+        self._check_optimizer(saved["optimizer"], path)
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(saved[name])
@@ -134,3 +142,33 @@ class TrainingState:
             reason = " ".join((str(error) or type(error).__name__).split())
             raise UserError(f"{path} does not fit this run's {name}: {reason[:200]}") from error
         return step
+
+    def _check_optimizer(self, saved: Any, path: Path) -> None:
+        """Before PyTorch copies it: the momentum of SGD, for the parameters that this run trains. UserError otherwise."""
+        own = self.parts["optimizer"].state_dict()
+        parameters = [p for group in self.parts["optimizer"].param_groups for p in group["params"]]
+        try:
+            groups = [group["params"] for group in saved["param_groups"]]
+            fits = groups == [group["params"] for group in own["param_groups"]] and all(
+                state.keys() == {"momentum_buffer"} and state["momentum_buffer"].shape == parameters[index].shape
+                for index, state in saved["state"].items()
+            )
+            plain = all(type(v) in _PLAIN for g in saved["param_groups"] for k, v in g.items() if k != "params")
+        except (TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            fits = plain = False
+        if not (fits and plain):
+            raise UserError(f"{path} does not fit this run's optimizer: its momentum is of other parameters")
+
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def _shown(value: Any) -> str:
+    """A setting as text, shortened. Anything but a plain value, which a hostile file may nest without end, by its type."""
+    if isinstance(value, list) and len(value) <= 4:
+        return " ".join(map(_shown_plain, value))
+    return _shown_plain(value)
+
+
+def _shown_plain(value: Any) -> str:
+    return str(value)[:100] if type(value) in _PLAIN else f"a {type(value).__name__}"

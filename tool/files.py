@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,8 @@ from tool.pickled import read_pickled_dict
 
 # The maps of a 500x375 photo with all 21 labels are 16 MB. With this limit the worst file stays below 1 GB of memory.
 MAX_DICT_BYTES = 128 * 2**20
+# Part of a temporary file's name: on a shared disk a process number says nothing about other machines.
+HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:40] or "host"
 _DICT_HEADER = b"{'descr':'|O','fortran_order':False,'shape':(),}"  # in every numpy; compared rather than evaluated
 
 
@@ -25,12 +28,14 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Raises UserError where the file cannot be written (no folder, no permission, disk full).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         try:
             with open(temporary, mode, **text) as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())  # or the new name could reach the disk before the contents do
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -40,9 +45,9 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files in `folder` whose writers were killed; those of processes that run here stay."""
-    for path in Path(folder).glob(".*.tmp"):
-        match = re.fullmatch(r"\..+\.([0-9]{1,9})\.tmp", path.name)
+    """Remove the temporary files in `folder` whose writers, on this machine, were killed; those of running ones stay."""
+    for path in Path(folder).glob(f".*.{HOST}.*.tmp"):
+        match = re.fullmatch(rf"\..+\.{HOST}\.([0-9]{{1,9}})\.tmp", path.name)
         if match and not _runs(int(match[1])):
             with contextlib.suppress(OSError):  # it does no harm, and who may not remove it may not write either
                 path.unlink()

@@ -1,4 +1,4 @@
-"""manifest.json in an output folder: what made its files, so that a rerun continues only its own work."""
+"""edam_manifest.json in an output folder: what made its files, so that a rerun continues only its own work."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from tool.errors import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
 
-MANIFEST = "manifest.json"
+MANIFEST = "edam_manifest.json"
 _LARGEST = 1 << 20
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tool.errors import UserError
-from tool.files import make_folder
+from tool.files import make_folder, remove_leftovers
 from tool.images import load_label, save_label
 from voc12.classes import CLASSES, VOID
 from voc12.lists import check_id
@@ -51,8 +51,7 @@ def complete_masks(voc12_root: str | Path, sbd_root: str | Path | None, findings
     if not sbd and not count_aug(root):
         return {image_id: _look(path, findings) for image_id, path in tqdm(own.items(), "masks", disable=None)}
     if folder.exists():
-        for stale in folder.glob(".*.png.*.tmp"):
-            stale.unlink()
+        remove_leftovers(folder)
         return _fill(folder, own, sbd, findings)
     try:
         masks = _fill(make_folder(partial), own, sbd, findings)

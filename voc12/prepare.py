@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tool.errors import UserError, run
-from tool.files import load_npy_dict, make_folder, save_npy_dict
+from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
 from tool.images import load_photo
 from voc12.labels import annotation_path, read_annotation
 from voc12.lists import format_image_list, photo_path, read_image_list, write_text
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     out = make_folder(args.out_dir)
     root, sbd_root = locate(args)
     check_devkit(root)
-    remove_stale(out)
+    remove_leftovers(out)
 
     findings = Findings()
     masks = complete_masks(root, sbd_root, findings)
@@ -116,13 +116,6 @@ def check_devkit(root: Path) -> None:
         deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
         hint = f"did you mean {deeper}?" if deeper else "give the folder VOC2012, or --download DIR to fetch it"
         raise UserError(f"--voc12_root {root} is no VOC 2012 devkit, it has no {part}: {hint}")
-
-
-def remove_stale(out: Path) -> None:
-    """Remove the temporary files that a killed run left beside our outputs."""
-    for name in (*(f"{name}.txt" for name in LISTS), LABELS_FILE, PAIRS_FILE):
-        for path in out.glob(f".{name}.*.tmp"):
-            path.unlink(missing_ok=True)
 
 
 def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings) -> dict[str, list[str]]:
