@@ -7,33 +7,34 @@ Each training figure comes from a process of its own, so that its peak memory is
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from network import make_net
+from tool import distributed, flags
 from tool.crf import dense_crf, with_background
 from tool.errors import UserError, run
 from tool.inference import class_maps, prepare
+from tool.measuring import Timer, convolution_rate, loss_of, maps_operations, step_operations
 from tool.optim import make_optimizer
 from tool.precision import AMP_DTYPES, autocast, setup_precision, training_form
-from tool.transforms import SCALES, views
+from tool.transforms import views
 
 FULL_SCHEDULE = 132275  # pairs
 TRAIN_AUG = 10582  # photos
 PHOTO, CROP = (500, 375), 368
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -46,8 +47,10 @@ def get_parser() -> argparse.ArgumentParser:
         help="network to measure (default: %(default)s)",
     )
     add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
-    add("--batch_size", type=int, help="pairs per training step (default: 1 on a CPU, 4 on a GPU)")
-    add("--photos", type=int, help="photos for the whole of infer_cls.py (default: 6 on a CPU, 400 on a GPU)")
+    add("--batch_size", type=flags.count(1), help="pairs per training step (default: 1 on a CPU, 4 on a GPU)")
+    add(
+        "--photos", type=flags.count(2), help="photos for the whole of infer_cls.py (default: 6 on a CPU, 400 on a GPU)"
+    )
     add("--quick", action="store_true", help="half-size photos, crop 184, one repetition")
     add("--markdown", type=Path, metavar="FILE", help="also write the table to this file")
     add("--only", choices=("rate", "train", "maps", "crf", "infer"), nargs="+", help="measure these alone")
@@ -55,71 +58,14 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Timer:
-    """Median wall time of calls, the device's work included; the first call only warms up."""
-
-    def __init__(self, device: torch.device, repeat: int) -> None:
-        self.device, self.repeat = device, repeat
-
-    def __call__(self, call: Callable[[], object]) -> float:
-        times = []
-        for _ in range(self.repeat + 1):
-            started = time.perf_counter()
-            call()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - started)
-        return float(np.median(times[1:]))
-
-
-def convolution_rate(device: torch.device, amp: str, timer: Timer) -> float:
-    """Operations per second of the backbone's most frequent convolution: 3x3, 512 channels, on a photo's 47x63 positions."""
-    batch = 2 if device.type == "cpu" else 32
-    dtype = AMP_DTYPES.get(amp, torch.float32)
-    layout = {"device": device, "dtype": dtype}
-    x = torch.randn(batch, 512, 47, 63, **layout).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(512, 512, 3, 3, **layout).contiguous(memory_format=torch.channels_last)
-    times = 4 if device.type == "cpu" else 20
-
-    def convolve() -> None:
-        for _ in range(times):
-            F.conv2d(x, weight, padding=1)
-
-    with torch.inference_mode():
-        return times * 2 * batch * 512 * 512 * 9 * 47 * 63 / timer(convolve)
-
-
-def operations(call: Callable[[], object]) -> int:
-    """Operations of what `call` computes on meta tensors."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
-def loss_of(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """A training loss of pairs (P, 2, 3, H, W) against random labels."""
-    logits = net(images).float()
-    return F.binary_cross_entropy_with_logits(logits, torch.randint(2, logits.shape, device=logits.device).float())
-
-
-def step_operations(network: str, crop: int, pairs: int) -> int:
-    """Operations of a training step, forward and backward, attention included."""
-    with torch.device("meta"):
-        net = make_net(network).train()
-        return operations(lambda: loss_of(net, torch.empty(pairs, 2, 3, crop, crop)).backward())
-
-
-def maps_operations(network: str, size: tuple[int, int]) -> int:
-    """Operations of the class maps of a photo of (width, height): every scale and its mirror image."""
-    with torch.device("meta"):
-        net = make_net(network).eval()
-        sizes = [(round(size[1] * scale), round(size[0] * scale)) for scale in SCALES]
-        return operations(lambda: [net.forward_cam(torch.empty(2, 3, *s)) for s in sizes])
+def on_device(name: str | None) -> torch.device:
+    """The device to measure, made the current one."""
+    return distributed.setup(name)[0]
 
 
 def measure_step(spec: dict) -> dict[str, float]:
     """Time and peak memory (bytes) of training steps, in this process."""
-    device = torch.device(spec["device"])
+    device = on_device(spec["device"])
     setup_precision(spec["precision"] == "tf32")
     amp = spec["precision"] if spec["precision"] in AMP_DTYPES else "off"
     torch.manual_seed(0)
@@ -143,8 +89,7 @@ def measure_step(spec: dict) -> dict[str, float]:
 
 def peak_memory() -> int:
     """Peak resident memory of this process, bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def in_child(spec: dict) -> dict[str, float]:
@@ -178,42 +123,39 @@ def whole_inference(
         torch.manual_seed(0)
         torch.save(make_net(args.network).state_dict(), root / "net.pth")
 
-        def infer(count: int) -> float:
+        outputs = {name: root / name for name in ("out_cam", "out_cam_pred", "out_crf", "out_crf_pred")}
+        options = {
+            "voc12_root": root,
+            "weights": root / "net.pth",
+            "network": args.network,
+            "device": device,
+            "amp": amp,
+        }
+        options |= {
+            "infer_list": root / "list.txt",
+            "sal_path": root / "saliency",
+            "theta": 0.2,
+            "alpha": 1e-6,
+            "beta": 0.99999,
+        }
+        words = [str(word) for name, value in (options | outputs).items() for word in (f"--{name}", value)]
+
+        def infer(count: int) -> tuple[float, int]:
+            """Seconds and peak memory in bytes of one run over the first photos."""
             (root / "list.txt").write_text("\n".join(ids[:count]))
-            command = [sys.executable, "infer_cls.py", "--voc12_root", folder, "--weights", root / "net.pth"]
-            command += [
-                "--network",
-                args.network,
-                "--infer_list",
-                root / "list.txt",
-                "--device",
-                str(device),
-                "--amp",
-                amp,
-            ]
-            command += [
-                "--sal_path",
-                root / "saliency",
-                "--theta",
-                "0.2",
-                "--alpha",
-                "1e-6",
-                "--beta",
-                "0.99999",
-                "--overwrite",
-            ]
-            for output in ("out_cam", "out_cam_pred", "out_crf", "out_crf_pred"):
-                command += [f"--{output}", root / output]
+            command = [sys.executable, "infer_cls.py", "--overwrite", *words]
             started = time.perf_counter()
-            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=Path(__file__).parent)
-            if done.returncode:
-                raise UserError(f"infer_cls.py failed: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
-            return time.perf_counter() - started
+            with open(root / "log.txt", "w+") as log:
+                child = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parent)
+                _, status, usage = os.wait4(child.pid, 0)
+                if status:
+                    log.seek(0)
+                    raise UserError(f"infer_cls.py failed: {(log.read().strip().splitlines() or ['killed'])[-1]}")
+            return time.perf_counter() - started, usage.ru_maxrss * MAXRSS_UNIT
 
         few = max(1, photos // 4)
-        return (infer(photos) - infer(few)) / (photos - few), resource.getrusage(
-            resource.RUSAGE_CHILDREN
-        ).ru_maxrss * 1024
+        (long, peak), (short, _) = infer(photos), infer(few)
+        return (long - short) / (photos - few), peak
 
 
 def main() -> None:
@@ -221,7 +163,7 @@ def main() -> None:
     if args.one_step:
         print(json.dumps(measure_step(json.loads(args.one_step))))
         return
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = on_device(args.device)
     cuda = device.type == "cuda"
     pairs = args.batch_size or (4 if cuda else 1)
     size, crop = ((250, 188), 184) if args.quick else (PHOTO, CROP)

@@ -5,6 +5,8 @@ Over photos:    python colorful.py --img_path OUT_CRF_PRED --out_path COLOURS --
 """
 
 import argparse
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +86,8 @@ def find_ids(args: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    args = make_parser().parse_args()
+    # The published page has a long dash in place of two hyphens, some copies of it the dash's UTF-8 bytes read as Windows-1252.
+    args = make_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     ids = find_ids(args)
     make_folder(args.out_path)
     photos = args.img_root

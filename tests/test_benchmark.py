@@ -5,18 +5,19 @@ import sys
 import torch
 
 import benchmark
+from tool import measuring
 
 
 def test_operations_are_two_per_multiplication():
     conv = torch.nn.Conv2d(8, 16, 3, padding=1, bias=False, device="meta")
     x = torch.empty(2, 8, 10, 12, device="meta")
     forward = 2 * 2 * 16 * 8 * 9 * 10 * 12
-    assert benchmark.operations(lambda: conv(x)) == forward
-    assert benchmark.operations(lambda: conv(x).sum().backward()) == 2 * forward  # no gradient of x is asked for
+    assert measuring.operations(lambda: conv(x)) == forward
+    assert measuring.operations(lambda: conv(x).sum().backward()) == 2 * forward  # no gradient of x is asked for
 
 
 def test_class_maps_of_a_photo_are_the_known_amount_of_work():
-    work = benchmark.maps_operations("network.resnet38_EDAM_cls", (500, 375))
+    work = measuring.maps_operations("network.resnet38_EDAM_cls", (500, 375))
     assert 11.3e12 < work < 11.5e12  # eight views, 11.4 TFLOP
 
 

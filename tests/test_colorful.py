@@ -9,7 +9,7 @@ from PIL import Image
 
 import colorful as script
 from tool.errors import UserError
-from tool.images import save_label
+from tool.images import load_label, save_label
 from tool.visualise import overlay
 from voc12.classes import PALETTE
 
@@ -131,3 +131,15 @@ def test_the_command_line(root):
     usage = subprocess.run([*command[:2], "--help"], cwd=REPO, capture_output=True, text=True)
     for action in script.make_parser()._actions:
         assert action.help and action.option_strings[-1] in usage.stdout
+
+
+def test_the_published_page_s_long_dash(tmp_path, monkeypatch):
+    (tmp_path / "labels").mkdir()
+    save_label(tmp_path / "labels/a.png", np.full((4, 5), 3, np.uint8))
+    for number, dash in enumerate(("\u2014", "\u00e2\u20ac\u201d")):  # as printed, and as that page's file has it
+        out = tmp_path / f"out{number}"
+        monkeypatch.setattr(
+            sys, "argv", ["colorful.py", "--img_path", str(tmp_path / "labels"), f"{dash}out_path", str(out)]
+        )
+        script.main()
+        assert (load_label(out / "a.png") == 3).all()
