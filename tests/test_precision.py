@@ -1,0 +1,43 @@
+"""Mixed precision: where it applies, and how near it stays to float32."""
+
+import threading
+
+import torch
+from conftest import without_dropout
+
+from network.resnet38_EDAM_tiny import Net
+from tool.precision import Autocast
+
+CPU = torch.device("cpu")
+
+
+def test_autocast_holds_in_other_threads_as_dataparallel_starts_them():
+    layer = Autocast(torch.nn.Linear(4, 4), CPU, "bf16")
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(layer(torch.ones(1, 4)).dtype))
+    thread.start()
+    thread.join()
+    assert seen == [torch.bfloat16]
+
+
+def test_off_changes_nothing():
+    layer = torch.nn.Linear(4, 4)
+    x = torch.randn(3, 4)
+    assert torch.equal(Autocast(layer, CPU, "off")(x), layer(x))
+
+
+def test_bf16_logits_and_gradients_stay_near_float32():
+    torch.manual_seed(0)
+    net = without_dropout(Net()).train()
+    images = torch.randn(1, 2, 3, 64, 64)
+    results = []
+    for amp in ("off", "bf16"):
+        net.zero_grad()
+        logits = Autocast(net, CPU, amp)(images)
+        logits.float().square().sum().backward()
+        results.append((logits.detach(), net.b5.conv_branch2a.weight.grad.clone()))
+    (exact, exact_grad), (rounded, rounded_grad) = results
+    assert rounded.dtype == torch.float32  # the last sum is not rounded
+    assert 0 < (rounded - exact).norm() / exact.norm() < 0.03
+    assert (rounded_grad - exact_grad).norm() / exact_grad.norm() < 0.1
+    assert rounded_grad.dtype == torch.float32
