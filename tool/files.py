@@ -16,7 +16,7 @@ from tool.pickled import read_pickled_dict
 # The maps of a 500x375 photo with all 21 labels are 16 MB. With this limit the worst file stays below 1 GB of memory.
 MAX_DICT_BYTES = 128 * 2**20
 # Part of a temporary file's name: on a shared disk a process number says nothing about other machines.
-HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:40] or "host"
+HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:30] or "host"
 _DICT_HEADER = b"{'descr':'|O','fortran_order':False,'shape':(),}"  # in every numpy; compared rather than evaluated
 
 
