@@ -24,6 +24,7 @@ from tool.errors import UserError, run
 from tool.files import atomic_write, load_npy_dict
 from tool.fusion import levels, pseudo_label
 from tool.images import load_grey, load_label
+from tool.manifest import output_of
 from tool.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range
 from voc12.classes import CLASSES, LABELS, VOID
 from voc12.lists import read_image_list
@@ -216,6 +217,9 @@ def check_arguments(args: argparse.Namespace) -> Source:
         if folder is not None and not folder.is_dir():
             raise UserError(f"{what} folder {folder} does not exist")
     npy = args.type == "npy"
+    if npy and (output := output_of(args.predict_dir)) in ("out_cam", "out_crf") and args.crf != (output == "out_crf"):
+        right = "needs" if output == "out_crf" else "is read without"
+        raise UserError(f"{args.predict_dir} was written with --{output}: it {right} --crf")
     return Source(args.predict_dir, gt_dir, npy, args.crf, args.sal_path, args.theta, args.alpha, args.beta, args.curve)
 
 

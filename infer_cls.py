@@ -25,7 +25,7 @@ from tool.files import make_folder
 from tool.inference import class_maps, prepare
 from tool.labelling import LabelJob, LabelPool
 from tool.loading import batches
-from tool.manifest import claim_folder, file_digest
+from tool.manifest import check_folder, claim_folder, file_digest
 from tool.precision import autocast, setup_precision
 from voc12.data import MultiScalePhotos
 from voc12.labels import load_labels
@@ -87,8 +87,13 @@ def main() -> None:
             if rank == 0:
                 print(report, flush=True)
                 print(distributed.describe(device, world), flush=True)
-                for name, folder in folders.items():
-                    claim_folder(folder, manifest(name, job, args, digest), args.overwrite)
+                claims = [
+                    (folder, manifest(name, job, args, digest), args.overwrite) for name, folder in folders.items()
+                ]
+                for claim in claims:
+                    check_folder(*claim)  # all of them, before one is touched
+                for claim in claims:
+                    claim_folder(*claim)
             # The first process alone decides what is left to do: the others may see a shared folder a little later.
             todo = distributed.from_first([i for i in labels if not job.finished(i)] if rank == 0 else None)
             for folder in folders.values():

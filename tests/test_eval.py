@@ -13,6 +13,7 @@ from tool.errors import UserError
 from tool.files import save_npy_dict
 from tool.fusion import levels, pseudo_label
 from tool.images import save_label
+from tool.manifest import claim_folder
 from tool.metrics import confusion, confusion_curve, mean_iou
 from voc12.classes import LABELS
 
@@ -284,3 +285,12 @@ def test_the_command_line_ends_with_one_line_and_a_status(root):
     usage = subprocess.run([*command[:2], "--help"], cwd=REPO, capture_output=True, text=True)
     for action in script.make_parser()._actions:
         assert action.help and action.option_strings[-1] in usage.stdout
+
+
+def test_crf_files_read_as_maps_are_refused(tmp_path):
+    for output, flags, message in (("out_crf", [], "needs --crf"), ("out_cam", ["--crf"], "is read without --crf")):
+        folder = tmp_path / output
+        claim_folder(folder, {"output": output}, overwrite=False)
+        arguments = ["--predict_dir", str(folder), "--gt_dir", str(tmp_path), "--type", "npy", *flags]
+        with pytest.raises(UserError, match=message):
+            script.check_arguments(script.make_parser().parse_args(arguments))

@@ -8,7 +8,7 @@ import pytest
 
 from tool.errors import UserError
 from tool.files import HOST, remove_leftovers
-from tool.manifest import MANIFEST, claim_folder, file_digest
+from tool.manifest import MANIFEST, check_folder, claim_folder, file_digest, output_of
 
 SETTINGS = {"output": "out_cam", "theta": 0.5, "sal_path": None}
 
@@ -85,3 +85,25 @@ def test_digest(tmp_path):
     assert file_digest(tmp_path / "w") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(UserError, match=r"cannot read .*nowhere: No such file or directory"):
         file_digest(tmp_path / "nowhere")
+
+
+def test_what_a_folder_holds_is_known_from_its_manifest(tmp_path):
+    claim_folder(tmp_path / "crf", {"output": "out_crf"}, overwrite=False)
+    assert output_of(tmp_path / "crf") == "out_crf"
+    assert output_of(tmp_path) is None
+
+
+def test_a_refusal_leaves_no_trace(folder):
+    with pytest.raises(UserError):
+        check_folder(folder, {"output": "another"}, overwrite=False)
+    assert check_folder(folder.parent / "missing", {"output": "x"}, overwrite=False) == []
+    assert not (folder.parent / "missing").exists()
+
+
+def test_digests_are_shortened_and_all_differences_named(tmp_path):
+    before = {"weights_sha256": "a" * 64, "theta": 0.2}
+    claim_folder(tmp_path, before, overwrite=False)
+    (tmp_path / "x.png").touch()
+    message = r"made with weights_sha256 a{12} and theta 0.2, this run has b{12} and 0.3; name"
+    with pytest.raises(UserError, match=message):
+        check_folder(tmp_path, {"weights_sha256": "b" * 64, "theta": 0.3}, overwrite=False)

@@ -22,27 +22,40 @@ def file_digest(path: str | Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
+def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> list[Path]:
+    """The .png and .npy files in `folder`, which may be missing. Changes nothing.
+
+    Raises:
+        UserError: they are not this run's: another manifest, unless `overwrite` is set, or none at all: they may be somebody's
+            photos or ground truth. Or the folder cannot be read.
+    """
+    try:
+        results = [path for path in folder.iterdir() if path.suffix in (".png", ".npy")] if folder.exists() else []
+        found = _read(folder / MANIFEST)
+    except OSError as error:
+        raise UserError(f"cannot use {error.filename}: {error.strerror}") from error
+    if results and found is None:
+        raise UserError(f"{folder} holds files of which no {MANIFEST} says what made them; name another folder")
+    if results and found != settings and not overwrite:
+        raise UserError(
+            f"{folder} holds {_difference(found, settings)}; name another folder, or replace them with --overwrite"
+        )
+    return results
+
+
 def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Make `folder` ready for files made with `settings`, JSON values.
 
-    A folder with the same manifest is continued; what a killed run left half written is removed. One with another manifest is
-    refused, or emptied of its .png and .npy files where `overwrite` is set. One with such files and no manifest is refused in any
-    case: they may be somebody's photos or ground truth.
+    A folder with the same manifest is continued; what a killed run left half written is removed. Where `overwrite` is set, its
+    .png and .npy files are removed.
 
     Raises:
-        UserError: it holds files that this run did not make, or cannot be written to.
+        UserError: as `check_folder`, or it cannot be written to.
     """
+    results = check_folder(folder, settings, overwrite)
     make_folder(folder)
     remove_leftovers(folder)
     try:
-        results = [path for path in folder.iterdir() if path.suffix in (".png", ".npy")]
-        found = _read(folder / MANIFEST)
-        if results and found is None:
-            raise UserError(f"{folder} holds files of which no {MANIFEST} says what made them; name another folder")
-        if results and found != settings and not overwrite:
-            raise UserError(
-                f"{folder} holds {_difference(found, settings)}; name another folder, or replace them with --overwrite"
-            )
         if overwrite:
             for path in results:
                 path.unlink()
@@ -51,6 +64,14 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     with atomic_write(folder / MANIFEST, "w") as file:
         json.dump(dict(settings), file, indent=2)
         file.write("\n")
+
+
+def output_of(folder: Path) -> str | None:
+    """Which of infer_cls.py's outputs a folder holds ("out_cam", ...), if its manifest tells."""
+    try:
+        return (_read(folder / MANIFEST) or {}).get("output")
+    except OSError:
+        return None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -69,7 +90,13 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _difference(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     if not found:
         return f"a damaged {MANIFEST}"
-    for name, value in settings.items():
-        if found.get(name) != value:
-            return f"files made with {name} {str(found.get(name))[:200]}, this run has {value}"
-    return "another run's files"
+    names = [name for name, value in settings.items() if found.get(name) != value]
+    if not names:
+        return "another run's files"
+    before = " and ".join(f"{name} {_short(name, found.get(name))}" for name in names)
+    return f"files made with {before}, this run has {' and '.join(_short(name, settings[name]) for name in names)}"
+
+
+def _short(name: str, value: Any) -> str:
+    """A setting as text; of a digest the first digits, which tell files apart."""
+    return str(value)[:12] if name.endswith("sha256") else str(value)[:200]

@@ -217,6 +217,7 @@ def closing(root: Path, out: Path, lists: Mapping[str, Sequence[str]]) -> list[s
         pair_list = out.resolve() / PAIRS_FILE
     command = ["python", "train_EDAM_cls.py", "--voc12_root", str(root), "--train_list", str(pair_list)]
     command += ["--batch_size", "4", "--lr", "0.001", "--weights", "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"]
+    command += ["--session_name", "resnet38_EDAM_cls"]
     lines += ["", "Next, train (--weights: the ImageNet ResNet-38; without it, from random weights):"]
     return [*lines, f"  {shlex.join(command)}"]
 
