@@ -172,7 +172,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
                 distributed.barrier()  # torchrun ends all processes as soon as one has left
                 if monitor and decision == STOP:
                     monitor.say(f"stopped by a signal after step {step} of {max_step}; --resume goes on")
-                if problem:
+                if problem and decision == FAIL:  # not if stopped: the loader's processes were ended as well, then
                     kept = f" (--resume goes on after step {step})" if step > 0 else ""
                     raise UserError(f"{problem}{kept}")
                 sys.exit(1 if decision == FAIL else 128 + (signals[0] if signals else signal.SIGTERM))

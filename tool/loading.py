@@ -35,8 +35,8 @@ def batches(loader: DataLoader) -> Iterator:
             batch = next(iterator)
         except StopIteration:
             return
-        except (RuntimeError, OSError) as error:
-            if loader.num_workers and (reason := _of_worker(str(error))):
+        except (RuntimeError, OSError, EOFError) as error:
+            if loader.num_workers and (reason := _of_worker(error)):
                 raise UserError(f"{reason}; lower --num_workers, or 0 for none") from error
             raise
         if isinstance(batch, UserError):
@@ -44,14 +44,17 @@ def batches(loader: DataLoader) -> Iterator:
         yield batch
 
 
-def _of_worker(message: str) -> str | None:
+def _of_worker(error: Exception) -> str | None:
     """What happened to a worker process, in words; None where the error is of another kind."""
-    if "exited unexpectedly" in message or "is killed by signal" in message:
-        return f"a process that reads photos was killed ({message.splitlines()[0]}); memory or /dev/shm may be full"
-    if "shared memory" in message or "No space left" in message:
-        return "the processes that read photos have no room left in /dev/shm"
+    message = str(error)
     if "Too many open files" in message or "ancdata" in message:
         return "too many open files (`ulimit -n` raises the limit)"
+    if "shared memory" in message or "No space left" in message:
+        return "the processes that read photos have no room left in /dev/shm"
+    # The connection breaks where a worker ends between announcing a batch and handing it over.
+    broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and "Caught" not in message
+    if broken or "exited unexpectedly" in message:
+        return f"a process that reads photos was killed ({message or 'no answer'}); memory or /dev/shm may be full"
     return None
 
 
