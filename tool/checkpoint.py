@@ -12,6 +12,7 @@ from tool.errors import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
 
 STATE = "state.pth"
+_PLAIN = (str, int, float, bool, type(None))  # what settings are made of
 
 
 def save_torch(path: str | Path, value: Any) -> None:
@@ -144,23 +145,21 @@ class TrainingState:
         return step
 
     def _check_optimizer(self, saved: Any, path: Path) -> None:
-        """Before PyTorch copies it: the momentum of SGD, for the parameters that this run trains. UserError otherwise."""
+        """Before PyTorch copies it: flat, and of the parameters that this run trains. UserError otherwise."""
         own = self.parts["optimizer"].state_dict()
         parameters = [p for group in self.parts["optimizer"].param_groups for p in group["params"]]
         try:
             groups = [group["params"] for group in saved["param_groups"]]
             fits = groups == [group["params"] for group in own["param_groups"]] and all(
-                state.keys() == {"momentum_buffer"} and state["momentum_buffer"].shape == parameters[index].shape
+                tensor.shape in (parameters[index].shape, torch.Size())  # momentum and the like, or a count of steps
                 for index, state in saved["state"].items()
+                for tensor in state.values()
             )
-            plain = all(type(v) in _PLAIN for g in saved["param_groups"] for k, v in g.items() if k != "params")
+            plain = all(_is_plain(v) for g in saved["param_groups"] for k, v in g.items() if k != "params")
         except (TypeError, KeyError, IndexError, AttributeError, RecursionError):
             fits = plain = False
         if not (fits and plain):
             raise UserError(f"{path} does not fit this run's optimizer: its momentum is of other parameters")
-
-
-_PLAIN = (str, int, float, bool, type(None))
 
 
 def _shown(value: Any) -> str:
@@ -172,3 +171,10 @@ def _shown(value: Any) -> str:
 
 def _shown_plain(value: Any) -> str:
     return str(value)[:100] if type(value) in _PLAIN else f"a {type(value).__name__}"
+
+
+def _is_plain(value: Any) -> bool:
+    """A plain value, or a few of them, as AdamW's betas."""
+    if type(value) in (tuple, list):
+        return len(value) <= 4 and all(type(v) in _PLAIN for v in value)
+    return type(value) in _PLAIN
