@@ -158,7 +158,7 @@ def test_unwritable_outputs(commands, devkit, tiny_weights, tmp_path):
     line = commands.error(tmp_path, "infer_cls.py", *arguments, "--out_cam_pred", "file/out")
     assert line == "cannot create the folder file/out: Not a directory"
     line = commands.error(tmp_path, "infer_cls.py", *arguments, "--out_cam_pred", "file")
-    assert line == "cannot create the folder file: File exists"
+    assert line == "cannot use file: Not a directory"
     line = commands.error(tmp_path, "infer_cls.py", *arguments, "--out_crf", "./cam")
     assert line == "two outputs in one folder would mix; give --out_cam, --out_crf, --out_crf_pred one each"
 

@@ -81,7 +81,7 @@ def _read(path: Path) -> dict[str, Any] | None:
             return {}
         value = json.loads(path.read_text(encoding="utf-8"))
         return value if isinstance(value, dict) else {}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError):
         return {}
