@@ -24,7 +24,7 @@ from network import make_net
 from network.torch_file import read_torch_file
 from network.weights import load_weights
 from tool import checkpoint, distributed, flags
-from tool.errors import UserError, run
+from tool.errors import UserError, run, show
 from tool.loading import StepBatches, batches, make_loader
 from tool.monitor import Monitor
 from tool.optim import make_optimizer, set_learning_rate
@@ -169,12 +169,13 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
             if decision != GO_ON:
                 if monitor and step > 0:
                     save_state(step)
-                distributed.barrier()  # torchrun ends all processes as soon as one has left
+                problems = [text for text in distributed.gather(problem and str(problem)) if text]
                 if monitor and decision == STOP:
                     monitor.say(f"stopped by a signal after step {step} of {max_step}; --resume goes on")
-                if problem and decision == FAIL:  # not if stopped: the loader's processes were ended as well, then
+                if monitor and decision == FAIL:  # if stopped, the loader's processes were ended as well
                     kept = f" (--resume goes on after step {step})" if step > 0 else ""
-                    raise UserError(f"{problem}{kept}")
+                    show(f"{problems[0]}{kept}")
+                distributed.barrier()  # torchrun ends all processes as soon as one has left
                 sys.exit(1 if decision == FAIL else 128 + (signals[0] if signals else signal.SIGTERM))
 
             images, targets = (tensor.to(device, non_blocking=True) for tensor in (images, targets))

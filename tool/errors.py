@@ -9,6 +9,11 @@ class UserError(Exception):
     """Bad input or environment. The message is one line: what is wrong, where, and the remedy."""
 
 
+def show(error: Exception | str) -> None:
+    """Write `<script>: error: <message>` to stderr, in one line."""
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main` and turn a UserError into `<script>: error: <message>` on stderr and exit status 1.
 
@@ -17,8 +22,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, OSError) as error:
-        message = " ".join(str(error).split())
-        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+        show(error)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
