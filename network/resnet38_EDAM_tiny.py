@@ -11,9 +11,12 @@ class Net(resnet38_EDAM_cls.Net):
             dim=32,
             hidden=64,
             cma_dropout=0.0,
-            crop_size=96,
+            crop_size=104,
             widths=(16, 32, 64, 96, 128, 192, 256),
             depths=(1, 1, 2, 1),
             dropout=(0.0, 0.0),
             freeze_stem=False,
         )
+        # Photos of 16 x 16 positions: with the dilation meant for 60 x 60 every position would see the whole photo.
+        for block in (self.b6, self.b7):
+            block.conv_branch2b1.dilation = block.conv_branch2b1.padding = (2, 2)

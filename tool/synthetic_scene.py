@@ -13,7 +13,7 @@ import numpy as np
 from tool import synthetic_shapes as shapes
 from voc12.classes import CLASSES, VOID
 
-OBJECTS_PER_PHOTO = (0.3, 0.42, 0.28)  # share of photos with 1, 2 and 3 objects
+OBJECTS_PER_PHOTO = (0.4, 0.4, 0.2)  # share of photos with 1, 2 and 3 objects
 SAME_CLASS_AGAIN = 0.12  # chance that a further object is of a class that the photo already shows
 
 
@@ -108,7 +108,7 @@ def thing(rng: np.random.Generator, label: int, height: int, width: int, reach: 
     turn = rng.uniform(0, 2 * np.pi)
     p, q = shapes.local(u, v, tuple(at), turn, radius, False)
     telling = shapes.coverage(shapes.lobed(p, q, shapes.LOBES[kind]))
-    marks = shapes.pattern(p, q, kind, 0.66 * rng.uniform(0.9, 1.1))
+    marks = shapes.pattern(p, q, kind, 0.8 * rng.uniform(0.9, 1.1))
 
     paint = np.empty((height, width, 3), np.float32)
     paint[:] = shapes.body_colour(rng, family)
@@ -124,9 +124,9 @@ def _hides_too_much(front: Thing, others: list[Thing]) -> bool:
     """Whether `front`, or what `others` (back to front) show, would leave some object or telling part mostly hidden."""
     cover = front.whole
     for other in reversed(others):
-        if (other.whole * (1 - cover)).sum() < 0.65 * other.whole.sum():
+        if (other.whole * (1 - cover)).sum() < 0.7 * other.whole.sum():
             return True
-        if (other.telling * (1 - cover)).sum() < 0.75 * other.telling.sum():
+        if (other.telling * (1 - cover)).sum() < 0.8 * other.telling.sum():
             return True
         cover = np.maximum(cover, other.whole)
     return False
@@ -135,7 +135,7 @@ def _hides_too_much(front: Thing, others: list[Thing]) -> bool:
 def arrange(rng: np.random.Generator, first: int, height: int, width: int) -> list[Thing]:
     """One to three objects, back to front, the first of class `first`; none hides much of another."""
     count = 1 + int(rng.choice(3, p=OBJECTS_PER_PHOTO))
-    reach = (33.0, 28.0, 25.0)[count - 1] * max(height, width) / 128
+    reach = (36.0, 31.0, 27.0)[count - 1] * max(height, width) / 128
     things = [thing(rng, first, height, width, reach)]
     for _ in range(count - 1):
         label = things[0].label if rng.random() < SAME_CLASS_AGAIN else int(rng.integers(len(CLASSES)))

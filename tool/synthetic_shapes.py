@@ -26,7 +26,7 @@ class Family:
     limbs: tuple[tuple[float, float, float, float, float], ...]  # capsules: from x, y to x, y, radius
     telling_at: tuple[float, float]  # centre of the telling part
     size: float  # of the whole, against the other families
-    hue: tuple[float, float]  # usual colours; a third of the bodies have any colour
+    hue: tuple[float, float]  # usual colours; a fifth of the bodies have any colour
     saturation: tuple[float, float]
 
 
@@ -69,9 +69,10 @@ INDOOR = Family(
 LIVING_NAMES = ("bird", "cat", "cow", "dog", "horse", "person", "sheep")
 VEHICLE_NAMES = ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train")
 
-# The colours (hue, saturation, value) of telling parts. A class has two neighbours of this ring, and one pattern: each
-# colour is that of eight classes and each pattern that of five, so only the pattern in its two colours tells the class.
-COLOURS = ((0.99, 0.8, 0.8), (0.13, 0.15, 0.95), (0.36, 0.75, 0.5), (0.14, 0.8, 0.93), (0.65, 0.7, 0.45))
+# The colours (hue, saturation, value) of telling parts, apart enough for the training's hue jitter of .1. A class has two
+# neighbours of this ring, and one pattern: each colour is that of eight classes and each pattern that of five, so only
+# the pattern in its two colours tells the class.
+COLOURS = ((0.99, 0.8, 0.8), (0.13, 0.15, 0.95), (0.36, 0.75, 0.55), (0.7, 0.3, 0.13), (0.6, 0.75, 0.8))
 PATTERNS = ("stripes", "dots", "rings", "checks")
 LOBES = (0, 6, 0, 4)  # bumps of the telling part's outline, by pattern
 
@@ -155,8 +156,8 @@ def vary(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.nda
 
 
 def body_colour(rng: np.random.Generator, family: Family) -> np.ndarray:
-    """Colour of a plain part, float32 (3,) in 0..255: mostly in the family's range, a third anything."""
-    usual = rng.random() < 0.67
+    """Colour of a plain part, float32 (3,) in 0..255: mostly in the family's range, a fifth anything."""
+    usual = rng.random() < 0.8
     hue = rng.uniform(*family.hue) if usual else rng.random()
     return rgb(hue, rng.uniform(*family.saturation), rng.uniform(0.3, 0.9))
 
