@@ -174,6 +174,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
                     monitor.say(f"stopped by a signal after step {step} of {max_step}; --resume goes on")
                 if monitor and decision == FAIL:  # if stopped, the loader's processes were ended as well
                     kept = f" (--resume goes on after step {step})" if step > 0 else ""
+                    monitor.bar.close()  # its line ends
                     show(f"{problems[0]}{kept}")
                 distributed.barrier()  # torchrun ends all processes as soon as one has left
                 sys.exit(1 if decision == FAIL else 128 + (signals[0] if signals else signal.SIGTERM))
