@@ -153,7 +153,7 @@ def test_no_colour_tells_a_class():
         for value in np.setdiff1d(np.unique(sample.label), VOID):
             counts[value] += np.bincount(colour[sample.label == value], minlength=64)
     shares = counts[1:] / counts[1:].sum(1, keepdims=True)
-    assert shares.max(0).sum() / 20 < 0.25  # the best guess of an object pixel's class; chance is 0.05
+    assert shares.max(0).sum() / 20 < 0.2  # the best guess of an object pixel's class; chance is 0.05
     density = counts / counts.sum(1, keepdims=True)
     assert np.minimum(density[0], density[1:].mean(0)).sum() > 0.5  # ground and objects share most colours
 

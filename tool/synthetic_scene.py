@@ -13,7 +13,7 @@ import numpy as np
 from tool import synthetic_shapes as shapes
 from voc12.classes import CLASSES, VOID
 
-OBJECTS_PER_PHOTO = (0.4, 0.4, 0.2)  # share of photos with 1, 2 and 3 objects
+OBJECTS_PER_PHOTO = (0.3, 0.42, 0.28)  # share of photos with 1, 2 and 3 objects
 SAME_CLASS_AGAIN = 0.12  # chance that a further object is of a class that the photo already shows
 
 
