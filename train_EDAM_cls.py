@@ -205,14 +205,11 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
                 if args.vis_every and (done % args.vis_every == 0 or done == max_step):
                     monitor.class_maps(step, net, watched)
                 if done in numbers:
-                    checkpoint.check_finite(net, done)
-                    weights = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
-                    checkpoint.save_torch(session / f"{args.session_name}_{numbers[done]:02d}.pth", weights)
+                    checkpoint.save_network(session / f"{args.session_name}_{numbers[done]:02d}.pth", net, done)
                 if done in numbers or (args.save_every and done % args.save_every == 0):
                     save_state(done)
         if monitor:
-            weights = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
-            checkpoint.save_torch(session / f"{args.session_name}.pth", weights)
+            checkpoint.save_network(session / f"{args.session_name}.pth", net, max_step)
             monitor.say(f"finished: {session / args.session_name}.pth")
     distributed.barrier()
 

@@ -35,6 +35,12 @@ def check_finite(net: torch.nn.Module, step: int) -> None:
             raise UserError(f"{name} is not finite after step {step}: lower --lr; what was written before is intact")
 
 
+def save_network(path: Path, net: torch.nn.Module, step: int) -> None:
+    """Write the tensors of a network after `step` finished steps, on the CPU so that any machine reads them."""
+    check_finite(net, step)
+    save_torch(path, {name: tensor.cpu() for name, tensor in net.state_dict().items()})
+
+
 def checkpoint_steps(max_step: int, count: int = 25) -> dict[int, int]:
     """Finished steps after which a checkpoint is written -> its number 1..count. Fewer steps than `count` give fewer."""
     return {max_step * number // count: number for number in range(1, count + 1) if max_step * number // count > 0}
