@@ -76,9 +76,9 @@ def measure_step(spec: dict) -> dict[str, float]:
     images = torch.randn(spec["pairs"], 2, 3, spec["crop"], spec["crop"], device=device)
 
     def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
         with autocast(device, amp):
             loss = loss_of(net, images)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 

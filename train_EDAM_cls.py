@@ -182,11 +182,11 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
             images, targets = (tensor.to(device, non_blocking=True) for tensor in (images, targets))
             lr = set_learning_rate(optimizer, step, max_step, args.warmup_steps)
             distributed.seed_step(args.seed, step, rank)  # dropout depends on these alone: resuming repeats it
+            optimizer.zero_grad(set_to_none=True)  # the forward pass gets the gradients' memory
             logits = model(images)  # (P, 2, 20)
             # The mean over the pairs of all processes. DistributedDataParallel averages their gradients, hence `world`.
             loss = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
             loss = loss / (args.batch_size * targets[0].numel())
-            optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss * world).backward()
             value = float(distributed.total(loss.detach()))
             if not math.isfinite(value):

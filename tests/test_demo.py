@@ -1,5 +1,6 @@
 """The demo: its network, the weights that it makes for itself, its steps and its table."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -20,8 +21,10 @@ from tool.errors import UserError
 from tool.files import save_npy_dict
 from tool.images import load_label, save_label
 from tool.overview import STAGES, save_overview
-from tool.pretrain import Classifier
+from tool.pretrain import Classifier, Photos
 from tool.synthetic import make_devkit
+from voc12.labels import load_labels
+from voc12.lists import read_image_list
 
 REPO = Path(__file__).resolve().parents[1]
 TINY = "network.resnet38_EDAM_tiny"
@@ -37,7 +40,7 @@ def pretrain(cwd: Path, devkit: Path, *flags: object) -> list[object]:
     """Arguments of a short pretraining."""
     photos = devkit / "ImageSets" / "Segmentation" / "train.txt"
     fixed = ["--voc12_root", devkit, "--image_list", photos, "--batch_size", 4, "--num_workers", 0]
-    return [cwd, "tool/pretrain.py", *fixed, "--crop_size", 40, "--long_side", 40, 56, *flags]
+    return [cwd, "tool/pretrain.py", *fixed, "--long_side", 40, 56, *flags]
 
 
 def test_tiny_is_the_same_network():
@@ -61,6 +64,19 @@ def test_classifier_trains_every_layer_and_pools_the_strongest_positions():
     assert model(features)[0].tolist() == pytest.approx([2.25] * 20)
 
 
+def test_pretraining_photos_are_whole_and_equally_large_in_a_step(devkit):
+    ids = read_image_list(devkit / "ImageSets" / "Segmentation" / "train.txt")
+    photos = Photos(load_labels(ids, devkit), devkit, seed=0, long_side=(32, 64), batch_size=4)
+    steps = [[photos[position][0] for position in range(4 * step, 4 * step + 4)] for step in range(8)]
+    sides = [{tuple(image.shape) for image in images} for images in steps]
+    assert all(len(shapes) == 1 for shapes in sides)
+    assert set().union(*sides) == {(3, side, side) for side in (32, 48, 64)}
+    for image in itertools.chain(*steps):
+        covered = (image != 0).any(0)  # the photo, on zeros
+        rows, columns = covered.any(1).sum(), covered.any(0).sum()
+        assert max(rows, columns) == image.shape[1] and 0.7 < min(rows, columns) / image.shape[1] < 0.95
+
+
 def test_pretraining_gives_a_whole_backbone(commands, tmp_path, devkit):
     commands.run(*pretrain(tmp_path, devkit, "--epochs", 2, "--out", "backbone.pth"))
     assert not (tmp_path / "backbone.pth.state").exists()
@@ -76,14 +92,14 @@ def test_pretraining_gives_a_whole_backbone(commands, tmp_path, devkit):
 
 
 def test_pretraining_goes_on_as_if_not_interrupted(commands, tmp_path, devkit):
-    flags = ("--epochs", 60, "--crop_size", 16, "--long_side", 16, 16)  # 120 steps, the state is kept after 100
+    flags = ("--epochs", 110, "--long_side", 16, 16)  # 220 steps, the state is kept after 200
     commands.run(*pretrain(tmp_path, devkit, *flags, "--out", "whole.pth"))
     command = commands.start(*pretrain(tmp_path, devkit, *flags, "--out", "parts.pth"))
     assert command.until((tmp_path / "parts.pth.state").is_file)
     command.send(signal.SIGKILL)
     assert not (tmp_path / "parts.pth").exists()
     refused = commands.run(*pretrain(tmp_path, devkit, *flags, "--out", "parts.pth", "--lr", 0.5), status=1).stderr
-    assert len(refused) == 1 and "parts.pth.state was written with --lr 0.003" in refused[0]
+    assert len(refused) == 1 and "parts.pth.state was written with --lr 0.002" in refused[0]
     commands.run(*pretrain(tmp_path, devkit, *flags, "--out", "parts.pth"))
     whole, parts = (read_torch_file(tmp_path / name) for name in ("whole.pth", "parts.pth"))
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())

@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 
 from tool.errors import UserError
+from tool.memory import keep_freed_memory
 
 # Words of the errors that Gloo and NCCL raise in the processes that are left when one has ended.
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
 
 
 def setup(device: str | None, apart: bool = False) -> tuple[torch.device, int, int]:
-    """Join the process group if torchrun started this process, and choose the device.
+    """Join the process group if torchrun started this process, choose the device and make it ready.
 
     Args:
         device: as given by `--device`: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
@@ -38,6 +39,8 @@ def setup(device: str | None, apart: bool = False) -> tuple[torch.device, int, i
         raise UserError(f"--device {device}: computes on cpu, cuda or cuda:N only")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
+    if chosen.type == "cpu":
+        keep_freed_memory()
     world = int(os.environ.get("WORLD_SIZE", 1))
     if chosen.type == "cuda":
         if world > 1 and chosen.index is not None:

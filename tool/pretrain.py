@@ -37,35 +37,44 @@ from tool.transforms import augment
 from voc12.labels import load_labels
 from voc12.lists import photo_path, read_image_list
 
-SAVE_EVERY = 100  # steps
-MUST_MATCH = ("network", "epochs", "batch_size", "crop_size", "long_side", "lr", "wt_dec", "top", "seed")
+SAVE_EVERY = 200  # steps
+MUST_MATCH = ("network", "epochs", "batch_size", "long_side", "lr", "wt_dec", "top", "seed")
 
 
 class Photos(Dataset):
-    """Augmented photos with their labels, each epoch in an order of its own; both follow from the seed and the position."""
+    """Augmented photos with their labels, each epoch in an order of its own; all of it follows from the seed and the position.
+
+    Photos are not cropped: a label says what the whole photo shows. Those of one step are equally large, each padded to a square.
+
+    Args:
+        labels: id -> float32 (20,) multi-hot.
+        long_side: smallest and largest side of a step's squares; multiples of 16 from the smallest are drawn.
+    """
 
     def __init__(
         self,
         labels: dict[str, np.ndarray],
         voc12_root: str | Path,
-        crop_size: int,
         seed: int,
         long_side: tuple[int, int],
+        batch_size: int,
     ) -> None:
         self.labels, self.voc12_root = labels, voc12_root
-        self.crop_size, self.seed, self.long_side = crop_size, seed, long_side
+        self.seed, self.long_side, self.batch_size = seed, long_side, batch_size
         self.ids = sorted(labels)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Image float32 (3, crop, crop) and label float32 (20,)."""
+        """Image float32 (3, S, S), S being the step's long side, and label float32 (20,)."""
         epoch, place = divmod(position, len(self.ids))
         image_id = self.ids[np.random.default_rng([self.seed, epoch]).permutation(len(self.ids))[place]]
+        least, most = self.long_side
+        of_step = np.random.default_rng([self.seed, 2, position // self.batch_size])
+        side = least + 16 * int(of_step.integers((most - least) // 16 + 1))
         rng = np.random.default_rng([self.seed, 1, position])
-        photo = load_photo(photo_path(self.voc12_root, image_id))
-        image = augment(photo, self.crop_size, rng, self.long_side)
+        image = augment(load_photo(photo_path(self.voc12_root, image_id)), side, rng, (side, side))
         return image, torch.from_numpy(self.labels[image_id])
 
 
@@ -125,11 +134,10 @@ def get_parser() -> argparse.ArgumentParser:
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     add("--out", required=True, type=Path, metavar="FILE", help="backbone to write (.pth)")
     add("--epochs", type=positive, default=20, help="times through the photos")
-    add("--batch_size", type=positive, default=16, help="photos per step")
-    add("--crop_size", type=positive, default=96, help="side of the square training crops in pixels")
-    long_side = "range of the photos' longer side in pixels before cropping"
-    add("--long_side", type=positive, nargs=2, default=[88, 120], metavar=("MIN", "MAX"), help=long_side)
-    add("--lr", type=number, default=0.003, help="learning rate")
+    add("--batch_size", type=positive, default=8, help="photos per step")
+    long_side = "range of the photos' longer side in pixels; it changes from step to step by multiples of 16"
+    add("--long_side", type=positive, nargs=2, default=[64, 160], metavar=("MIN", "MAX"), help=long_side)
+    add("--lr", type=number, default=0.002, help="learning rate")
     add("--wt_dec", type=number, default=0.01, help="weight decay")
     add("--top", type=flags.number(float, 0, 1), default=0.1, help="share of the positions that a logit is the mean of")
     add("--seed", type=count, default=0, help="of initial weights, order and augmentation")
@@ -161,15 +169,15 @@ def main() -> None:
     state_path = args.out.with_name(f"{args.out.name}.state")
     start = state.restore(read_torch_file(state_path), state_path, max_step) if state_path.is_file() else 0
 
-    dataset = Photos(labels, args.voc12_root, args.crop_size, args.seed, tuple(args.long_side))
+    dataset = Photos(labels, args.voc12_root, args.seed, tuple(args.long_side), args.batch_size)
     source = batches(make_loader(dataset, StepBatches(start, max_step, args.batch_size), args.num_workers, False))
     loss_of_late = math.nan
     with tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True) as bar:
         for step, (images, targets) in enumerate(source, start):
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * lr_factor(step, max_step, max_step // 20)
-            loss = F.binary_cross_entropy_with_logits(model(images.to(device)), targets.to(device))
             optimizer.zero_grad(set_to_none=True)
+            loss = F.binary_cross_entropy_with_logits(model(images.to(device)), targets.to(device))
             loss.backward()
             if not math.isfinite(loss.item()):
                 raise UserError(f"the loss is {loss.item()} at step {step}: lower --lr")

@@ -1,0 +1,30 @@
+"""tool/memory.py: freed memory is used again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+COUNT_FAULTS = """
+import resource
+import torch
+from tool.distributed import setup
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+setup("cpu")
+print(faults(), faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_a_freed_tensor_is_the_next_ones_memory():
+    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], cwd=REPO, capture_output=True, text=True, check=True)
+    first, second = map(int, done.stdout.split())
+    assert first > 16  # pages of up to 4 MB
+    assert second < first / 10
