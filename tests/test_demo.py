@@ -99,7 +99,7 @@ def test_pretraining_goes_on_as_if_not_interrupted(commands, tmp_path, devkit):
     command.send(signal.SIGKILL)
     assert not (tmp_path / "parts.pth").exists()
     refused = commands.run(*pretrain(tmp_path, devkit, *flags, "--out", "parts.pth", "--lr", 0.5), status=1).stderr
-    assert len(refused) == 1 and "parts.pth.state was written with --lr 0.002" in refused[0]
+    assert len(refused) == 1 and "parts.pth.state was written with --lr 0.001" in refused[0]
     commands.run(*pretrain(tmp_path, devkit, *flags, "--out", "parts.pth"))
     whole, parts = (read_torch_file(tmp_path / name) for name in ("whole.pth", "parts.pth"))
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())

@@ -71,13 +71,13 @@ def make_steps(folder: Path, seed: int) -> list[Step]:
             "pretraining",
             "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's",
             f"python tool/pretrain.py --voc12_root {root} --image_list {lists}/train_aug.txt --network {NETWORK} "
-            f"--epochs 18 --long_side 64 160 --seed {seed} --out {out}/backbone.pth",
+            f"--epochs 20 --long_side 64 160 --seed {seed} --out {out}/backbone.pth",
         ),
         (
             "training",
             "EDAM itself, from image-level labels",
             f"python train_EDAM_cls.py --voc12_root {root} --train_list {lists}/EDAM_train.txt --network {NETWORK} "
-            f"--weights {out}/backbone.pth --batch_size 4 --crop_size 104 --long_side 80 144 --lr 0.03 --warmup_steps 60 "
+            f"--weights {out}/backbone.pth --batch_size 4 --crop_size 104 --long_side 80 144 --lr 0.02 --warmup_steps 100 "
             f"--seed {seed} --session_name {session} --checkpoint_dir {out}/checkpoints --log_dir {out}/runs "
             "--num_workers 1 --vis_every 150 --save_every 50 --resume",
         ),

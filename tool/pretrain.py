@@ -137,7 +137,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=positive, default=8, help="photos per step")
     long_side = "range of the photos' longer side in pixels; it changes from step to step by multiples of 16"
     add("--long_side", type=positive, nargs=2, default=[64, 160], metavar=("MIN", "MAX"), help=long_side)
-    add("--lr", type=number, default=0.002, help="learning rate")
+    add("--lr", type=number, default=0.001, help="learning rate")
     add("--wt_dec", type=number, default=0.01, help="weight decay")
     add("--top", type=flags.number(float, 0, 1), default=0.1, help="share of the positions that a logit is the mean of")
     add("--seed", type=count, default=0, help="of initial weights, order and augmentation")
