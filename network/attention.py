@@ -2,7 +2,7 @@
 
 PyTorch's fused kernels do this on GPUs; on CPUs they do it without dropout only. With dropout PyTorch's CPU path stores the
 whole tokens x tokens matrix (2.9 GB for EDAM's 20 classes x 2 heads x 4232^2, several times over), so that case has a path
-here.
+here. It serves bfloat16 on CPUs as well, where the fused kernel is no faster than in float32.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from network.dropout import KeepBits
 
-# Rows of the score matrix computed at a time: 128 x 4232 floats are 2 MB, which stays in the cache.
-_ROWS = 128
+# Bytes of a column of the block of scores that is computed at a time: 128 x 4232 floats are 2 MB, which stay in the cache.
+_COLUMN_BYTES = 512
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
@@ -27,27 +27,30 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     Returns:
         (B, heads, T, d), like q.
     """
-    if dropout > 0 and q.device.type == "cpu":
-        exact = torch.promote_types(q.dtype, torch.float32)
+    if q.device.type == "cpu" and (dropout > 0 or q.dtype == torch.bfloat16):
         with torch.autocast("cpu", enabled=False):
-            return _DropoutAttention.apply(q.to(exact), k.to(exact), v.to(exact), dropout).to(q.dtype)
+            return _RowAttention.apply(q, k, v, dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
-class _DropoutAttention(torch.autograd.Function):
-    """One (batch, head) and a few rows at a time; backward computes the weights again instead of keeping them."""
+class _RowAttention(torch.autograd.Function):
+    """One (batch, head) and a few rows at a time; backward computes the weights again instead of keeping them.
+
+    Products are of the inputs' type; the gradients of k and v, sums over all blocks of rows, are summed in float32 at least.
+    """
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        ctx.seed = int(torch.randint(2**62, ()))
+        ctx.seed = int(torch.randint(2**62, ())) if dropout else 0
         ctx.dropout = dropout
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
         for i, (qi, ki, vi, oi) in enumerate(_matrices(q, k, v, out)):
             keep = KeepBits(ctx.seed + i, dropout)
             scaled = vi * keep.scale
-            for rows in _row_blocks(len(qi)):
+            for rows in _row_blocks(qi):
                 weights = _weights(qi[rows], ki)
-                weights *= keep.draw(*weights.shape)
+                if dropout:
+                    weights *= keep.draw(*weights.shape)
                 torch.mm(weights, scaled, out=oi[rows])
         ctx.save_for_backward(q, k, v, out)
         return out
@@ -55,21 +58,38 @@ class _DropoutAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, out = ctx.saved_tensors
-        grads = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v)]
+        exact = torch.promote_types(q.dtype, torch.float32)
+        grads = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v)]
         scale = q.shape[-1] ** -0.5
         for i, (qi, ki, vi, oi, go, gq, gk, gv) in enumerate(_matrices(q, k, v, out, grad_out, *grads)):
             keep = KeepBits(ctx.seed + i, ctx.dropout)
             kept_go = go * keep.scale
             # Over a row, sum(grad_weights * weights) is grad_out . out
-            mean = (go * oi).sum(1, keepdim=True)
-            for rows in _row_blocks(len(qi)):
+            mean = (go.to(exact) * oi).sum(1, keepdim=True)
+            k_sum, v_sum = torch.zeros_like(ki, dtype=exact), torch.zeros_like(vi, dtype=exact)
+            for rows in _row_blocks(qi):
                 weights = _weights(qi[rows], ki)
-                kept = keep.draw(*weights.shape)
-                grad_scores = torch.mm(kept_go[rows], vi.T).mul_(kept).sub_(mean[rows]).mul_(weights).mul_(scale)
-                gv.addmm_(weights.mul_(kept).T, kept_go[rows])
+                grad_scores = torch.mm(kept_go[rows], vi.T)
+                if ctx.dropout:
+                    kept = keep.draw(*weights.shape)
+                    grad_scores.mul_(kept)
+                grad_scores.sub_(mean[rows]).mul_(weights).mul_(scale)
+                if ctx.dropout:
+                    weights.mul_(kept)
+                _add_product(v_sum, weights.T, kept_go[rows])
                 torch.mm(grad_scores, ki, out=gq[rows])
-                gk.addmm_(grad_scores.T, qi[rows])
+                _add_product(k_sum, grad_scores.T, qi[rows])
+            gk.copy_(k_sum)
+            gv.copy_(v_sum)
         return *grads, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, in place."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += torch.mm(a, b)
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
@@ -82,5 +102,7 @@ def _matrices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.flatten(0, 1) for tensor in tensors), strict=True)
 
 
-def _row_blocks(rows: int) -> list[slice]:
-    return [slice(start, min(start + _ROWS, rows)) for start in range(0, rows, _ROWS)]
+def _row_blocks(q: Tensor) -> list[slice]:
+    """Blocks of the rows of q (T, d)."""
+    step = _COLUMN_BYTES // q.element_size()
+    return [slice(start, min(start + step, len(q))) for start in range(0, len(q), step)]

@@ -155,3 +155,17 @@ def test_cpu_dropout_attention_gradients():
     torch.testing.assert_close(out, reference, rtol=0, atol=1e-10)
     for mine, expected in zip(ours, torch.autograd.grad(reference, (q, k, v), upstream), strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-10)
+
+
+def test_cpu_bfloat16_attention():
+    torch.manual_seed(4)
+    tokens = torch.randn(4, 1, 1, 4000, 16).bfloat16()  # 16 blocks of rows: the sums over them need float32
+    q, k, v = (part.requires_grad_() for part in tokens[:3].unbind())
+    exact = [part.detach().double().requires_grad_() for part in (q, k, v)]
+    reference = torch.softmax(exact[0] @ exact[1].mT / 4, -1) @ exact[2]
+    out = attention(q, k, v)
+    assert out.dtype == torch.bfloat16
+    found = (out, *torch.autograd.grad(out, (q, k, v), tokens[3]))
+    expected = (reference, *torch.autograd.grad(reference, exact, tokens[3].double()))
+    for mine, theirs, limit in zip(found, expected, (6e-3, 9e-3, 7e-3, 6e-3), strict=True):
+        assert ((mine.double() - theirs).norm() / theirs.norm()).item() < limit
