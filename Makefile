@@ -1,4 +1,4 @@
-# make test: an environment in .venv, then the tests. make demo: EDAM on drawn pictures, from nothing, in ten minutes.
+# make test: an environment in .venv, then the tests. make demo: EDAM on drawn pictures, from nothing, in about eight minutes.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python

@@ -182,7 +182,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
             images, targets = (tensor.to(device, non_blocking=True) for tensor in (images, targets))
             lr = set_learning_rate(optimizer, step, max_step, args.warmup_steps)
             distributed.seed_step(args.seed, step, rank)  # dropout depends on these alone: resuming repeats it
-            optimizer.zero_grad(set_to_none=True)  # the forward pass gets the gradients' memory
+            optimizer.zero_grad(set_to_none=True)  # the forward pass can use the gradients' memory
             logits = model(images)  # (P, 2, 20)
             # The mean over the pairs of all processes. DistributedDataParallel averages their gradients, hence `world`.
             loss = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")

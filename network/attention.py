@@ -1,8 +1,8 @@
 """Scaled dot-product attention whose memory stays flat in the number of tokens, with dropout, on GPUs and CPUs.
 
 PyTorch's fused kernels do this on GPUs; on CPUs they do it without dropout only. With dropout PyTorch's CPU path stores the
-whole tokens x tokens matrix (2.9 GB for EDAM's 20 classes x 2 heads x 4232^2, several times over), so that case has a path
-here. It serves bfloat16 on CPUs as well, where the fused kernel is no faster than in float32.
+whole tokens x tokens matrix (2.9 GB for EDAM's 20 classes x 2 heads x 4232^2, several times over). `_RowAttention` is for that
+case, and for bfloat16 on CPUs, where the fused kernel is no faster than in float32.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from network.dropout import KeepBits
 
-# Bytes of a column of the block of scores that is computed at a time: 128 x 4232 floats are 2 MB, which stay in the cache.
-_COLUMN_BYTES = 512
+# Bytes of scores per key in one block of rows: 128 rows in float32, 256 in bfloat16. With 4232 keys a block is 2 MB, which stays
+# in the cache.
+_BYTES_PER_KEY = 512
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
@@ -29,6 +30,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     """
     if q.device.type == "cpu" and (dropout > 0 or q.dtype == torch.bfloat16):
         with torch.autocast("cpu", enabled=False):
+            if q.dtype == torch.float16:  # its range is too small for gradients of scores
+                return _RowAttention.apply(q.float(), k.float(), v.float(), dropout).half()
             return _RowAttention.apply(q, k, v, dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
@@ -36,7 +39,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
 class _RowAttention(torch.autograd.Function):
     """One (batch, head) and a few rows at a time; backward computes the weights again instead of keeping them.
 
-    Products are of the inputs' type; the gradients of k and v, sums over all blocks of rows, are summed in float32 at least.
+    Scores, weights and products are rounded to the inputs' type; the gradients of k and v, sums over all blocks of rows, are
+    summed in float32 at least.
     """
 
     @staticmethod
@@ -103,6 +107,6 @@ def _matrices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _row_blocks(q: Tensor) -> list[slice]:
-    """Blocks of the rows of q (T, d)."""
-    step = _COLUMN_BYTES // q.element_size()
+    """Blocks of as many rows of q (T, d) as its type allows."""
+    step = _BYTES_PER_KEY // q.element_size()
     return [slice(start, min(start + step, len(q))) for start in range(0, len(q), step)]

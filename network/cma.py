@@ -10,9 +10,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from network.attention import attention
 from network.dropout import Dropout
+
+_TOGETHER = 5  # classes whose feed-forward networks are computed together
 
 
 def sinusoidal_encoding(length: int, dim: int) -> Tensor:
@@ -128,10 +131,6 @@ def transformer_blocks(
     def stack(get: Callable[[TransformerBlock], Tensor]) -> Tensor:
         return torch.stack([get(block) for block in blocks])
 
-    def linear(x: Tensor, get: Callable[[TransformerBlock], nn.Linear]) -> Tensor:
-        weight, bias = stack(lambda block: get(block).weight), stack(lambda block: get(block).bias)
-        return torch.baddbmm(bias[:, None], x, weight.mT)  # (C, N, in) x (C, in, out)
-
     def norm(x: Tensor, get: Callable[[TransformerBlock], Sublayer]) -> Tensor:
         a, b = stack(lambda block: get(block).norm.a_2), stack(lambda block: get(block).norm.b_2)
         return standardise(x) * a[:, None] + b[:, None]
@@ -139,19 +138,39 @@ def transformer_blocks(
     classes, tokens, dim = x.shape
     y = norm(x, lambda block: block.input_sublayer)
     q, k, v = (
-        linear(y, lambda block, i=i: block.attention.linear_layers[i])
+        linear(y, [block.attention.linear_layers[i] for block in blocks])
         .view(classes * pairs, tokens // pairs, heads, dim // heads)
         .transpose(1, 2)  # (C * P, heads, T, D / heads)
         for i in range(3)
     )
     p = dropout.attention.p if dropout.attention.training else 0.0
     y = attention(q, k, v, p).transpose(1, 2).reshape(classes, tokens, dim)
-    x = x + dropout.residual(linear(y, lambda block: block.attention.output_linear))
+    x = x + dropout.residual(linear(y, [block.attention.output_linear for block in blocks]))
 
     y = norm(x, lambda block: block.output_sublayer)
-    y = dropout.activation(F.gelu(linear(y, lambda block: block.feed_forward.w_1), approximate="tanh"))
-    x = x + dropout.residual(linear(y, lambda block: block.feed_forward.w_2))
+    # The inner tensors, four times as wide as the tokens, are computed again in the backward pass, for a few classes at a time.
+    parts = [
+        checkpoint(feed_forward, part, layers, dropout, use_reentrant=False)
+        for part, layers in zip(y.split(_TOGETHER), _groups([block.feed_forward for block in blocks]), strict=True)
+    ]
+    x = x + dropout.residual(torch.cat(parts))
     return dropout.output(x)
+
+
+def _groups(layers: list[FeedForward]) -> list[list[FeedForward]]:
+    return [layers[start : start + _TOGETHER] for start in range(0, len(layers), _TOGETHER)]
+
+
+def feed_forward(y: Tensor, layers: list[FeedForward], dropout: CMADropout) -> Tensor:
+    """(C, N, D) -> (C, N, D), each class through its own two layers."""
+    y = dropout.activation(F.gelu(linear(y, [layer.w_1 for layer in layers]), approximate="tanh"))
+    return linear(y, [layer.w_2 for layer in layers])
+
+
+def linear(x: Tensor, layers: list[nn.Linear]) -> Tensor:
+    """(C, N, in) -> (C, N, out), each class through its own layer."""
+    weight, bias = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
+    return torch.baddbmm(bias[:, None], x, weight.mT)  # (C, N, in) x (C, in, out)
 
 
 def standardise(x: Tensor, eps: float = 1e-6) -> Tensor:

@@ -14,7 +14,7 @@ from tool.distributed import setup
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)  # 64 MB, freed at once
+    torch.ones(2**23)  # 32 MB, freed at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 setup("cpu")
@@ -26,5 +26,5 @@ print(faults(), faults())
 def test_a_freed_tensor_is_the_next_ones_memory():
     done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], cwd=REPO, capture_output=True, text=True, check=True)
     first, second = map(int, done.stdout.split())
-    assert first > 16  # pages of up to 4 MB
+    assert first >= 16  # it counts: the first tensor takes new pages, of 2 MB at most
     assert second < first / 10

@@ -42,13 +42,14 @@ MUST_MATCH = ("network", "epochs", "batch_size", "long_side", "lr", "wt_dec", "t
 
 
 class Photos(Dataset):
-    """Augmented photos with their labels, each epoch in an order of its own; all of it follows from the seed and the position.
+    """Augmented photos with their labels, each epoch in an order of its own; all of it follows from seed, position and batch size.
 
-    Photos are not cropped: a label says what the whole photo shows. Those of one step are equally large, each padded to a square.
+    Photos are not cropped: a label says what the whole photo shows. Those of one step are padded to squares of one size.
 
     Args:
         labels: id -> float32 (20,) multi-hot.
-        long_side: smallest and largest side of a step's squares; multiples of 16 from the smallest are drawn.
+        long_side: range of the squares' side, drawn in steps of 16 from the smallest.
+        batch_size: positions s * batch_size onwards are step s.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--out", required=True, type=Path, metavar="FILE", help="backbone to write (.pth)")
     add("--epochs", type=positive, default=20, help="times through the photos")
     add("--batch_size", type=positive, default=8, help="photos per step")
-    long_side = "range of the photos' longer side in pixels; it changes from step to step by multiples of 16"
+    long_side = "range of the photos' longer side in pixels; each step draws one of MIN, MIN + 16, ... up to MAX"
     add("--long_side", type=positive, nargs=2, default=[64, 160], metavar=("MIN", "MAX"), help=long_side)
     add("--lr", type=number, default=0.001, help="learning rate")
     add("--wt_dec", type=number, default=0.01, help="weight decay")
