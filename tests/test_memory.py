@@ -18,13 +18,13 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 setup("cpu")
-print(faults(), faults())
+print(*(faults() for _ in range(8)))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_a_freed_tensor_is_the_next_ones_memory():
     done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], cwd=REPO, capture_output=True, text=True, check=True)
-    first, second = map(int, done.stdout.split())
+    first, *later = map(int, done.stdout.split())
     assert first >= 16  # it counts: the first tensor takes new pages, of 2 MB at most
-    assert second < first / 10
+    assert min(later) < first / 10  # an aligned block is not found again every time
