@@ -10,6 +10,7 @@ import re
 import resource
 import runpy
 import select
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -118,6 +119,7 @@ def _run(script: str, args: list[str], cwd: Path, limits: dict[int, int], out: P
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     multiprocessing.set_start_method(None, force=True)  # the scripts' own processes start in the ordinary way
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests' own shell ignores Ctrl-C
     os.setpgrp()
     os.chdir(cwd)
     sys.argv = [script, *args]
