@@ -9,16 +9,8 @@ import pytest
 from commands import ended
 from training import image_id
 
-from tool.synthetic import make_devkit
-
 FOLDERS = ("cam", "cam_pred", "crf", "crf_pred")
 PHOTOS = 40
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    """A devkit of larger photos than the other tests': a run takes long enough to be stopped in its midst."""
-    return make_devkit(tmp_path_factory.mktemp("large"), seed=0, train=PHOTOS, val=0, size=192, num_workers=1)
 
 
 @pytest.fixture(scope="module")
