@@ -146,7 +146,7 @@ class LabelPool:
 
     def _collect(self) -> None:
         done, _ = wait(self.pending, return_when=FIRST_COMPLETED)
-        for future in done:
+        for future in [future for future in self.pending if future in done]:  # as handed over: `done` has no order
             image_id = self.pending.pop(future)
             try:
                 self._note(image_id, future.result())
