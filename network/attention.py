@@ -5,6 +5,7 @@ whole tokens x tokens matrix (2.9 GB for EDAM's 20 classes x 2 heads x 4232^2, s
 case, and for bfloat16 on CPUs, where the fused kernel is no faster than in float32.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -102,8 +103,10 @@ def _weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 def _matrices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The (T, d) matrices of every batch index and head: views of those tensors that are contiguous."""
-    return zip(*(tensor.flatten(0, 1) for tensor in tensors), strict=True)
+    """The (T, d) matrices of every batch index and head, as views."""
+    batch, heads = tensors[0].shape[:2]
+    for b, head in itertools.product(range(batch), range(heads)):
+        yield tuple(tensor[b, head] for tensor in tensors)
 
 
 def _row_blocks(q: Tensor) -> list[slice]:

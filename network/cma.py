@@ -1,11 +1,10 @@
-"""CMA, the Collaborative Multi-Attention of EDAM (Wu et al., CVPR 2021, section 3.3), for all classes and pairs at once.
+"""CMA, the Collaborative Multi-Attention of EDAM (Wu et al., CVPR 2021, section 3.3), for several classes and all pairs at once.
 
 Each class has a transformer block of its own. Its parameters live in modules named as in the published checkpoints; the computation
 stacks them over the classes and is batched: x is (C, N, D) with C classes and N = pairs x 2 x tokens of an image.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from network.attention import attention
 from network.dropout import Dropout
-
-_TOGETHER = 5  # classes whose feed-forward networks are computed together
 
 
 def sinusoidal_encoding(length: int, dim: int) -> Tensor:
@@ -118,7 +115,10 @@ class CMADropout(nn.Module):
 def transformer_blocks(
     x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int, dropout: CMADropout
 ) -> Tensor:
-    """All classes' transformer blocks, joint attention over the tokens of both images of a pair.
+    """The transformer blocks of several classes, joint attention over the tokens of both images of a pair.
+
+    For the backward pass only x, q, k, v and the attention's output are kept; what lies before and behind the attention is
+    computed again.
 
     Args:
         x: tokens (C, N, D), N = pairs x T tokens a pair.
@@ -127,44 +127,39 @@ def transformer_blocks(
     Returns:
         (C, N, D).
     """
+    q, k, v = checkpoint(_projections, x, pairs, blocks, heads, use_reentrant=False)
+    p = dropout.attention.p if dropout.attention.training else 0.0
+    attended = attention(q, k, v, p)
+    return checkpoint(_after_attention, x, attended, blocks, dropout, use_reentrant=False)
 
-    def stack(get: Callable[[TransformerBlock], Tensor]) -> Tensor:
-        return torch.stack([get(block) for block in blocks])
 
-    def norm(x: Tensor, get: Callable[[TransformerBlock], Sublayer]) -> Tensor:
-        a, b = stack(lambda block: get(block).norm.a_2), stack(lambda block: get(block).norm.b_2)
-        return standardise(x) * a[:, None] + b[:, None]
-
+def _projections(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int) -> tuple[Tensor, ...]:
+    """Tokens (C, N, D) -> queries, keys and values, (C * P, heads, T, D / heads) each."""
     classes, tokens, dim = x.shape
-    y = norm(x, lambda block: block.input_sublayer)
-    q, k, v = (
+    y = norm(x, [block.input_sublayer.norm for block in blocks])
+    return tuple(
         linear(y, [block.attention.linear_layers[i] for block in blocks])
         .view(classes * pairs, tokens // pairs, heads, dim // heads)
-        .transpose(1, 2)  # (C * P, heads, T, D / heads)
+        .transpose(1, 2)
         for i in range(3)
     )
-    p = dropout.attention.p if dropout.attention.training else 0.0
-    y = attention(q, k, v, p).transpose(1, 2).reshape(classes, tokens, dim)
-    x = x + dropout.residual(linear(y, [block.attention.output_linear for block in blocks]))
 
-    y = norm(x, lambda block: block.output_sublayer)
-    # The inner tensors, four times as wide as the tokens, are computed again in the backward pass, for a few classes at a time.
-    parts = [
-        checkpoint(feed_forward, part, layers, dropout, use_reentrant=False)
-        for part, layers in zip(y.split(_TOGETHER), _groups([block.feed_forward for block in blocks]), strict=True)
-    ]
-    x = x + dropout.residual(torch.cat(parts))
+
+def _after_attention(x: Tensor, attended: Tensor, blocks: list[TransformerBlock], dropout: CMADropout) -> Tensor:
+    """Tokens (C, N, D) and the attention's output (C * P, heads, T, D / heads) -> (C, N, D)."""
+    y = linear(attended.transpose(1, 2).reshape(x.shape), [block.attention.output_linear for block in blocks])
+    x = x + dropout.residual(y)
+    y = norm(x, [block.output_sublayer.norm for block in blocks])
+    y = linear(y, [block.feed_forward.w_1 for block in blocks])  # (C, N, hidden)
+    y = dropout.activation(F.gelu(y, approximate="tanh"))
+    x = x + dropout.residual(linear(y, [block.feed_forward.w_2 for block in blocks]))
     return dropout.output(x)
 
 
-def _groups(layers: list[FeedForward]) -> list[list[FeedForward]]:
-    return [layers[start : start + _TOGETHER] for start in range(0, len(layers), _TOGETHER)]
-
-
-def feed_forward(y: Tensor, layers: list[FeedForward], dropout: CMADropout) -> Tensor:
-    """(C, N, D) -> (C, N, D), each class through its own two layers."""
-    y = dropout.activation(F.gelu(linear(y, [layer.w_1 for layer in layers]), approximate="tanh"))
-    return linear(y, [layer.w_2 for layer in layers])
+def norm(x: Tensor, layers: list[LayerNorm]) -> Tensor:
+    """(C, N, D) -> (C, N, D), each class through its own norm."""
+    a, b = torch.stack([layer.a_2 for layer in layers]), torch.stack([layer.b_2 for layer in layers])
+    return standardise(x) * a[:, None] + b[:, None]
 
 
 def linear(x: Tensor, layers: list[nn.Linear]) -> Tensor:

@@ -8,6 +8,7 @@ from network.cma import CMADropout, PairEmbedding, TransformerBlock, transformer
 from network.resnet38d import ResNet38d
 
 NUM_CLASSES = 20
+_TOGETHER = 5  # classes that the CMA computes at once: its largest tensors are 43 MB then, at the published crop
 
 
 class Net(ResNet38d):
@@ -65,19 +66,28 @@ class Net(ResNet38d):
         features = self.features(images.flatten(0, 1))  # (2P, 4096, h, w)
         masks = self.activate(features)[:, :NUM_CLASSES]  # (2P, C, h, w)
         reduced = self.d_d(features)  # (2P, D, h, w)
-
-        # Features times the mask of each class, (C, P, 2, T, D)
         reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
         masks = masks.flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
-        tokens = self.embedding(reduced * masks[..., None])
-        blocks = [block[0] for block in self.trans_list]
-        attended = transformer_blocks(
-            tokens.flatten(1, 3), pairs, blocks, self.heads, self.cma_dropout
-        )  # (C, P*2*T, D)
+        groups = torch.arange(NUM_CLASSES).split(_TOGETHER)
+        logits = [self.class_logits(reduced, masks[group], group.tolist()) for group in groups]
+        return torch.cat(logits).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
 
+    def class_logits(self, reduced: Tensor, masks: Tensor, classes: list[int]) -> Tensor:
+        """Logits of some classes: the CMA (section 3.3).
+
+        Args:
+            reduced: features (P, 2, T, D) at the T positions of each image.
+            masks: of these classes, (C, P, 2, T).
+
+        Returns:
+            (C, P, 2).
+        """
+        tokens = self.embedding(reduced * masks[..., None])  # features times the mask of each class, (C, P, 2, T, D)
+        blocks = [self.trans_list[c][0] for c in classes]
+        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout)
         pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
-        fc = torch.stack([layer.weight.flatten() for layer in self.fc_list])  # (C, D)
-        return (pooled * fc[:, None, None]).sum(-1).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
+        fc = torch.stack([self.fc_list[c].weight.flatten() for c in classes])  # (C, D)
+        return (pooled * fc[:, None, None]).sum(-1)
 
     def forward_cam(self, images: Tensor) -> Tensor:
         """Class masks. (N, 3, H, W) float -> (N, 21, ceil(H/8), ceil(W/8)) in 0..1; channel 20 is background."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from tool.errors import UserError
-from tool.memory import TRAINING, keep_freed_memory
+from tool.memory import keep_freed_memory
 
 # Words of the errors that Gloo and NCCL raise in the processes that are left when one has ended.
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
@@ -40,7 +40,7 @@ def setup(device: str | None, apart: bool = False) -> tuple[torch.device, int, i
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
     if chosen.type == "cpu":
-        keep_freed_memory(TRAINING)
+        keep_freed_memory()
     world = int(os.environ.get("WORLD_SIZE", 1))
     if chosen.type == "cuda":
         if world > 1 and chosen.index is not None:

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tool.memory import INFERENCE, keep_freed_memory
 from tool.precision import AMP_DTYPES
 from tool.transforms import normalise
 
@@ -17,8 +16,6 @@ def prepare(net: nn.Module, device: torch.device, amp: str = "off") -> nn.Module
     amp: "off", "bf16" or "fp16", the precision of the autocast context that the maps will be computed in: convolution weights
     are cast once instead of for every photo.
     """
-    if device.type == "cpu":
-        keep_freed_memory(INFERENCE)
     net.eval().requires_grad_(False)
     if hasattr(net, "fold_batch_norms"):
         net.fold_batch_norms()

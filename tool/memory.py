@@ -3,12 +3,11 @@
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameters in glibc's malloc.h
-TRAINING = 2**26  # bytes of the largest blocks kept while training, where larger ones would leave 0.5 GB in fragments
-INFERENCE = _LARGEST = 2**31 - 1  # all of them; mallopt takes a C int
+_LARGEST = 2**31 - 1  # it takes a C int
 
 
-def keep_freed_memory(largest: int) -> None:
-    """Let malloc keep freed blocks of up to `largest` bytes for the next ones, as PyTorch does on GPUs.
+def keep_freed_memory() -> None:
+    """Let malloc keep freed blocks of any size for the next ones, as PyTorch does on GPUs.
 
     By default glibc maps every block over 32 MB anew, and the system fills it with zeros page by page: a sixth of a training
     step, and of the class maps. Does nothing with other C libraries, or with a glibc that allows no more than its 32 MB.
@@ -17,5 +16,5 @@ def keep_freed_memory(largest: int) -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, musl; Windows
         return
-    if mallopt(_MMAP_THRESHOLD, largest):  # otherwise the next line would fix the threshold where it is: 128 KB
+    if mallopt(_MMAP_THRESHOLD, _LARGEST):  # otherwise the next line would fix the threshold where it is: 128 KB
         mallopt(_TRIM_THRESHOLD, _LARGEST)
