@@ -55,7 +55,7 @@ class _RowAttention(torch.autograd.Function):
             for rows in _row_blocks(qi):
                 weights = _weights(qi[rows], ki)
                 if dropout:
-                    weights *= keep.draw(*weights.shape)
+                    weights *= keep.draw(weights.shape, weights.dtype)
                 torch.mm(weights, scaled, out=oi[rows])
         ctx.save_for_backward(q, k, v, out)
         return out
@@ -76,7 +76,7 @@ class _RowAttention(torch.autograd.Function):
                 weights = _weights(qi[rows], ki)
                 grad_scores = torch.mm(kept_go[rows], vi.T)
                 if ctx.dropout:
-                    kept = keep.draw(*weights.shape)
+                    kept = keep.draw(weights.shape, weights.dtype)
                     grad_scores.mul_(kept)
                 grad_scores.sub_(mean[rows]).mul_(weights).mul_(scale)
                 if ctx.dropout:

@@ -1,7 +1,9 @@
 """Dropout whose random decisions are cheap on CPUs, where PyTorch draws them one by one."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,16 +12,16 @@ class KeepBits:
     """Keep-or-drop decisions on a CPU, 16 random bits each, the same again for the same seed."""
 
     def __init__(self, seed: int, p: float) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = np.random.Generator(np.random.SFC64(seed))  # twice as fast as PyTorch's Mersenne twister
         self.dropped = round(p * 2**16)  # of 2**16 equally likely values
         self.scale = 2**16 / (2**16 - self.dropped) if self.dropped < 2**16 else 0.0
 
-    def draw(self, *shape: int) -> Tensor:
-        """Bool tensor, True with probability 1 - p (rounded to 1/65536)."""
+    def draw(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Tensor of 1 with probability 1 - p (rounded to 1/65536), otherwise 0. Products with bool tensors are slow."""
         count = math.prod(shape)
-        words = torch.empty(math.ceil(count / 4), dtype=torch.int64)
-        words.random_(-(2**63), None, generator=self.generator)
-        return (words.view(torch.int16)[:count] >= self.dropped - 2**15).view(shape)
+        words = self.generator.integers(0, 2**64, math.ceil(count / 4), dtype=np.uint64)
+        values = torch.from_numpy(words.view(np.int16))[:count].view(shape)
+        return torch.ge(values, self.dropped - 2**15, out=torch.empty(shape, dtype=dtype))
 
 
 class Dropout(nn.Dropout):
@@ -35,7 +37,7 @@ class _CPUDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, p: float) -> Tensor:
         bits = KeepBits(int(torch.randint(2**62, ())), p)
-        keep = bits.draw(*x.shape)
+        keep = bits.draw(x.shape, torch.uint8)
         ctx.save_for_backward(keep)
         ctx.scale = bits.scale
         return (x * bits.scale).mul_(keep)

@@ -157,13 +157,20 @@ def test_cpu_dropout_attention_gradients():
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-10)
 
 
-def test_cpu_bfloat16_attention():
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_cpu_bfloat16_attention(dropout):
     torch.manual_seed(4)
-    tokens = torch.randn(4, 1, 1, 4000, 16).bfloat16()  # 16 blocks of rows: the sums over them need float32
+    count = 4000 if dropout == 0 else 1000  # 16 or 4 blocks of rows: the sums over them need float32
+    tokens = torch.randn(4, 1, 1, count, 16).bfloat16()
     q, k, v = (part.requires_grad_() for part in tokens[:3].unbind())
     exact = [part.detach().double().requires_grad_() for part in (q, k, v)]
-    reference = torch.softmax(exact[0] @ exact[1].mT / 4, -1) @ exact[2]
-    out = attention(q, k, v)
+    weights = torch.softmax(exact[0] @ exact[1].mT / 4, -1)
+    if dropout:
+        kept = dropped_weights(q.detach(), k.detach(), torch.eye(count).bfloat16()[None, None], dropout, seed=3) != 0
+        weights = weights * kept / (1 - round(dropout * 65536) / 65536)
+    reference = weights @ exact[2]
+    torch.manual_seed(3)
+    out = attention(q, k, v, dropout)
     assert out.dtype == torch.bfloat16
     found = (out, *torch.autograd.grad(out, (q, k, v), tokens[3]))
     expected = (reference, *torch.autograd.grad(reference, exact, tokens[3].double()))
