@@ -178,8 +178,9 @@ class _Standardise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, eps: float) -> Tensor:
-        std, mean = torch.std_mean(x, dim=-1, keepdim=True)
-        y = (x - mean).div_(std + eps)
+        y = x - x.mean(-1, keepdim=True)
+        std = torch.linalg.vector_norm(y, dim=-1, keepdim=True) * (y.shape[-1] - 1) ** -0.5
+        y.div_(std + eps)
         ctx.save_for_backward(y, std)
         ctx.eps = eps
         return y
