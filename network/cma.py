@@ -174,7 +174,7 @@ def standardise(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 class _Standardise(torch.autograd.Function):
-    """Keeps its output, which the next layer keeps anyway, and two numbers per token; autograd would keep three copies of x."""
+    """Keeps its output and one number per token; autograd would keep three copies of x."""
 
     @staticmethod
     def forward(ctx, x: Tensor, eps: float) -> Tensor:

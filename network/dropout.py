@@ -17,7 +17,10 @@ class KeepBits:
         self.scale = 2**16 / (2**16 - self.dropped) if self.dropped < 2**16 else 0.0
 
     def draw(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Tensor of 1 with probability 1 - p (rounded to 1/65536), otherwise 0. Products with bool tensors are slow."""
+        """Tensor of 1 with probability 1 - p (rounded to 1/65536), otherwise 0; with p = 1 it is `scale` that is 0.
+
+        Numbers, because products with bool tensors are slow.
+        """
         count = math.prod(shape)
         words = self.generator.integers(0, 2**64, math.ceil(count / 4), dtype=np.uint64)
         values = torch.from_numpy(words.view(np.int16))[:count].view(shape)

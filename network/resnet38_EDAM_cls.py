@@ -1,5 +1,7 @@
 """EDAM: ResNet38d, the Discriminative Activation layer, and the Collaborative Multi-Attention (Wu et al., CVPR 2021)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from network.cma import CMADropout, PairEmbedding, TransformerBlock, transformer
 from network.resnet38d import ResNet38d
 
 NUM_CLASSES = 20
-_TOGETHER = 5  # classes that the CMA computes at once: its largest tensors are 43 MB then, at the published crop
+_TOGETHER = 5  # classes that the CMA computes at once: its largest tensor has 43 MB a pair then, at the published crop
 
 
 class Net(ResNet38d):
@@ -68,11 +70,14 @@ class Net(ResNet38d):
         reduced = self.d_d(features)  # (2P, D, h, w)
         reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
         masks = masks.flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
-        groups = torch.arange(NUM_CLASSES).split(_TOGETHER)
-        logits = [self.class_logits(reduced, masks[group], group.tolist()) for group in groups]
+        starts = range(0, NUM_CLASSES, _TOGETHER)
+        logits = [
+            self.class_logits(reduced, part, range(start, start + len(part)))
+            for start, part in zip(starts, masks.split(_TOGETHER), strict=True)
+        ]
         return torch.cat(logits).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
 
-    def class_logits(self, reduced: Tensor, masks: Tensor, classes: list[int]) -> Tensor:
+    def class_logits(self, reduced: Tensor, masks: Tensor, classes: Sequence[int]) -> Tensor:
         """Logits of some classes: the CMA (section 3.3).
 
         Args:

@@ -21,6 +21,11 @@ def test_class_maps_of_a_photo_are_the_known_amount_of_work():
     assert 11.3e12 < work < 11.5e12  # eight views, 11.4 TFLOP
 
 
+def test_a_training_step_of_a_pair_is_the_known_amount_of_work():
+    work = measuring.step_operations("network.resnet38_EDAM_cls", 368, 1)
+    assert 3.6e12 < work < 3.8e12  # forward and backward of two images, frozen layers forward only
+
+
 def test_the_table_is_printed_and_written(tmp_path, monkeypatch, capsys):
     out = tmp_path / "table.md"
     flags = ["--quick", "--device", "cpu", "--network", "network.resnet38_EDAM_tiny", "--only", "maps", "crf"]

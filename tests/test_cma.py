@@ -8,6 +8,7 @@ from conftest import without_dropout
 
 from network.attention import attention
 from network.cma import sinusoidal_encoding
+from network.dropout import Dropout
 from network.resnet38_EDAM_cls import Net
 
 
@@ -116,6 +117,38 @@ def test_every_pair_is_on_its_own(net):
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-12)
 
 
+def test_what_backward_computes_again_drops_the_same(monkeypatch):
+    """Logits and gradients, bit for bit, of a network with all its dropout: with torch.utils.checkpoint and without."""
+    torch.manual_seed(0)
+    net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32).double().train()
+    images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64)
+
+    def results(seed: int) -> list[torch.Tensor]:
+        net.zero_grad()
+        torch.manual_seed(seed)
+        logits = net(images)
+        logits.square().sum().backward()
+        return [logits.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
+
+    again = results(1)
+    assert not torch.equal(again[0], results(2)[0])  # it drops
+    monkeypatch.setattr("network.cma.checkpoint", lambda function, *inputs, use_reentrant: function(*inputs))
+    assert all(map(torch.equal, again, results(1)))
+
+
+def test_cpu_dropout():
+    x = torch.rand(100, 1000) + 1
+    x.requires_grad_()
+    y = Dropout(0.3).train()(x)
+    kept = y != 0
+    assert kept.double().mean().item() == pytest.approx(0.7, abs=6e-3)  # 100000 decisions
+    torch.testing.assert_close(y[kept], x[kept] / (1 - round(0.3 * 65536) / 65536))
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(grad, (y / x).detach())
+    assert torch.equal(Dropout(0.3).eval()(x), x)
+    assert not Dropout(1.0).train()(x).any()
+
+
 def dropped_weights(q, k, v, p, seed):
     """The attention weights after dropout that `attention` used, read off with v = identity."""
     torch.manual_seed(seed)
@@ -157,10 +190,15 @@ def test_cpu_dropout_attention_gradients():
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_cpu_bfloat16_attention(dropout):
+@pytest.mark.parametrize(
+    ("dropout", "count", "limits"),
+    [
+        (0.0, 4000, (6e-3, 9e-3, 7e-3, 6e-3)),  # 16 blocks of rows: the sums over them need float32
+        (0.3, 1000, (8e-3, 1e-2, 9e-3, 8e-3)),
+    ],
+)
+def test_cpu_bfloat16_attention(dropout, count, limits):
     torch.manual_seed(4)
-    count = 4000 if dropout == 0 else 1000  # 16 or 4 blocks of rows: the sums over them need float32
     tokens = torch.randn(4, 1, 1, count, 16).bfloat16()
     q, k, v = (part.requires_grad_() for part in tokens[:3].unbind())
     exact = [part.detach().double().requires_grad_() for part in (q, k, v)]
@@ -174,5 +212,5 @@ def test_cpu_bfloat16_attention(dropout):
     assert out.dtype == torch.bfloat16
     found = (out, *torch.autograd.grad(out, (q, k, v), tokens[3]))
     expected = (reference, *torch.autograd.grad(reference, exact, tokens[3].double()))
-    for mine, theirs, limit in zip(found, expected, (6e-3, 9e-3, 7e-3, 6e-3), strict=True):
+    for mine, theirs, limit in zip(found, expected, limits, strict=True):
         assert ((mine.double() - theirs).norm() / theirs.norm()).item() < limit

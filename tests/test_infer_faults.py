@@ -4,7 +4,6 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
@@ -208,8 +207,8 @@ def test_failures_come_in_the_order_of_the_photos():
     ids = [image_id(number) for number in range(8)]
     try:
         for i in ids:
-            pool.submit(i, np.zeros((2, 3, 3), np.uint8), [0], np.full((1, 2, 3), np.nan, np.float32))
-        wait(pool.pending)  # all have ended before the first is asked for
+            size = (2000, 2000) if i == ids[0] else (2, 3)  # the first one ends last
+            pool.submit(i, np.zeros((*size, 3), np.uint8), [0], np.full((1, *size), np.nan, np.float32))
         pool.wait()
     finally:
         pool.close()

@@ -9,14 +9,18 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 COUNT_FAULTS = """
 import resource
+import sys
 import torch
 from tool.distributed import setup
+from tool.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**23)  # 32 MB, freed at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+if not keep_freed_memory():
+    sys.exit("not here")
 setup("cpu")
 print(*(faults() for _ in range(8)))
 """
@@ -24,7 +28,10 @@ print(*(faults() for _ in range(8)))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_a_freed_tensor_is_the_next_ones_memory():
-    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], cwd=REPO, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], cwd=REPO, capture_output=True, text=True)
+    if done.stderr == "not here\n":
+        pytest.skip("this C library allows no large blocks to be kept")
+    assert done.returncode == 0, done.stderr
     first, *later = map(int, done.stdout.split())
     assert first >= 16  # it counts: the first tensor takes new pages, of 2 MB at most
     assert min(later) < first / 10  # an aligned block is not found again every time

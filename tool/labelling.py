@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -145,13 +145,13 @@ class LabelPool:
             self.pool.shutdown(cancel_futures=True)
 
     def _collect(self) -> None:
-        done, _ = wait(self.pending, return_when=FIRST_COMPLETED)
-        for future in [future for future in self.pending if future in done]:  # as handed over: `done` has no order
-            image_id = self.pending.pop(future)
-            try:
-                self._note(image_id, future.result())
-            except BrokenProcessPool as error:
-                raise _worker_died() from error
+        """Wait for the photo handed over first, so that failures come in the order of the photos."""
+        future, image_id = next(iter(self.pending.items()))
+        del self.pending[future]
+        try:
+            self._note(image_id, future.result())
+        except BrokenProcessPool as error:
+            raise _worker_died() from error
 
     def _note(self, image_id: str, error: UserError | None) -> None:
         if error is None:

@@ -62,7 +62,7 @@ def loss_of(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def step_operations(network: str, crop: int, pairs: int) -> int:
-    """Operations of a training step, forward and backward, attention included."""
+    """Operations of a training step, forward and backward, attention and what backward computes again (0.8 %) included."""
     with torch.device("meta"):
         net = make_net(network).train()
         return operations(lambda: loss_of(net, torch.empty(pairs, 2, 3, crop, crop)).backward())
