@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tool import flags
 from tool.errors import UserError, run
 from tool.files import make_folder
 from tool.images import load_label, load_photo, save_label, save_rgb
@@ -23,8 +24,8 @@ from voc12.lists import read_image_list
 SHEET_IMAGES = 24
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add = parser.add_argument
     add("--img_path", required=True, metavar="DIR", type=Path, help="label PNGs, <id>.png with values 0..20 or 255")
     add(
@@ -36,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="VOC2012 folder, or a folder of photos <id>.jpg: draw over the photos",
     )
-    add("--opacity", type=float, default=0.6, help="of the labels over the photo, 0..1 (default: %(default)s)")
+    add("--opacity", type=flags.number(float, 0, 1), default=0.6, help="of the labels over the photo, 0..1")
     add("--gt_path", metavar="DIR", type=Path, help="ground truth <id>.png, a third column of the sheet")
     add(
         "--sheet",
@@ -45,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"contact sheet PNG of the first {SHEET_IMAGES} images; needs --img_root",
     )
     add("--list", metavar="FILE", help="the images to draw, as infer_cls.py's list (default: every PNG of --img_path)")
-    add("--limit", type=int, metavar="N", help="only the first N images (default: all)")
+    add("--limit", type=flags.count(1), metavar="N", help="only the first N images (default: all)")
     return parser
 
 
@@ -68,10 +69,6 @@ def find_ids(args: argparse.Namespace) -> list[str]:
         raise UserError("--sheet shows the photos too: give their folder with --img_root")
     if args.gt_path and not args.sheet:
         raise UserError("--gt_path is a column of the contact sheet: name its file with --sheet")
-    if not 0 <= args.opacity <= 1:
-        raise UserError(f"--opacity is {args.opacity}, where 0..1 was expected")
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit is {args.limit}, where 1 or more was expected")
     for flag, folder in (("--img_path", args.img_path), ("--img_root", args.img_root), ("--gt_path", args.gt_path)):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{flag} folder {folder} does not exist")
@@ -87,7 +84,7 @@ def find_ids(args: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     # The published page has a long dash in place of two hyphens, some copies of it the dash's UTF-8 bytes read as Windows-1252.
-    args = make_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
+    args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     ids = find_ids(args)
     make_folder(args.out_path)
     photos = args.img_root

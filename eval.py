@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, load_npy_dict
 from tool.fusion import levels, pseudo_label
 from tool.images import load_grey, load_label
 from tool.manifest import output_of
 from tool.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range
+from tool.workers import worker_pool
 from voc12.classes import CLASSES, LABELS, VOID
 from voc12.lists import read_image_list
 
@@ -134,7 +136,7 @@ def run_chunks(chunks: list[list[str]], source: Source, workers: int) -> Iterato
         for chunk in chunks:
             yield len(chunk), *evaluate_chunk(chunk, source)
         return
-    with ProcessPoolExecutor(min(workers, len(chunks))) as pool:
+    with worker_pool(min(workers, len(chunks))) as pool:
         tasks = {pool.submit(evaluate_chunk, chunk, source): len(chunk) for chunk in chunks}
         try:
             for task in as_completed(tasks):
@@ -154,26 +156,26 @@ def table(matrix: np.ndarray) -> str:
     return "\n".join([*lines, f"{'mIoU':<14}{100 * mean_iou(matrix):>8.2f}{note}"])
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add, number = parser.add_argument, flags.number(float)
     add("--predict_dir", required=True, metavar="DIR", type=Path, help="predictions: <id>.png or <id>.npy")
     add("--voc12_root", metavar="DIR", type=Path, help="VOC2012 folder; its SegmentationClass holds the ground truth")
     add(
         "--gt_dir", metavar="DIR", type=Path, help="ground truth <id>.png, in place of --voc12_root's SegmentationClass"
     )
-    add("--list", default="voc12/train.txt", metavar="FILE", help="images to evaluate (default: %(default)s)")
-    add("--type", choices=("png", "npy"), default="png", help="png: label maps; npy: class maps (default: %(default)s)")
+    add("--list", default="voc12/train.txt", metavar="FILE", help="images to evaluate")
+    add("--type", choices=("png", "npy"), default="png", help="png: label maps; npy: class maps")
     add("--crf", action="store_true", help="npy: the files hold CRF probabilities, background included (--out_crf)")
     add(
         "--theta",
         type=number,
         default=0.5,
-        help="npy: background score; with --sal_path, saliency up to theta x 100 is background (default: %(default)s)",
+        help="npy: background score; with --sal_path, saliency up to theta x 100 is background",
     )
     add("--sal_path", metavar="DIR", type=Path, help="npy: grey saliency maps <id>.png, fused as in infer_cls.py")
-    add("--alpha", type=number, default=0.0, help="npy with --sal_path: scores below it are out (default: %(default)s)")
-    add("--beta", type=number, default=1.0, help="npy with --sal_path: scores above it win (default: %(default)s)")
+    add("--alpha", type=number, default=0.0, help="npy with --sal_path: scores below it are out")
+    add("--beta", type=number, default=1.0, help="npy with --sal_path: scores above it win")
     add("--curve", action="store_true", help="npy: every theta from 0.00 to 0.99; prints each mIoU and the best")
     add(
         "--skip_errors",
@@ -189,19 +191,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--comment", default="", metavar="TEXT", help="a title for the entry in the log file")
     add(
         "--num_workers",
-        type=int,
+        type=flags.count(1),
         default=min(8, os.cpu_count() or 1),
         metavar="N",
-        help="processes (default: %(default)s)",
+        help="processes",
     )
     return parser
-
-
-def number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
-    return value
 
 
 def check_arguments(args: argparse.Namespace) -> Source:
@@ -254,7 +249,7 @@ def append_log(path: str, text: str) -> None:
 
 
 def main() -> None:
-    args = make_parser().parse_args()
+    args = get_parser().parse_args()
     source = check_arguments(args)
     ids = list(dict.fromkeys(read_image_list(args.list)))
     logfile = args.logfile or ("evallog.txt" if args.comment else None)

@@ -6,21 +6,17 @@ import importlib
 import pytest
 from training import image_id, write_pairs
 
+import colorful
+import eval as evaluation
 import infer_cls
 import train_EDAM_cls
 
-PARSERS = {
-    "train_EDAM_cls": "get_parser",
-    "infer_cls": "get_parser",
-    "eval": "make_parser",
-    "colorful": "make_parser",
-    "benchmark": "get_parser",
-}
+SCRIPTS = ("train_EDAM_cls", "infer_cls", "eval", "colorful", "benchmark")
 
 
-@pytest.mark.parametrize("script", PARSERS)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_is_explained(script, capsys):
-    parser: argparse.ArgumentParser = getattr(importlib.import_module(script), PARSERS[script])()
+    parser: argparse.ArgumentParser = importlib.import_module(script).get_parser()
     shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
     assert all(action.help and len(action.help) > 8 for action in shown)
     with pytest.raises(SystemExit) as leaving:
@@ -31,6 +27,7 @@ def test_every_flag_is_explained(script, capsys):
 
 TRAIN = ["--voc12_root", "R"]
 INFER = ["--voc12_root", "R", "--weights", "W"]
+COLOURS = ["--img_path", "P", "--out_path", "O"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +58,11 @@ INFER = ["--voc12_root", "R", "--weights", "W"]
         (infer_cls, [*INFER, "--alpha", "x"], "argument --alpha: invalid float value: 'x'"),
         (infer_cls, [*INFER, "--crf_workers", "1.5"], "argument --crf_workers: invalid int value: '1.5'"),
         (infer_cls, [*INFER, "--num_workers", "99999999999"], "where at most 2147483647 was expected"),
+        (evaluation, ["--predict_dir", "P", "--theta", "nan"], "argument --theta: nan, where a number was expected"),
+        (evaluation, ["--predict_dir", "P", "--num_workers", "0"], "--num_workers: 0, where at least 1 was expected"),
+        (colorful, [*COLOURS, "--opacity", "1.5"], "argument --opacity: 1.5, where at most 1 was expected"),
+        (colorful, [*COLOURS, "--opacity", "nan"], "argument --opacity: nan, where at least 0 was expected"),
+        (colorful, [*COLOURS, "--limit", "0"], "argument --limit: 0, where at least 1 was expected"),
     ],
 )
 def test_bad_values(script, args, message, capsys):

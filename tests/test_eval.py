@@ -1,10 +1,13 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ended
 from PIL import Image
 
 import eval as script
@@ -222,7 +225,7 @@ def test_skipping_everything_is_an_error(root):
 def test_bad_score_files(root, scores, flags, message):
     path = root / "cam" / f"{IDS[0]}.npy"
     save_npy_dict(path, scores)
-    arguments = script.make_parser().parse_args(
+    arguments = script.get_parser().parse_args(
         ["--predict_dir", str(root / "cam"), "--voc12_root", str(root), "--type", "npy", *flags]
     )
     with pytest.raises(UserError, match=message) as error:
@@ -283,8 +286,22 @@ def test_the_command_line_ends_with_one_line_and_a_status(root):
         "eval.py: error: the ground truth is missing: give --voc12_root, or its label PNGs with --gt_dir\n"
     )
     usage = subprocess.run([*command[:2], "--help"], cwd=REPO, capture_output=True, text=True)
-    for action in script.make_parser()._actions:
+    for action in script.get_parser()._actions:
         assert action.help and action.option_strings[-1] in usage.stdout
+
+
+def test_its_processes_end_with_it(commands, root):
+    """A scheduler's SIGTERM reaches the script alone while its processes are at work."""
+    for image_id in (IDS[0], IDS[script.CHUNK]):
+        path = root / "SegmentationClass" / f"{image_id}.png"
+        path.unlink()
+        os.mkfifo(path)  # reading it takes for ever
+    arguments = ("--voc12_root", root, "--list", "list.txt", "--predict_dir", "png", "--num_workers", 2)
+    command = commands.start(root, "eval.py", *arguments)
+    assert command.until(lambda: len(command.children()) == 2)
+    workers = command.children()
+    assert command.send(signal.SIGTERM) == -signal.SIGTERM
+    assert all(map(ended, workers))
 
 
 def test_crf_files_read_as_maps_are_refused(tmp_path):
@@ -293,4 +310,4 @@ def test_crf_files_read_as_maps_are_refused(tmp_path):
         claim_folder(folder, {"output": output}, overwrite=False)
         arguments = ["--predict_dir", str(folder), "--gt_dir", str(tmp_path), "--type", "npy", *flags]
         with pytest.raises(UserError, match=message):
-            script.check_arguments(script.make_parser().parse_args(arguments))
+            script.check_arguments(script.get_parser().parse_args(arguments))

@@ -4,15 +4,10 @@ Nothing here needs PyTorch, so that the processes stay small.
 """
 
 import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +17,7 @@ from tool.errors import UserError
 from tool.files import save_npy_dict
 from tool.fusion import pseudo_label
 from tool.images import load_grey, save_label
+from tool.workers import worker_pool
 
 
 @dataclass(frozen=True)
@@ -107,8 +103,7 @@ def write_labels(
 class LabelPool:
     """Runs `write_labels` in `workers` processes, at most a few photos behind; 0 workers run it at once.
 
-    Made before a GPU is touched: the processes are forked where the system can do that safely. Its methods raise UserError where
-    a file can't be written or a process was killed.
+    Make it before a GPU is touched. Its methods raise UserError where a file can't be written or a process was killed.
     """
 
     def __init__(self, job: LabelJob, workers: int) -> None:
@@ -118,8 +113,7 @@ class LabelPool:
         self.finished = 0
         self.pool = None
         if workers:
-            context = get_context("fork" if sys.platform == "linux" else "spawn")
-            self.pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),))
+            self.pool = worker_pool(workers)
             self.pool.submit(os.getpid).result()  # starts all of them
 
     def submit(self, image_id: str, photo: np.ndarray, classes: Sequence[int], maps: np.ndarray) -> None:
@@ -165,16 +159,3 @@ def _worker_died() -> UserError:
         "a process that computes CRFs was killed (memory may be full); lower --crf_workers and run the same command again: "
         "it continues"
     )
-
-
-def _start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end when it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
