@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, load_npy_dict
-from tool.fusion import levels, pseudo_label
+from tool.fusion import check_theta, levels, pseudo_label
 from tool.images import load_grey, load_label
 from tool.manifest import output_of
 from tool.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range
@@ -211,6 +211,8 @@ def check_arguments(args: argparse.Namespace) -> Source:
     for what, folder in (("--predict_dir", args.predict_dir), ("ground truth", gt_dir), ("--sal_path", args.sal_path)):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{what} folder {folder} does not exist")
+    if args.sal_path:
+        check_theta(args.theta)
     npy = args.type == "npy"
     if npy and (output := output_of(args.predict_dir)) in ("out_cam", "out_crf") and args.crf != (output == "out_crf"):
         right = "needs" if output == "out_crf" else "is read without"

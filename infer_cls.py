@@ -22,6 +22,7 @@ from network.weights import load_weights
 from tool import distributed, flags
 from tool.errors import UserError, run
 from tool.files import make_folder
+from tool.fusion import check_theta
 from tool.inference import class_maps, prepare
 from tool.labelling import LabelJob, LabelPool
 from tool.loading import batches
@@ -29,7 +30,7 @@ from tool.manifest import check_folder, claim_folder, file_digest
 from tool.precision import autocast, setup_precision
 from voc12.data import MultiScalePhotos
 from voc12.labels import load_labels
-from voc12.lists import read_image_list
+from voc12.lists import check_root, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -67,9 +68,11 @@ def main() -> None:
     args = get_parser().parse_args()
     job = LabelJob(**{name: getattr(args, name) for name in LabelJob.__dataclass_fields__})
     folders = output_folders(job)
-    for flag, folder in (("--voc12_root", Path(args.voc12_root)), ("--sal_path", job.sal_path)):
-        if folder and not folder.is_dir():
-            raise UserError(f"{flag} {folder}: no such folder")
+    check_root(args.voc12_root)
+    if job.sal_path:
+        if not job.sal_path.is_dir():
+            raise UserError(f"--sal_path {job.sal_path}: no such folder")
+        check_theta(job.theta)
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
     failures: list[tuple[str, str]] = []
     labels = load_labels(ids, args.voc12_root, failures=failures if args.skip_errors else None)
@@ -179,4 +182,4 @@ def manifest(output: str, job: LabelJob, args: argparse.Namespace, digest: str) 
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "interrupted; the same command goes on")

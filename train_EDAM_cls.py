@@ -31,7 +31,7 @@ from tool.optim import make_optimizer, set_learning_rate
 from tool.precision import Autocast, setup_precision, training_form
 from voc12.data import TrainPairs
 from voc12.labels import load_labels
-from voc12.lists import photo_path, read_pairs
+from voc12.lists import check_root, photo_path, read_pairs
 
 # What a resumed run has to share with the interrupted one.
 MUST_MATCH = (
@@ -86,8 +86,7 @@ def main() -> None:
     args = get_parser().parse_args()
     if args.long_side[0] > args.long_side[1]:
         raise UserError(f"--long_side {args.long_side[0]} {args.long_side[1]}: the smaller one comes first")
-    if not Path(args.voc12_root).is_dir():
-        raise UserError(f"--voc12_root {args.voc12_root}: no such folder")
+    check_root(args.voc12_root)
     device, rank, world = distributed.setup(args.device)
     with distributed.explained("lower --batch_size or --crop_size, use more GPUs, or --amp bf16"):
         train(args, device, rank, world)

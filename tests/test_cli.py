@@ -108,6 +108,7 @@ def test_training_names_what_is_missing(args, message, commands, drawn, tmp_path
         (("--weights", "nowhere.pth"), "cannot read nowhere.pth: No such file or directory"),
         (("--weights", "."), "cannot read .: Is a directory"),
         (("--sal_path", "nowhere"), "--sal_path nowhere: no such folder"),
+        (("--sal_path", ".", "--theta", "20"), "--theta 20: with --sal_path, saliency (0..255) up to theta x 100 is"),
         (("--network", "network.nothing"), "--network network.nothing: no such module; it names one such as"),
         (("--device", "cuda:99"), "--device cuda:99: this PyTorch sees no GPU; use --device cpu"),
     ],
@@ -118,6 +119,17 @@ def test_inference_names_what_is_missing(args, message, commands, drawn, tiny_we
     network = ("--network", "network.resnet38_EDAM_tiny")
     assert commands.error(tmp_path, "infer_cls.py", *same, *network, *args).startswith(message)
     assert not (tmp_path / "cam").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "more"), [("train_EDAM_cls.py", ()), ("infer_cls.py", ("--weights", "w.pth", "--out_cam", "cam"))]
+)
+def test_the_folder_above_the_devkit_is_seen_through(script, more, commands, tmp_path):
+    line = commands.error(tmp_path, script, "--voc12_root", ".", *more)
+    assert line == "--voc12_root . holds no JPEGImages: give the folder VOC2012 of the devkit"
+    (tmp_path / "VOCdevkit/VOC2012/JPEGImages").mkdir(parents=True)
+    line = commands.error(tmp_path, script, "--voc12_root", ".", *more)
+    assert line == "--voc12_root . holds no JPEGImages: did you mean VOCdevkit/VOC2012?"
 
 
 def test_inference_asks_for_an_output(commands, drawn, tiny_weights, tmp_path):

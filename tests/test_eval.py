@@ -251,6 +251,7 @@ def test_bad_saliency_map(root):
         ("png", ["--list", "nowhere.txt"], r"nowhere\.txt does not exist"),
         ("png", ["--logfile", "nowhere/log.txt"], "cannot write the log nowhere/log.txt: No such file or directory"),
         ("png", ["--json", "nowhere/out.json"], "cannot write nowhere/out.json: No such file or directory"),
+        ("cam", ["--type", "npy", "--theta", "20", "--sal_path", "."], r"--theta 20: .* so it is below 2\.55"),
     ],
 )
 def test_flags_that_cannot_work(root, predictions, flags, message):

@@ -78,7 +78,9 @@ def test_stopped_by_a_signal(number, status, whole, commands, drawn, tiny_weight
     started = command.children()
     assert len(started) == 3
     assert command.send(number, group=True) == status
-    assert command.stderr == (["infer_cls.py: interrupted"] if number == signal.SIGINT else [])
+    assert command.stderr == (
+        ["infer_cls.py: interrupted; the same command goes on"] if number == signal.SIGINT else []
+    )
     assert all(map(ended, started))
     found = contents(tmp_path, hidden=False)
     assert found.items() <= whole.items() and len(found) < len(whole)

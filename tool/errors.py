@@ -14,10 +14,11 @@ def show(error: Exception | str) -> None:
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
     """Run a script's `main` and turn a UserError into `<script>: error: <message>` on stderr and exit status 1.
 
-    So are the system's errors that no check foresaw: a path that is too long, a disk that has gone.
+    So are the system's errors that no check foresaw: a path that is too long, a disk that has gone. After Ctrl-C the status is 130
+    and the line `<script>: <interrupted>`.
     """
     try:
         main()
@@ -25,5 +26,5 @@ def run(main: Callable[[], None]) -> None:
         show(error)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {interrupted}", file=sys.stderr)
         sys.exit(130)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tool.errors import UserError
+
 
 def pseudo_label(
     scores: np.ndarray,
@@ -45,6 +47,14 @@ def strongest(scores: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.n
 def suppress(scores: np.ndarray, alpha: float, beta: float) -> np.ndarray:
     """Return a copy of `scores` where those below `alpha` are -2 and those above `beta` are 2."""
     return np.where(scores < alpha, -2, np.where(scores > beta, 2, scores)).astype(scores.dtype)
+
+
+def check_theta(theta: float) -> None:
+    """UserError where `theta * 100` is no threshold of saliency maps: all of their values would be background."""
+    if theta * 100 >= 255:
+        raise UserError(
+            f"--theta {theta:g}: with --sal_path, saliency (0..255) up to theta x 100 is background, so it is below 2.55"
+        )
 
 
 def background_from_saliency(saliency: np.ndarray, theta: float) -> np.ndarray:

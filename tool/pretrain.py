@@ -35,7 +35,7 @@ from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor
 from tool.transforms import augment
 from voc12.labels import load_labels
-from voc12.lists import photo_path, read_image_list
+from voc12.lists import check_root, photo_path, read_image_list
 
 SAVE_EVERY = 200  # steps
 MUST_MATCH = ("network", "epochs", "batch_size", "long_side", "lr", "wt_dec", "top", "seed")
@@ -151,6 +151,7 @@ def main() -> None:
     args = get_parser().parse_args()
     if args.long_side[0] > args.long_side[1]:
         raise UserError(f"--long_side {args.long_side[0]} {args.long_side[1]}: the smaller one comes first")
+    check_root(args.voc12_root)
     device, _, _ = distributed.setup(args.device)
     labels = load_labels(read_image_list(args.image_list), args.voc12_root)
     max_step = len(labels) * args.epochs // args.batch_size
@@ -194,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "interrupted; the same command goes on")

@@ -88,7 +88,7 @@ def _load_label(
         absent = "does not hold it" if table else "does not exist"
         raise UserError(
             f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; "
-            f"{PREPARE_COMMAND} makes the labels"
+            f"{PREPARE_COMMAND} makes the labels of a devkit; is the id right?"
         )
     return read_annotation(path)
 

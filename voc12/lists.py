@@ -24,6 +24,22 @@ def check_id(image_id: str, where: str) -> str:
     return image_id
 
 
+def check_root(root: str | Path) -> None:
+    """UserError where the devkit `root` is not there or has no photos, with a guess at what was meant."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"--voc12_root {root}: no such folder")
+    if not (root / "JPEGImages").is_dir():
+        deeper = deeper_devkit(root)
+        hint = f"did you mean {deeper}?" if deeper else "give the folder VOC2012 of the devkit"
+        raise UserError(f"--voc12_root {root} holds no JPEGImages: {hint}")
+
+
+def deeper_devkit(root: Path) -> Path | None:
+    """The devkit within a folder above it."""
+    return next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
+
+
 def photo_path(root: str | Path, image_id: str) -> Path:
     """Path of the photo in the devkit `root`."""
     return Path(root) / "JPEGImages" / f"{check_id(image_id, 'photo')}.jpg"

@@ -24,7 +24,7 @@ from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
 from tool.images import load_photo
 from voc12.labels import annotation_path, read_annotation
-from voc12.lists import format_image_list, photo_path, read_image_list, write_text
+from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, write_text
 from voc12.masks import AUG, Mask, complete_masks, count_aug, files_by_id
 from voc12.pairs import EPOCHS, SEED, check_schedule, make_pairs, write_pairs
 from voc12.report import PUBLISHED, Findings, class_table, list_table
@@ -113,7 +113,7 @@ def check_devkit(root: Path) -> None:
     for part in ("JPEGImages", "Annotations", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"):
         if (root / part).exists():
             continue
-        deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
+        deeper = deeper_devkit(root)
         hint = f"did you mean {deeper}?" if deeper else "give the folder VOC2012, or --download DIR to fetch it"
         raise UserError(f"--voc12_root {root} is no VOC 2012 devkit, it has no {part}: {hint}")
 
