@@ -1,4 +1,4 @@
-# make test: an environment in .venv, then the tests. make demo: EDAM on drawn pictures, from nothing, in about eight minutes.
+# make test: an environment in .venv, then the tests. make demo: EDAM on drawn pictures, from nothing, in eight to ten minutes.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python

@@ -1,13 +1,10 @@
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ended
 from PIL import Image
 
 import eval as script
@@ -289,20 +286,6 @@ def test_the_command_line_ends_with_one_line_and_a_status(root):
     usage = subprocess.run([*command[:2], "--help"], cwd=REPO, capture_output=True, text=True)
     for action in script.get_parser()._actions:
         assert action.help and action.option_strings[-1] in usage.stdout
-
-
-def test_its_processes_end_with_it(commands, root):
-    """A scheduler's SIGTERM reaches the script alone while its processes are at work."""
-    for image_id in (IDS[0], IDS[script.CHUNK]):
-        path = root / "SegmentationClass" / f"{image_id}.png"
-        path.unlink()
-        os.mkfifo(path)  # reading it takes for ever
-    arguments = ("--voc12_root", root, "--list", "list.txt", "--predict_dir", "png", "--num_workers", 2)
-    command = commands.start(root, "eval.py", *arguments)
-    assert command.until(lambda: len(command.children()) == 2)
-    workers = command.children()
-    assert command.send(signal.SIGTERM) == -signal.SIGTERM
-    assert all(map(ended, workers))
 
 
 def test_crf_files_read_as_maps_are_refused(tmp_path):
