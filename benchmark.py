@@ -38,19 +38,13 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
-        "--network",
-        default="network.resnet38_EDAM_cls",
-        metavar="MODULE",
-        help="network to measure (default: %(default)s)",
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add, network = parser.add_argument, "network.resnet38_EDAM_cls"
+    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="network to measure")
     add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
     add("--batch_size", type=flags.count(1), help="pairs per training step (default: 1 on a CPU, 4 on a GPU)")
-    add(
-        "--photos", type=flags.count(2), help="photos for the whole of infer_cls.py (default: 6 on a CPU, 400 on a GPU)"
-    )
+    photos = "photos for the whole of infer_cls.py (default: 6 on a CPU, 400 on a GPU)"
+    add("--photos", type=flags.count(2), help=photos)
     add("--quick", action="store_true", help="half-size photos, crop 184, one repetition")
     add("--markdown", type=Path, metavar="FILE", help="also write the table to this file")
     add("--only", choices=("rate", "train", "maps", "crf", "infer"), nargs="+", help="measure these alone")

@@ -220,6 +220,18 @@ def check_arguments(args: argparse.Namespace) -> Source:
     return Source(args.predict_dir, gt_dir, npy, args.crf, args.sal_path, args.theta, args.alpha, args.beta, args.curve)
 
 
+def tell_idle_flags(args: argparse.Namespace) -> None:
+    """Say which settings of the fusion were given though the result does not depend on them."""
+    if args.type == "png":
+        flags.tell_idle(args, get_parser(), ("theta", "alpha", "beta"), "on label PNGs, only with --type npy")
+        return
+    if args.sal_path is None:
+        flags.tell_idle(args, get_parser(), ("alpha", "beta"), "without --sal_path")
+    if args.curve or (args.crf and args.sal_path is None):
+        why = "with --curve, which tries all" if args.curve else "with --crf, unless --sal_path is given"
+        flags.tell_idle(args, get_parser(), ("theta",), why)
+
+
 def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
     """Return the result as text for people and as a dict for --json."""
     lines, result, best = [], {}, 0
@@ -253,6 +265,7 @@ def append_log(path: str, text: str) -> None:
 def main() -> None:
     args = get_parser().parse_args()
     source = check_arguments(args)
+    tell_idle_flags(args)
     ids = list(dict.fromkeys(read_image_list(args.list)))
     logfile = args.logfile or ("evallog.txt" if args.comment else None)
     if logfile:

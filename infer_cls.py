@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from network import make_net
+from network.file_kind import weights_digest
 from network.weights import load_weights
 from tool import distributed, flags
 from tool.errors import UserError, run
@@ -26,7 +27,7 @@ from tool.fusion import check_theta
 from tool.inference import class_maps, prepare
 from tool.labelling import LabelJob, LabelPool
 from tool.loading import batches
-from tool.manifest import check_folder, claim_folder, file_digest
+from tool.manifest import check_folder, claim_folder
 from tool.precision import autocast, setup_precision
 from voc12.data import MultiScalePhotos
 from voc12.labels import load_labels
@@ -76,7 +77,7 @@ def main() -> None:
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
     failures: list[tuple[str, str]] = []
     labels = load_labels(ids, args.voc12_root, failures=failures if args.skip_errors else None)
-    digest = file_digest(args.weights)
+    digest = weights_digest(args.weights)
 
     pool = LabelPool(job, args.crf_workers)  # before a GPU is touched
     try:
@@ -90,6 +91,7 @@ def main() -> None:
             if rank == 0:
                 print(report, flush=True)
                 print(distributed.describe(device, world), flush=True)
+                tell_idle_flags(args)
                 claims = [
                     (folder, manifest(name, job, args, digest), args.overwrite) for name, folder in folders.items()
                 ]
@@ -157,6 +159,17 @@ def label_photos(
             bar.update()
         pool.wait()
         check()
+
+
+def tell_idle_flags(args: argparse.Namespace) -> None:
+    """Say which settings of the label PNGs were given though nothing that is asked for depends on them."""
+    if args.sal_path is None:
+        labels = "--out_cam_pred or --sal_path" if args.out_crf_pred else "--out_cam_pred"
+        flags.tell_idle(args, get_parser(), ("alpha", "beta"), "without --sal_path")
+        flags.tell_idle(args, get_parser(), () if args.out_cam_pred else ("theta",), f"without {labels}")
+    elif not (args.out_cam_pred or args.out_crf_pred):
+        labels = ("sal_path", "theta", "alpha", "beta")
+        flags.tell_idle(args, get_parser(), labels, "without --out_cam_pred or --out_crf_pred")
 
 
 def output_folders(job: LabelJob) -> dict[str, Path]:

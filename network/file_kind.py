@@ -1,5 +1,6 @@
 """What a file is by its first bytes, so that an error can say more than "invalid"."""
 
+import hashlib
 from pathlib import Path
 from typing import IO
 
@@ -44,6 +45,15 @@ def open_weights(path: str | Path) -> IO[bytes]:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise UserError(f"cannot read weights {path}: {getattr(error, 'strerror', None) or error}") from None
     return file
+
+
+def weights_digest(path: str | Path) -> str:
+    """SHA-256 of a file of weights, in hexadecimal. UserError: as `open_weights`, or it can't be read to its end."""
+    with open_weights(path) as file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"cannot read weights {path}: {error.strerror}") from error
 
 
 def kind_of_file(head: bytes) -> str:

@@ -10,8 +10,11 @@ import colorful
 import eval as evaluation
 import infer_cls
 import train_EDAM_cls
+from tool import demo, floors, synthetic
+from voc12 import pairs, prepare
 
-SCRIPTS = ("train_EDAM_cls", "infer_cls", "eval", "colorful", "benchmark")
+SCRIPTS = ("train_EDAM_cls", "infer_cls", "eval", "colorful", "benchmark", "voc12.prepare", "voc12.pairs")
+SCRIPTS += ("tool.demo", "tool.synthetic", "tool.pretrain", "tool.floors")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -63,6 +66,14 @@ COLOURS = ["--img_path", "P", "--out_path", "O"]
         (colorful, [*COLOURS, "--opacity", "1.5"], "argument --opacity: 1.5, where at most 1 was expected"),
         (colorful, [*COLOURS, "--opacity", "nan"], "argument --opacity: nan, where at least 0 was expected"),
         (colorful, [*COLOURS, "--limit", "0"], "argument --limit: 0, where at least 1 was expected"),
+        (prepare, ["--epochs", "0"], "argument --epochs: 0, where at least 1 was expected"),
+        (prepare, ["--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
+        (pairs, ["--epochs", "0"], "argument --epochs: 0, where at least 1 was expected"),
+        (synthetic, ["--size", "8"], "argument --size: 8, where at least 64 was expected"),
+        (synthetic, ["--size", "2000"], "argument --size: 2000, where at most 1024 was expected"),
+        (synthetic, ["--train", "0"], "argument --train: 0, where at least 1 was expected"),
+        (floors, ["--theta", "nan"], "argument --theta: nan, where a number was expected"),
+        (demo, ["--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
     ],
 )
 def test_bad_values(script, args, message, capsys):
@@ -105,8 +116,8 @@ def test_training_names_what_is_missing(args, message, commands, drawn, tmp_path
             ("--infer_list", "nowhere.txt"),
             "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes",
         ),
-        (("--weights", "nowhere.pth"), "cannot read nowhere.pth: No such file or directory"),
-        (("--weights", "."), "cannot read .: Is a directory"),
+        (("--weights", "nowhere.pth"), "weights nowhere.pth does not exist"),
+        (("--weights", "."), "weights . is a folder; name the .params or .pth file in it"),
         (("--sal_path", "nowhere"), "--sal_path nowhere: no such folder"),
         (("--sal_path", ".", "--theta", "20"), "--theta 20: with --sal_path, saliency (0..255) up to theta x 100 is"),
         (("--network", "network.nothing"), "--network network.nothing: no such module; it names one such as"),
@@ -136,3 +147,55 @@ def test_inference_asks_for_an_output(commands, drawn, tiny_weights, tmp_path):
     line = commands.error(tmp_path, "infer_cls.py", "--voc12_root", drawn, "--weights", tiny_weights)
     outputs = "--out_cam, --out_cam_pred, --out_crf or --out_crf_pred"
     assert line == f"nothing to write: name an output folder with {outputs}"
+
+
+@pytest.mark.parametrize(
+    ("args", "notes"),
+    [
+        (("--out_cam_pred", "O", "--theta", "0.2"), []),
+        (("--out_crf_pred", "O", "--theta", "0.2", "--alpha", "0.1", "--beta", "0.9", "--sal_path", "S"), []),
+        (("--out_cam_pred", "O", "--alpha", "0.1"), ["--alpha has no effect without --sal_path"]),
+        (
+            ("--out_crf_pred", "O", "--theta", "0.2", "--beta", "0.9"),
+            ["--beta has no effect without --sal_path", "--theta has no effect without --out_cam_pred or --sal_path"],
+        ),
+        (("--out_cam", "O", "--theta", "0.2"), ["--theta has no effect without --out_cam_pred"]),
+        (
+            ("--out_crf", "O", "--sal_path", "S", "--beta", "0.9"),
+            ["--sal_path, --beta have no effect without --out_cam_pred or --out_crf_pred"],
+        ),
+    ],
+)
+def test_inference_tells_flags_without_effect(args, notes, capsys):
+    infer_cls.tell_idle_flags(infer_cls.get_parser().parse_args([*INFER, *args]))
+    assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]
+
+
+@pytest.mark.parametrize(
+    ("args", "notes"),
+    [
+        ((), []),
+        (("--theta", "0.2", "--beta", "0.9"), ["--theta, --beta have no effect on label PNGs, only with --type npy"]),
+        (("--type", "npy", "--theta", "0.2", "--alpha", "0.1", "--sal_path", "S"), []),
+        (("--type", "npy", "--theta", "0.2", "--alpha", "0.1"), ["--alpha has no effect without --sal_path"]),
+        (("--type", "npy", "--curve", "--theta", "0.2"), ["--theta has no effect with --curve, which tries all"]),
+        (
+            ("--type", "npy", "--crf", "--theta", "0.2"),
+            ["--theta has no effect with --crf, unless --sal_path is given"],
+        ),
+    ],
+)
+def test_evaluation_tells_flags_without_effect(args, notes, capsys):
+    evaluation.tell_idle_flags(evaluation.get_parser().parse_args(["--predict_dir", "P", *args]))
+    assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]
+
+
+def test_notes_do_not_stop_a_run(commands, drawn, tiny_weights, tmp_path):
+    (tmp_path / "list.txt").write_text(image_id(1))
+    same = ("--voc12_root", drawn, "--infer_list", "list.txt", "--weights", tiny_weights)
+    network = ("--network", "network.resnet38_EDAM_tiny", "--num_workers", 0, "--crf_workers", 0)
+    done = commands.run(tmp_path, "infer_cls.py", *same, *network, "--out_cam_pred", "png", "--beta", 0.9)
+    assert "note: --beta has no effect without --sal_path" in done.stderr
+    truth = ("--list", "list.txt", "--gt_dir", drawn / "SegmentationClass", "--predict_dir", "png")
+    done = commands.run(tmp_path, "eval.py", *truth, "--theta", 0.2)
+    assert "note: --theta has no effect on label PNGs, only with --type npy" in done.stderr

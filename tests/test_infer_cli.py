@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import PARITY, REPO, SHARED, needs_shared
 
+from network.file_kind import weights_digest
 from tool.files import HOST, load_npy_dict
 from tool.images import load_label
-from tool.manifest import file_digest
 from voc12.classes import PALETTE
 from voc12.labels import read_annotation
 
@@ -63,7 +63,7 @@ def test_all_outputs_of_drawn_pictures(synthetic, filled_weights, tmp_path):
         same_labels(folders["out_cam_pred"] / f"{image_id}.png", synthetic[f"cam_png_theta0.5_{image_id}"])
         same_labels(folders["out_crf_pred"] / f"{image_id}.png", synthetic[f"crf_png_{image_id}"])
     manifest = json.loads((folders["out_cam_pred"] / "edam_manifest.json").read_text())
-    assert manifest["weights_sha256"] == file_digest(filled_weights) and manifest["theta"] == 0.5
+    assert manifest["weights_sha256"] == weights_digest(filled_weights) and manifest["theta"] == 0.5
 
 
 def test_label_pngs_with_saliency_of_drawn_pictures(synthetic, filled_weights, tmp_path):

@@ -1,6 +1,7 @@
 """tool/synthetic.py: the layout and the properties that the demo's figures rest on."""
 
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tool import synthetic
 from tool import synthetic_shapes as shapes
 from tool.errors import UserError
 from tool.images import load_grey, load_label, load_photo
@@ -236,19 +238,10 @@ def test_patterns_differ_and_fill_a_fair_share():
         assert first == second or np.abs(drawn[first] - drawn[second]).mean() > 0.25
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--size", "8"], "--size is 8, where 64..1024 was expected"),
-        (["--seed", "-1"], "--seed is -1, where at least 0 was expected"),
-        (["--train", "0"], "--train is 0, where at least 1 was expected"),
-    ],
-)
-def test_bad_flags_are_one_line(flags, message, tmp_path):
-    command = [sys.executable, "tool/synthetic.py", "--out", str(tmp_path), *flags]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == f"synthetic.py: error: {message}\n"
+def test_a_killed_process_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "draw", lambda *_: os._exit(1))
+    with pytest.raises(UserError, match=r"^a process that draws was killed \(out of memory\?\); lower --num_workers, "):
+        make_devkit(tmp_path, seed=0, train=2, val=0, size=64, num_workers=1)
 
 
 def test_the_command_writes_the_set(devkit, tmp_path):

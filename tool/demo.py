@@ -23,6 +23,7 @@ if __name__ == "__main__":
     # Run as `python tool/demo.py`, Python looks for modules in tool/; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, make_folder
 from tool.overview import save_overview
@@ -197,15 +198,15 @@ def table(scores: dict[str, float]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser.add_argument("--out", default="demo", type=Path, metavar="DIR", help="folder for all of it")
+    parser.add_argument("--seed", type=flags.count(), default=0, help="of the pictures, the weights and the training")
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="demo", type=Path, metavar="DIR", help="folder for all of it (default: demo)")
-    parser.add_argument(
-        "--seed", default=0, type=int, help="of the pictures, the weights and the training (default: 0)"
-    )
-    args = parser.parse_args()
-    if args.seed < 0:
-        raise UserError(f"--seed is {args.seed}, where at least 0 was expected")
+    args = get_parser().parse_args()
     os.chdir(REPO)
     out: Path = args.out
     print(f"All commands are run in {REPO}, with {' '.join(f'{k}={v}' for k, v in ENVIRONMENT.items())}")

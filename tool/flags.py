@@ -3,7 +3,8 @@
 import argparse
 import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -46,3 +47,10 @@ def plain_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=,-]{0,99}", text):
         raise argparse.ArgumentTypeError(f"{text!r}, where letters, digits and _ . + = , - were expected")
     return text
+
+
+def tell_idle(args: argparse.Namespace, parser: argparse.ArgumentParser, names: Sequence[str], when: str) -> None:
+    """Say on stderr which of the flags `names` have other values than their defaults, and no effect `when`."""
+    given = [f"--{name}" for name in names if getattr(args, name) != parser.get_default(name)]
+    if given:
+        print(f"note: {', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect {when}", file=sys.stderr)

@@ -18,9 +18,10 @@ if __name__ == "__main__":
 import numpy as np
 from scipy.optimize import nnls
 
+from tool import flags
 from tool.errors import UserError, run
 from tool.files import make_folder
-from tool.fusion import background_from_saliency
+from tool.fusion import background_from_saliency, check_theta
 from tool.images import load_grey, save_label
 from voc12.labels import load_labels
 from voc12.lists import read_image_list
@@ -66,16 +67,21 @@ def write_floors(
             save_label(out_background / f"{image_id}.png", np.zeros(salient.shape, np.uint8))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add = parser.add_argument
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit, for its Annotations")
-    add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label (default: %(default)s)")
+    add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
     add("--sal_path", required=True, type=Path, metavar="DIR", help="grey saliency maps <id>.png")
-    add("--theta", type=float, default=0.2, help="saliency up to theta x 100 is background (default: %(default)s)")
+    add("--theta", type=flags.number(float), default=0.2, help="saliency up to theta x 100 is background")
     add("--out_guess", type=Path, metavar="DIR", help="write label PNGs of the largest-area guess")
     add("--out_background", type=Path, metavar="DIR", help="write label PNGs that are all background")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    check_theta(args.theta)
     outputs = [folder for folder in (args.out_guess, args.out_background) if folder is not None]
     if not outputs:
         raise UserError("no output asked for: give --out_guess, --out_background or both")

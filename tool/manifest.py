@@ -1,6 +1,5 @@
 """edam_manifest.json in an output folder: what made its files, so that a rerun continues only its own work."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,15 +10,6 @@ from tool.files import atomic_write, make_folder, remove_leftovers
 
 MANIFEST = "edam_manifest.json"
 _LARGEST = 1 << 20
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> list[Path]:
@@ -99,4 +89,4 @@ def _difference(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 def _short(name: str, value: Any) -> str:
     """A setting as text; of a digest the first digits, which tell files apart."""
-    return str(value)[:12] if name.endswith("sha256") else str(value)[:200]
+    return "none" if value is None else str(value)[:12] if name.endswith("sha256") else str(value)[:200]

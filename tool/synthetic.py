@@ -8,8 +8,8 @@ What the photos show is in `tool/synthetic_scene.py`.
 
 import argparse
 import json
-import multiprocessing
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +21,12 @@ import cv2
 from PIL import Image
 from tqdm import tqdm
 
+from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, make_folder
 from tool.images import save_label
 from tool.synthetic_scene import Sample, draw
+from tool.workers import worker_pool
 
 RECIPE = 2  # raised whenever the same seed would give other pictures
 
@@ -52,6 +54,7 @@ def annotation(image_id: str, sample: Sample) -> str:
 
 def write_sample(number: int, root: Path, seed: int, size: int) -> None:
     """Draw photo `number` and write its four files under the devkit `root`, whose folders exist."""
+    cv2.setNumThreads(1)  # there are as many processes as cores
     sample = draw(seed, number, size)
     image_id = photo_id(number)
     with atomic_write(root / "JPEGImages" / f"{image_id}.jpg") as file:
@@ -83,9 +86,14 @@ def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num
     _write_settings(root, settings)
     work = partial(write_sample, root=root, seed=seed, size=size)
     numbers = range(1, train + val + 1)
-    with multiprocessing.Pool(num_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        for _ in tqdm(pool.imap_unordered(work, numbers, chunksize=8), total=len(numbers), unit="photo"):
-            pass
+    with worker_pool(num_workers) as pool:
+        try:
+            for _ in tqdm(pool.map(work, numbers, chunksize=8), total=len(numbers), unit="photo"):
+                pass
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that draws was killed (out of memory?); lower --num_workers, run it again"
+            ) from error
     ids = [photo_id(number) for number in numbers]
     for name, part in (("train", ids[:train]), ("val", ids[train:]), ("trainval", ids)):
         with atomic_write(root / "ImageSets" / "Segmentation" / f"{name}.txt", "w") as file:
@@ -107,23 +115,20 @@ def _write_settings(root: Path, settings: dict) -> None:
         json.dump(settings, file)
 
 
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="folder that gets VOC2012/")
+    add("--seed", type=flags.count(), default=0, help="the same seed draws the same pictures")
+    add("--train", type=flags.count(1), default=800, help="training photos")
+    add("--val", type=flags.count(), default=100, help="validation photos")
+    add("--size", type=flags.number(int, 64, 1024), default=128, help="long side of the photos in pixels, 64..1024")
+    add("--num_workers", type=flags.count(1), default=2, help="processes that draw")
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Draw a synthetic miniature of VOC12 as a devkit, with saliency maps.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--out", required=True, help="folder that gets VOC2012/")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures")
-    parser.add_argument("--train", type=int, default=800, help="training photos")
-    parser.add_argument("--val", type=int, default=100, help="validation photos")
-    parser.add_argument("--size", type=int, default=128, help="long side of the photos in pixels, 64..1024")
-    parser.add_argument("--num_workers", type=int, default=2, help="processes that draw")
-    args = parser.parse_args()
-    for name, least in (("seed", 0), ("train", 1), ("val", 0), ("num_workers", 1)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} is {getattr(args, name)}, where at least {least} was expected")
-    if not 64 <= args.size <= 1024:
-        raise UserError(f"--size is {args.size}, where 64..1024 was expected")
+    args = get_parser().parse_args()
     root = make_devkit(args.out, args.seed, args.train, args.val, args.size, args.num_workers)
     print(f"{root}: {args.train} training and {args.val} validation photos; saliency maps in {root / 'saliency'}")
 

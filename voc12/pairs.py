@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from tool import flags
 from tool.errors import UserError, run
 from voc12.labels import load_labels
 from voc12.lists import format_pairs, read_image_list, write_text
@@ -34,7 +35,10 @@ def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int
     of PCG64 is used, which numpy promises never to change, unlike the methods of its Generator.
     UserError: no images, an image that shows no class, epochs < 1, or a negative seed.
     """
-    check_schedule(epochs, seed)
+    if epochs < 1:
+        raise UserError(f"a pair list of {epochs} epochs was asked for: at least 1 is needed")
+    if seed < 0:
+        raise UserError(f"seed {seed} is negative")
     if not labels:
         raise UserError("no images to pair")
     ids = sorted(labels)
@@ -44,14 +48,6 @@ def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int
     bits = np.random.PCG64(seed)
     matchings = [_match(shown, bits) for _ in range(epochs)]
     return [(ids[first], ids[second], label) for matching in matchings for first, second, label in matching.tolist()]
-
-
-def check_schedule(epochs: int, seed: int) -> None:
-    """UserError if no pair list can be made of so many epochs, or from this seed."""
-    if epochs < 1:
-        raise UserError(f"a pair list of {epochs} epochs was asked for: at least 1 is needed")
-    if seed < 0:
-        raise UserError(f"seed {seed} is negative")
 
 
 def _match(shown: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
@@ -127,15 +123,20 @@ def write_pairs(path: str | Path, pairs: Iterable[tuple[str, str, int]]) -> bool
     return write_text(path, format_pairs(pairs))
 
 
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add = parser.add_argument
+    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit, for its Annotations")
+    add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
+    add("--out", required=True, metavar="FILE", help="pair list to write")
+    add("--labels", default="voc12/cls_labels.npy", metavar="FILE", help="labels, read where the file exists")
+    add("--epochs", type=flags.count(1), default=EPOCHS, help="matchings of all photos to make")
+    add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Make a list of training pairs from an image list.")
-    parser.add_argument("--voc12_root", required=True, help="VOC2012 devkit folder (Annotations are read from it)")
-    parser.add_argument("--image_list", required=True, help="list of the images to pair, e.g. voc12/train_aug.txt")
-    parser.add_argument("--out", required=True, help="pair list to write")
-    parser.add_argument("--labels", default="voc12/cls_labels.npy", help="labels, read where the file exists")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="matchings of all images to make (%(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="same seed, same pairs (%(default)s)")
-    args = parser.parse_args(argv)
+    args = get_parser().parse_args(argv)
     pairs = make_pairs(
         load_labels(read_image_list(args.image_list), args.voc12_root, args.labels), args.epochs, args.seed
     )

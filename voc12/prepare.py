@@ -20,13 +20,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from tool import flags
 from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
 from tool.images import load_photo
 from voc12.labels import annotation_path, read_annotation
 from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, write_text
 from voc12.masks import AUG, Mask, complete_masks, count_aug, files_by_id
-from voc12.pairs import EPOCHS, SEED, check_schedule, make_pairs, write_pairs
+from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
 from voc12.report import PUBLISHED, Findings, class_table, list_table
 from voc12.sbd import SBD_PAGE
 
@@ -36,9 +37,8 @@ LISTS = ("train", "val", "test", "train_aug")
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    check_schedule(args.epochs, args.seed)
-    out = make_folder(args.out_dir)
+    args = get_parser().parse_args(argv)
+    out = make_folder(args.out_dir or Path(__file__).parent)
     root, sbd_root = locate(args)
     check_devkit(root)
     remove_leftovers(out)
@@ -66,28 +66,18 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists)]))
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Make the lists, the masks (SegmentationClassAug), the image-level labels and the training pairs "
-        "from a VOC 2012 devkit and SBD. Start it again after an interruption: what is already right is kept."
-    )
-    parser.add_argument("--voc12_root", type=Path, help="VOC2012 devkit folder, the one that holds JPEGImages")
-    parser.add_argument("--sbd_root", type=Path, help=f"SBD, unpacked: gives the masks that {AUG} lacks")
-    parser.add_argument(
-        "--download",
-        type=Path,
-        metavar="DIR",
-        help="fetch what is missing of VOC 2012 (2 GB) and SBD (1.4 GB) and unpack it in DIR",
-    )
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"epochs in {PAIRS_FILE} (%(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="same seed, same pairs (%(default)s)")
-    parser.add_argument(
-        "--out_dir",
-        type=Path,
-        default=Path(__file__).parent,
-        help="folder for the lists, labels and pairs (default: voc12/ of this repository)",
-    )
-    return parser.parse_args(argv)
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add = parser.add_argument
+    add("--voc12_root", type=Path, metavar="DIR", help="VOC2012 folder of the devkit, the one that holds JPEGImages")
+    add("--sbd_root", type=Path, metavar="DIR", help=f"SBD, unpacked: gives the masks that {AUG} lacks")
+    fetch = "fetch what is missing of VOC 2012 (2 GB) and SBD (1.4 GB) and unpack it in DIR"
+    add("--download", type=Path, metavar="DIR", help=fetch)
+    add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
+    add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
+    out = "folder for the lists, labels and pairs; otherwise voc12/ of this repository"
+    add("--out_dir", type=Path, metavar="DIR", help=out)
+    return parser
 
 
 def locate(args: argparse.Namespace) -> tuple[Path, Path | None]:
