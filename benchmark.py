@@ -25,6 +25,7 @@ from network import make_net
 from tool import distributed, flags
 from tool.crf import dense_crf, with_background
 from tool.errors import UserError, run
+from tool.files import atomic_write
 from tool.inference import class_maps, prepare
 from tool.measuring import Timer, convolution_rate, loss_of, maps_operations, step_operations
 from tool.optim import make_optimizer
@@ -173,14 +174,21 @@ def main() -> None:
     lines = [f"{name}, torch {torch.__version__}, photo {size[0]}x{size[1]}, crop {crop}", ""]
     lines += ["| work | time | floor | x floor | peak memory | speed |", "| --- | --- | --- | --- | --- | --- |"]
 
+    def save() -> None:
+        if args.markdown:
+            with atomic_write(args.markdown, "w") as file:
+                file.write("\n".join(lines) + "\n")
+
     def row(work: str, seconds: float | None, floor: float | None, peak: float | None, speed: str) -> None:
         cells = [work, *("-" if v is None else f"{v:.3g} s" for v in (seconds, floor))]
         cells.append(f"{seconds / floor:.2f}" if seconds and floor else "-")
         cells += [f"{peak / 1e9:.1f} GB" if peak else "-", speed]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
+        save()
 
     print("\n".join(lines), flush=True)
+    save()  # a file that can't be written shows now, not after the work
     rates = {}
     for precision in precisions:
         setup_precision(precision == "tf32")
@@ -243,9 +251,6 @@ def main() -> None:
             floor = maps_operations(args.network, size) / rates[precision]
             speed = f"{1 / seconds:.3g} photos/s, train_aug {seconds * TRAIN_AUG / 3600:.3g} h"
             row(f"infer_cls.py, all outputs, CRF, saliency, {precision}", seconds, floor, peak, speed)
-
-    if args.markdown:
-        args.markdown.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import sys
 
+import pytest
 import torch
 
 import benchmark
 from tool import measuring
+from tool.errors import UserError
 
 
 def test_operations_are_two_per_multiplication():
@@ -44,3 +46,10 @@ def test_the_table_is_printed_and_written(tmp_path, monkeypatch, capsys):
     assert {len(row) for row in table} == {6}
     seconds, floor, ratio = (float(cell.split()[0]) for cell in table[4][1:4])
     assert abs(seconds / floor - ratio) < 0.02 * ratio
+
+
+def test_a_table_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--device", "cpu", "--markdown", str(tmp_path / "none/table.md")])
+    monkeypatch.setattr(benchmark, "convolution_rate", lambda *_: pytest.fail("measured first"))
+    with pytest.raises(UserError, match=r"^cannot write .*none/table\.md: No such file or directory$"):
+        benchmark.main()

@@ -65,7 +65,7 @@ def make_steps(folder: Path, seed: int) -> list[Step]:
         ("data", "Draw a miniature of VOC12", f"python tool/synthetic.py --out {out} --seed {seed}"),
         (
             "lists",
-            "Lists, image-level labels and training pairs",
+            "Lists, image-level labels and training pairs (drawn photos need no SBD)",
             f"python voc12/prepare.py --voc12_root {root} --out_dir {lists} --epochs 9 --seed {seed}",
         ),
         (
