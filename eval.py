@@ -265,7 +265,6 @@ def append_log(path: str, text: str) -> None:
 def main() -> None:
     args = get_parser().parse_args()
     source = check_arguments(args)
-    tell_idle_flags(args)
     ids = list(dict.fromkeys(read_image_list(args.list)))
     logfile = args.logfile or ("evallog.txt" if args.comment else None)
     if logfile:
@@ -280,6 +279,7 @@ def main() -> None:
     for _, message in problems:
         print(f"skipped: {message}", file=sys.stderr)
 
+    tell_idle_flags(args)
     text, result = report(total, source, len(ids) - len(problems))
     print(text)
     if args.json:

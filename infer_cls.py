@@ -91,7 +91,6 @@ def main() -> None:
             if rank == 0:
                 print(report, flush=True)
                 print(distributed.describe(device, world), flush=True)
-                tell_idle_flags(args)
                 claims = [
                     (folder, manifest(name, job, args, digest), args.overwrite) for name, folder in folders.items()
                 ]
@@ -99,6 +98,7 @@ def main() -> None:
                     check_folder(*claim)  # all of them, before one is touched
                 for claim in claims:
                     claim_folder(*claim)
+                tell_idle_flags(args)
             # The first process alone decides what is left to do: the others may see a shared folder a little later.
             todo = distributed.from_first([i for i in labels if not job.finished(i)] if rank == 0 else None)
             for folder in folders.values():

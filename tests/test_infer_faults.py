@@ -222,7 +222,7 @@ def test_weights_that_are_none(commands, devkit, tiny_weights, tmp_path):
     def line(path: object, *more: object) -> str:
         return commands.error(tmp_path, "infer_cls.py", *arguments, "--weights", path, *more)
 
-    assert line("nowhere.pth") == "cannot read nowhere.pth: No such file or directory"
+    assert line("nowhere.pth") == "weights nowhere.pth does not exist"
     (tmp_path / "cut.pth").write_bytes(tiny_weights.read_bytes()[:100_000])
     assert line("cut.pth") == "cannot load the PyTorch file cut.pth: it is truncated or damaged"
     torch.save({"layer1.weight": torch.zeros(2), "layer4.weight": torch.zeros(2)}, tmp_path / "other.pth")
