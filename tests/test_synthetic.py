@@ -16,6 +16,7 @@ from PIL import Image
 from tool import synthetic
 from tool import synthetic_shapes as shapes
 from tool.errors import UserError
+from tool.files import HOST
 from tool.images import load_grey, load_label, load_photo
 from tool.synthetic import annotation, make_devkit, photo_id
 from tool.synthetic_scene import Sample, draw, saliency_map
@@ -236,6 +237,16 @@ def test_patterns_differ_and_fill_a_fair_share():
     assert all(0.15 < marks.mean() < 0.6 for marks in drawn)
     for first, second in product(range(4), repeat=2):
         assert first == second or np.abs(drawn[first] - drawn[second]).mean() > 0.25
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    make_devkit(tmp_path, seed=0, train=2, val=0, size=64, num_workers=1)
+    settings = tmp_path / "VOC2012/synthetic.json"
+    settings.write_text(json.dumps({k: v for k, v in json.loads(settings.read_text()).items() if k != "complete"}))
+    leftover = tmp_path / f"VOC2012/saliency/.2099_000001.png.{HOST}.999999999.tmp"  # no process has this number
+    leftover.touch()
+    make_devkit(tmp_path, seed=0, train=2, val=0, size=64, num_workers=1)
+    assert not leftover.exists() and len(list(leftover.parent.iterdir())) == 2
 
 
 def test_a_killed_process_is_told(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
-"""tool/workers.py, seen through eval.py: processes never outlive the script that made them."""
+"""tool/workers.py: Ctrl-C is not followed by all the work that was left, and processes never outlive their script."""
 
 import os
 import signal
+import subprocess
+import sys
 
-from commands import ended
+from commands import REPO, ended
 
 import eval as script
 
@@ -22,3 +24,29 @@ def test_processes_end_with_their_script(commands, tmp_path):
     workers = command.children()
     assert command.send(signal.SIGTERM) == -signal.SIGTERM
     assert all(map(ended, workers))
+
+
+INTERRUPTED = """
+import os, pathlib
+from tool.workers import WorkerPool
+
+gate = pathlib.Path("gate")
+os.mkfifo(gate)
+try:
+    with WorkerPool(1) as pool:
+        pool.submit(gate.read_bytes)  # ends when the last task is cancelled
+        tasks = [pool.submit(os.mkdir, str(number)) for number in range(50)]
+        tasks[-1].add_done_callback(lambda _: gate.write_bytes(b""))
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    print(sum(task.cancelled() for task in tasks))
+"""
+
+
+def test_after_an_exception_no_more_tasks_begin(tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED]
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    cancelled = int(done.stdout)
+    assert cancelled >= 45 and len(list(tmp_path.iterdir())) == 51 - cancelled  # a few lie in the process's own queue

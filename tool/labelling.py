@@ -17,7 +17,7 @@ from tool.errors import UserError
 from tool.files import save_npy_dict
 from tool.fusion import pseudo_label
 from tool.images import load_grey, save_label
-from tool.workers import worker_pool
+from tool.workers import WorkerPool
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class LabelPool:
         self.finished = 0
         self.pool = None
         if workers:
-            self.pool = worker_pool(workers)
+            self.pool = WorkerPool(workers)
             self.pool.submit(os.getpid).result()  # starts all of them
 
     def submit(self, image_id: str, photo: np.ndarray, classes: Sequence[int], maps: np.ndarray) -> None:

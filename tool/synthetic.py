@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from tool import flags
 from tool.errors import UserError, run
-from tool.files import atomic_write, make_folder
+from tool.files import atomic_write, make_folder, remove_leftovers
 from tool.images import save_label
 from tool.synthetic_scene import Sample, draw
-from tool.workers import worker_pool
+from tool.workers import WorkerPool
 
 RECIPE = 2  # raised whenever the same seed would give other pictures
 
@@ -54,7 +54,7 @@ def annotation(image_id: str, sample: Sample) -> str:
 
 def write_sample(number: int, root: Path, seed: int, size: int) -> None:
     """Draw photo `number` and write its four files under the devkit `root`, whose folders exist."""
-    cv2.setNumThreads(1)  # there are as many processes as cores
+    cv2.setNumThreads(1)  # the processes share the cores
     sample = draw(seed, number, size)
     image_id = photo_id(number)
     with atomic_write(root / "JPEGImages" / f"{image_id}.jpg") as file:
@@ -82,13 +82,13 @@ def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num
         raise UserError(f"{root} holds files that are not of this command; choose another --out")
 
     for folder in ("JPEGImages", "SegmentationClass", "saliency", "Annotations", "ImageSets/Segmentation"):
-        make_folder(root / folder)
+        remove_leftovers(make_folder(root / folder))
     _write_settings(root, settings)
     work = partial(write_sample, root=root, seed=seed, size=size)
     numbers = range(1, train + val + 1)
-    with worker_pool(num_workers) as pool:
+    with WorkerPool(min(num_workers, len(numbers))) as pool:
         try:
-            for _ in tqdm(pool.map(work, numbers, chunksize=8), total=len(numbers), unit="photo"):
+            for _ in tqdm(pool.map(work, numbers), total=len(numbers), unit="photo"):
                 pass
         except BrokenProcessPool as error:
             raise UserError(

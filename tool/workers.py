@@ -9,10 +9,18 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 
-def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of `workers` >= 1 processes: forked where the system can do that safely, so make it before a GPU is touched."""
-    context = get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(),))
+class WorkerPool(ProcessPoolExecutor):
+    """A pool of `workers` >= 1 processes: forked where the system can do that safely, so make it before a GPU is touched.
+
+    As a context manager it waits for all tasks, but after an exception, such as Ctrl-C, only for those that have begun.
+    """
+
+    def __init__(self, workers: int) -> None:
+        context = get_context("fork" if sys.platform == "linux" else "spawn")
+        super().__init__(workers, context, initializer=_start, initargs=(os.getpid(),))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.shutdown(cancel_futures=kind is not None)
 
 
 def _start(parent: int) -> None:
