@@ -1,4 +1,4 @@
-"""infer_cls.py's memory stays flat: what is done with a photo is let go, and photos do not pile up before the CRF."""
+"""infer_cls.py's memory is bounded: what is done with a photo is let go, and photos do not pile up before the CRF."""
 
 import subprocess
 import sys
@@ -6,12 +6,14 @@ import sys
 from conftest import REPO
 from PIL import Image
 
-# Notes the main process's own memory, kB, at each photo handed over. A photo's class maps take 6 MB.
+# Notes the main process's own memory, kB, at each photo handed over. A photo's class maps take 6 MB. The CRF, in a process that has
+# these stubs too as it is forked, is slower than what comes before it, as on a GPU.
 SCRIPT = """
 import sys
 import numpy as np
 import torch
 import infer_cls
+from tool import labelling
 from tool.labelling import LabelPool
 
 submit, seen = LabelPool.submit, []
@@ -26,10 +28,11 @@ def noted(pool, *photo):
 LabelPool.submit = noted
 infer_cls.class_maps = lambda net, views, classes, size, device: torch.rand(8, *size)
 infer_cls.load_labels = lambda ids, *_, **__: {i: np.array([1.0] * 8 + [0.0] * 12) for i in ids}
+labelling.dense_crf = lambda photo, scores: np.sort(scores, axis=0)
 infer_cls.main()
 print(*seen, file=sys.stderr)
 """
-PHOTOS = 24
+PHOTOS = 120
 
 
 def test_memory_does_not_grow_with_the_photos(tiny_weights, tmp_path):
@@ -45,4 +48,6 @@ def test_memory_does_not_grow_with_the_photos(tiny_weights, tmp_path):
     assert done.returncode == 0, done.stderr
     seen = [int(word) for word in done.stderr.splitlines()[-1].split()]
     assert len(seen) == PHOTOS
-    assert max(seen[10:]) - max(seen[:10]) < 20_000, seen  # kB; fourteen photos' class maps would be 80_000
+    # kB. Freed blocks lie scattered for a while: the memory levels off some 35_000 above the tenth photo's. All photos' class maps
+    # would be 660_000 more.
+    assert max(seen) - max(seen[:10]) < 150_000, seen
