@@ -8,6 +8,7 @@ Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_n
 
 import argparse
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def main() -> None:
                     check_folder(*claim)  # all of them, before one is touched
                 for claim in claims:
                     claim_folder(*claim)
-                tell_idle_flags(args)
+                tell_idle_flags(args, folders)
             # The first process alone decides what is left to do: the others may see a shared folder a little later.
             todo = distributed.from_first([i for i in labels if not job.finished(i)] if rank == 0 else None)
             for folder in folders.values():
@@ -161,15 +162,25 @@ def label_photos(
         check()
 
 
-def tell_idle_flags(args: argparse.Namespace) -> None:
-    """Say which settings of the label PNGs were given though nothing that is asked for depends on them."""
-    if args.sal_path is None:
-        labels = "--out_cam_pred or --sal_path" if args.out_crf_pred else "--out_cam_pred"
-        flags.tell_idle(args, get_parser(), ("alpha", "beta"), "without --sal_path")
-        flags.tell_idle(args, get_parser(), () if args.out_cam_pred else ("theta",), f"without {labels}")
-    elif not (args.out_cam_pred or args.out_crf_pred):
-        labels = ("sal_path", "theta", "alpha", "beta")
-        flags.tell_idle(args, get_parser(), labels, "without --out_cam_pred or --out_crf_pred")
+def tell_idle_flags(args: argparse.Namespace, outputs: Iterable[str]) -> None:
+    """Say which settings of the label PNGs were given though none of the outputs depends on them."""
+    used = {name for output in outputs for name in label_settings(output, args.sal_path)}
+    idle = [name for name in ("sal_path", "theta", "alpha", "beta") if name not in used]
+    without = "" if args.sal_path or not any(map(_is_label, outputs)) else " without --sal_path"
+    flags.tell_idle(args, get_parser(), idle, f"on {', '.join(f'--{output}' for output in outputs)}{without}")
+
+
+def label_settings(output: str, sal_path: Path | None) -> tuple[str, ...]:
+    """The settings, by name, that the files of an output depend on besides the network."""
+    if not _is_label(output):
+        return ()
+    if sal_path is not None:
+        return ("sal_path", "theta", "alpha", "beta")
+    return ("theta",) if output == "out_cam_pred" else ()  # the CRF has a background of its own
+
+
+def _is_label(output: str) -> bool:
+    return output.endswith("_pred")
 
 
 def output_folders(job: LabelJob) -> dict[str, Path]:
@@ -188,9 +199,9 @@ def output_folders(job: LabelJob) -> dict[str, Path]:
 def manifest(output: str, job: LabelJob, args: argparse.Namespace, digest: str) -> dict[str, str | float | bool | None]:
     """What the files of one output depend on."""
     settings = {"output": output, "weights_sha256": digest, "network": args.network, "amp": args.amp, "tf32": args.tf32}
-    if output.endswith("_pred"):
-        saliency = job.sal_path and str(job.sal_path.resolve())
-        settings |= {"theta": job.theta, "alpha": job.alpha, "beta": job.beta, "sal_path": saliency}
+    if _is_label(output):
+        settings |= {name: getattr(job, name) for name in label_settings(output, job.sal_path)}
+        settings["sal_path"] = job.sal_path and str(job.sal_path.resolve())
     return settings
 
 

@@ -30,6 +30,8 @@ def test_every_flag_is_explained(script, capsys):
 
 TRAIN = ["--voc12_root", "R"]
 INFER = ["--voc12_root", "R", "--weights", "W"]
+CURVE = "--theta has no effect with --curve, which tries 0.00 to 0.99"
+OUTPUTS = ("out_cam", "out_cam_pred", "out_crf", "out_crf_pred")
 COLOURS = ["--img_path", "P", "--out_path", "O"]
 
 
@@ -154,20 +156,22 @@ def test_inference_asks_for_an_output(commands, drawn, tiny_weights, tmp_path):
     [
         (("--out_cam_pred", "O", "--theta", "0.2"), []),
         (("--out_crf_pred", "O", "--theta", "0.2", "--alpha", "0.1", "--beta", "0.9", "--sal_path", "S"), []),
-        (("--out_cam_pred", "O", "--alpha", "0.1"), ["--alpha has no effect without --sal_path"]),
+        (("--out_cam", "O", "--out_cam_pred", "P", "--theta", "0.2"), []),
+        (("--out_cam_pred", "O", "--alpha", "0.1"), ["--alpha has no effect on --out_cam_pred without --sal_path"]),
         (
             ("--out_crf_pred", "O", "--theta", "0.2", "--beta", "0.9"),
-            ["--beta has no effect without --sal_path", "--theta has no effect without --out_cam_pred or --sal_path"],
+            ["--theta, --beta have no effect on --out_crf_pred without --sal_path"],
         ),
-        (("--out_cam", "O", "--theta", "0.2"), ["--theta has no effect without --out_cam_pred"]),
+        (("--out_cam", "O", "--theta", "0.2"), ["--theta has no effect on --out_cam"]),
         (
-            ("--out_crf", "O", "--sal_path", "S", "--beta", "0.9"),
-            ["--sal_path, --beta have no effect without --out_cam_pred or --out_crf_pred"],
+            ("--out_cam", "O", "--out_crf", "P", "--sal_path", "S", "--beta", "0.9"),
+            ["--sal_path, --beta have no effect on --out_cam, --out_crf"],
         ),
     ],
 )
 def test_inference_tells_flags_without_effect(args, notes, capsys):
-    infer_cls.tell_idle_flags(infer_cls.get_parser().parse_args([*INFER, *args]))
+    parsed = infer_cls.get_parser().parse_args([*INFER, *args])
+    infer_cls.tell_idle_flags(parsed, [name for name in OUTPUTS if getattr(parsed, name)])
     assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]
 
 
@@ -177,8 +181,10 @@ def test_inference_tells_flags_without_effect(args, notes, capsys):
         ((), []),
         (("--theta", "0.2", "--beta", "0.9"), ["--theta, --beta have no effect on label PNGs, only with --type npy"]),
         (("--type", "npy", "--theta", "0.2", "--alpha", "0.1", "--sal_path", "S"), []),
+        (("--type", "npy", "--crf", "--theta", "0.2", "--sal_path", "S"), []),
         (("--type", "npy", "--theta", "0.2", "--alpha", "0.1"), ["--alpha has no effect without --sal_path"]),
-        (("--type", "npy", "--curve", "--theta", "0.2"), ["--theta has no effect with --curve, which tries all"]),
+        (("--type", "npy", "--curve", "--theta", "0.2"), [CURVE]),
+        (("--type", "npy", "--curve", "--theta", "3", "--sal_path", "S"), [CURVE]),
         (
             ("--type", "npy", "--crf", "--theta", "0.2"),
             ["--theta has no effect with --crf, unless --sal_path is given"],
@@ -195,7 +201,7 @@ def test_notes_do_not_stop_a_run(commands, drawn, tiny_weights, tmp_path):
     same = ("--voc12_root", drawn, "--infer_list", "list.txt", "--weights", tiny_weights)
     network = ("--network", "network.resnet38_EDAM_tiny", "--num_workers", 0, "--crf_workers", 0)
     done = commands.run(tmp_path, "infer_cls.py", *same, *network, "--out_cam_pred", "png", "--beta", 0.9)
-    assert "note: --beta has no effect without --sal_path" in done.stderr
+    assert "note: --beta has no effect on --out_cam_pred without --sal_path" in done.stderr
     truth = ("--list", "list.txt", "--gt_dir", drawn / "SegmentationClass", "--predict_dir", "png")
     done = commands.run(tmp_path, "eval.py", *truth, "--theta", 0.2)
     assert "note: --theta has no effect on label PNGs, only with --type npy" in done.stderr

@@ -124,6 +124,7 @@ def test_reruns_do_what_is_left(commands, drawn, tiny_weights, tmp_path):
     ids = [f"2099_{number:06d}" for number in range(1, 6)]
     flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
     flags += ("--infer_list", "list.txt", "--out_cam", "cam", "--out_crf_pred", "crf", "--num_workers", 0)
+    flags += ("--sal_path", drawn / "saliency")
     (tmp_path / "list.txt").write_text("\n".join([*ids[:3], ids[0]]))  # one of them twice
     assert "3 photos labelled in cam, crf" in commands.run(tmp_path, "infer_cls.py", *flags).stdout
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cam").glob("*.npy")}
@@ -150,6 +151,18 @@ def test_reruns_do_what_is_left(commands, drawn, tiny_weights, tmp_path):
     commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.3, "--overwrite")
     assert json.loads((tmp_path / "crf/edam_manifest.json").read_text())["theta"] == 0.3
     assert len(list((tmp_path / "crf").glob("*.png"))) == 5
+
+
+def test_settings_without_effect_do_not_start_anew(commands, drawn, tiny_weights, tmp_path):
+    """The CRF has a background of its own: theta, alpha and beta count for its labels with saliency only."""
+    (tmp_path / "list.txt").write_text("2099_000001")
+    flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
+    flags += ("--infer_list", "list.txt", "--out_crf_pred", "crf", "--num_workers", 0, "--crf_workers", 0)
+    commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.2, "--alpha", 0.1)
+    assert "1 of 1 photos are finished already" in commands.run(tmp_path, "infer_cls.py", *flags).stdout
+    saliency = ("--sal_path", drawn / "saliency")
+    line = commands.error(tmp_path, "infer_cls.py", *flags, *saliency)
+    assert line.startswith(f"crf holds files made with sal_path none, this run has {drawn / 'saliency'}; name")
 
 
 def test_label_pngs_are_palette_images(commands, drawn, tiny_weights, tmp_path):

@@ -43,6 +43,13 @@ def test_other_settings_are_refused_or_overwrite(folder):
     assert names(folder) == ["edam_manifest.json", "notes.txt"] and json.loads((folder / MANIFEST).read_text()) == other
 
 
+def test_settings_that_no_longer_count_do_not_differ(folder):
+    claim_folder(folder, {"output": "out_cam", "sal_path": None}, overwrite=False)
+    assert "a.png" in names(folder)
+    with pytest.raises(UserError, match=r"made with sal_path none, this run has /x; name"):
+        claim_folder(folder, {"output": "out_cam", "sal_path": "/x", "alpha": 0.1}, overwrite=False)
+
+
 def test_overwriting_the_same_settings_starts_anew(folder):
     claim_folder(folder, SETTINGS, overwrite=True)
     assert names(folder) == ["edam_manifest.json", "notes.txt"]

@@ -16,8 +16,8 @@ def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     """The .png and .npy files in `folder`, which may be missing. Changes nothing.
 
     Raises:
-        UserError: they are not this run's: another manifest, unless `overwrite` is set, or none at all: they may be somebody's
-            photos or ground truth. Or the folder cannot be read.
+        UserError: they are not this run's: of one of `settings` their manifest has another value, unless `overwrite` is set, or
+            there is no manifest: they may be somebody's photos or ground truth. Or the folder cannot be read.
     """
     try:
         results = [path for path in folder.iterdir() if path.suffix in (".png", ".npy")] if folder.exists() else []
@@ -26,9 +26,10 @@ def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
         raise UserError(f"cannot use {error.filename}: {error.strerror}") from error
     if results and found is None:
         raise UserError(f"{folder} holds files of which no {MANIFEST} says what made them; name another folder")
-    if results and found != settings and not overwrite:
+    differing = [name for name, value in settings.items() if (found or {}).get(name) != value]
+    if results and differing and not overwrite:
         raise UserError(
-            f"{folder} holds {_difference(found, settings)}; name another folder, or replace them with --overwrite"
+            f"{folder} holds {_difference(found, settings, differing)}; name another folder, or replace them with --overwrite"
         )
     return results
 
@@ -77,12 +78,11 @@ def _read(path: Path) -> dict[str, Any] | None:
         return {}
 
 
-def _difference(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _difference(found: Mapping[str, Any], settings: Mapping[str, Any], differing: list[str]) -> str:
+    """What was made with other settings, in words."""
     if not found:
         return f"a damaged {MANIFEST}"
-    names = [name for name, value in settings.items() if found.get(name) != value]
-    if not names:
-        return "another run's files"
+    names = [name for name in differing if name in found] or differing
     before = " and ".join(f"{name} {_short(name, found.get(name))}" for name in names)
     return f"files made with {before}, this run has {' and '.join(_short(name, settings[name]) for name in names)}"
 
