@@ -25,7 +25,7 @@ from network import make_net
 from tool import distributed, flags
 from tool.crf import dense_crf, with_background
 from tool.errors import UserError, run
-from tool.files import atomic_write
+from tool.files import atomic_write, check_writable
 from tool.inference import class_maps, prepare
 from tool.measuring import Timer, convolution_rate, loss_of, maps_operations, step_operations
 from tool.optim import make_optimizer
@@ -158,6 +158,10 @@ def main() -> None:
     if args.one_step:
         print(json.dumps(measure_step(json.loads(args.one_step))))
         return
+    if args.markdown:
+        check_writable(args.markdown)
+    with torch.device("meta"):
+        make_net(args.network)  # a mistyped name shows now
     device = on_device(args.device)
     cuda = device.type == "cuda"
     pairs = args.batch_size or (4 if cuda else 1)
@@ -188,7 +192,6 @@ def main() -> None:
         save()
 
     print("\n".join(lines), flush=True)
-    save()  # a file that can't be written shows now, not after the work
     rates = {}
     for precision in precisions:
         setup_precision(precision == "tf32")

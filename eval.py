@@ -22,16 +22,23 @@ from tqdm import tqdm
 
 from tool import flags
 from tool.errors import UserError, run
-from tool.files import atomic_write, load_npy_dict
+from tool.files import atomic_write, check_writable, load_npy_dict
 from tool.fusion import check_theta, levels, pseudo_label
 from tool.images import load_grey, load_label
 from tool.manifest import output_of
 from tool.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range
-from tool.workers import worker_pool
+from tool.workers import WorkerPool
 from voc12.classes import CLASSES, LABELS, VOID
 from voc12.lists import read_image_list
 
 CURVE = tuple(round(step / 100, 2) for step in range(100))
+# infer_cls.py's outputs -> --type, --crf
+WRITTEN = {
+    "out_cam": ("npy", False),
+    "out_crf": ("npy", True),
+    "out_cam_pred": ("png", False),
+    "out_crf_pred": ("png", False),
+}
 CHUNK = 8  # images per task of a worker process
 
 
@@ -136,7 +143,7 @@ def run_chunks(chunks: list[list[str]], source: Source, workers: int) -> Iterato
         for chunk in chunks:
             yield len(chunk), *evaluate_chunk(chunk, source)
         return
-    with worker_pool(min(workers, len(chunks))) as pool:
+    with WorkerPool(min(workers, len(chunks))) as pool:
         tasks = {pool.submit(evaluate_chunk, chunk, source): len(chunk) for chunk in chunks}
         try:
             for task in as_completed(tasks):
@@ -211,25 +218,34 @@ def check_arguments(args: argparse.Namespace) -> Source:
     for what, folder in (("--predict_dir", args.predict_dir), ("ground truth", gt_dir), ("--sal_path", args.sal_path)):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{what} folder {folder} does not exist")
-    if args.sal_path:
+    if args.sal_path and not args.curve:
         check_theta(args.theta)
+    output = output_of(args.predict_dir)
+    if output in WRITTEN and (args.type, args.crf) != WRITTEN[output]:
+        kind, crf = WRITTEN[output]
+        right = f"--type {kind}" + (" --crf" if crf else ", without --crf" if args.crf else "")
+        raise UserError(f"{args.predict_dir} was written with --{output}: it is read with {right}")
     npy = args.type == "npy"
-    if npy and (output := output_of(args.predict_dir)) in ("out_cam", "out_crf") and args.crf != (output == "out_crf"):
-        right = "needs" if output == "out_crf" else "is read without"
-        raise UserError(f"{args.predict_dir} was written with --{output}: it {right} --crf")
     return Source(args.predict_dir, gt_dir, npy, args.crf, args.sal_path, args.theta, args.alpha, args.beta, args.curve)
 
 
 def tell_idle_flags(args: argparse.Namespace) -> None:
     """Say which settings of the fusion were given though the result does not depend on them."""
+    parser = get_parser()
     if args.type == "png":
-        flags.tell_idle(args, get_parser(), ("theta", "alpha", "beta"), "on label PNGs, only with --type npy")
+        flags.tell_idle(args, parser, ("theta", "alpha", "beta"), "on label PNGs, only with --type npy")
         return
     if args.sal_path is None:
-        flags.tell_idle(args, get_parser(), ("alpha", "beta"), "without --sal_path")
-    if args.curve or (args.crf and args.sal_path is None):
-        why = "with --curve, which tries all" if args.curve else "with --crf, unless --sal_path is given"
-        flags.tell_idle(args, get_parser(), ("theta",), why)
+        flags.tell_idle(args, parser, ("alpha", "beta"), "without --sal_path")
+    if args.curve:
+        flags.tell_idle(args, parser, ("theta",), "with --curve, which tries 0.00 to 0.99")
+    elif not uses_theta(args):
+        flags.tell_idle(args, parser, ("theta",), "with --crf, unless --sal_path is given")
+
+
+def uses_theta(given: argparse.Namespace | Source) -> bool:
+    """Whether a background score decides, rather than the CRF's own background: given scores, not label PNGs."""
+    return not given.crf or given.sal_path is not None
 
 
 def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
@@ -249,7 +265,7 @@ def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
         "iou": {name: None if math.isnan(value) else value for name, value in per_label.items()},
         "images": images,
     }
-    if source.npy:
+    if source.npy and uses_theta(source):
         result["theta"] = CURVE[best] if source.curve else source.theta
     return "\n".join(lines), result
 
@@ -265,6 +281,9 @@ def append_log(path: str, text: str) -> None:
 def main() -> None:
     args = get_parser().parse_args()
     source = check_arguments(args)
+    tell_idle_flags(args)
+    if args.json:
+        check_writable(args.json)
     ids = list(dict.fromkeys(read_image_list(args.list)))
     logfile = args.logfile or ("evallog.txt" if args.comment else None)
     if logfile:
@@ -279,7 +298,6 @@ def main() -> None:
     for _, message in problems:
         print(f"skipped: {message}", file=sys.stderr)
 
-    tell_idle_flags(args)
     text, result = report(total, source, len(ids) - len(problems))
     print(text)
     if args.json:

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, so that an error can say more than "invalid"."""
+"""Opening a file of weights; and what a file is by its first bytes, so that an error can say more than "invalid"."""
 
 import hashlib
 from pathlib import Path

@@ -71,18 +71,19 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     loaded = [name for name in own if name in given]
     missing = [name for name in own if name not in given and name != _POSITIONS and not name.endswith(_COUNTER)]
     unexpected = [name for name in given if name not in own]
+    hint = "; is --network the one that it was trained with?" if _is_edam(given) else ""
     backbone = bool(loaded) and all(_BACKBONE.match(name) for name in loaded)
     if unexpected and not (backbone and all(name.split(".")[0] in _OTHER_HEADS for name in unexpected)):
         raise UserError(
-            f"{path} holds {_seems(given)}, not weights of this network: {_first(unexpected)} unknown to it"
+            f"{path} holds {_seems(given)}, not weights of this network: {_first(unexpected)} unknown to it{hint}"
         )
     if missing and not (backbone and not any(_BACKBONE.match(name) for name in missing)):
-        raise UserError(f"{path} holds {_seems(given)} but lacks {_first(missing)} of this network")
+        raise UserError(f"{path} holds {_seems(given)} but lacks {_first(missing)} of this network{hint}")
     if wrong := [name for name in loaded if given[name].shape != own[name].shape]:
         name = wrong[0]
         raise UserError(
             f"{path} holds {_seems(given)} of other sizes than this network: {name} is {tuple(given[name].shape)} "
-            f"in the file, {tuple(own[name].shape)} in the network ({len(wrong)} tensors differ)"
+            f"in the file, {tuple(own[name].shape)} in the network ({len(wrong)} tensors differ){hint}"
         )
 
     values = {name: given[name].to(own[name].dtype) for name in loaded}
@@ -118,14 +119,18 @@ def _what(value: object) -> str:
 
 def _seems(given: Mapping[str, Tensor]) -> str:
     """What network a state dict seems to be of."""
-    tops = {name.split(".")[0] for name in given}
-    if {"mask_layer", "trans_list"} <= tops:
+    if _is_edam(given):
         return "an EDAM network"
+    tops = {name.split(".")[0] for name in given}
     if {"conv1a", "b2"} <= tops:
         return "a ResNet38d"
     if {"layer1", "layer4"} <= tops:
         return "an ordinary ResNet, which is another network than ResNet38d"
     return f"{len(given)} tensors ({_tops(list(given))})"
+
+
+def _is_edam(given: Mapping[str, Tensor]) -> bool:
+    return {"mask_layer", "trans_list"} <= {name.split(".")[0] for name in given}
 
 
 def _first(names: list[str], count: int = 3) -> str:

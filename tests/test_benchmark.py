@@ -53,3 +53,14 @@ def test_a_table_that_cannot_be_written_is_told_before_the_work(tmp_path, monkey
     monkeypatch.setattr(benchmark, "convolution_rate", lambda *_: pytest.fail("measured first"))
     with pytest.raises(UserError, match=r"^cannot write .*none/table\.md: No such file or directory$"):
         benchmark.main()
+
+
+def test_a_mistyped_network_leaves_an_earlier_table(tmp_path, monkeypatch):
+    (tmp_path / "table.md").write_text("earlier")
+    flags = ["--device", "cpu", "--network", "network.nothing", "--markdown", str(tmp_path / "table.md")]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags])
+    with pytest.raises(UserError, match=r"^--network network\.nothing: no such module"):
+        benchmark.main()
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"] and (
+        tmp_path / "table.md"
+    ).read_text() == "earlier"

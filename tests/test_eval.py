@@ -288,10 +288,34 @@ def test_the_command_line_ends_with_one_line_and_a_status(root):
         assert action.help and action.option_strings[-1] in usage.stdout
 
 
-def test_crf_files_read_as_maps_are_refused(tmp_path):
-    for output, flags, message in (("out_crf", [], "needs --crf"), ("out_cam", ["--crf"], "is read without --crf")):
-        folder = tmp_path / output
-        claim_folder(folder, {"output": output}, overwrite=False)
-        arguments = ["--predict_dir", str(folder), "--gt_dir", str(tmp_path), "--type", "npy", *flags]
-        with pytest.raises(UserError, match=message):
-            script.check_arguments(script.get_parser().parse_args(arguments))
+@pytest.mark.parametrize(
+    ("output", "flags", "right"),
+    [
+        ("out_crf", ["--type", "npy"], "--type npy --crf"),
+        ("out_cam", ["--type", "npy", "--crf"], "--type npy, without --crf"),
+        ("out_cam", [], "--type npy"),
+        ("out_crf_pred", ["--type", "npy"], "--type png"),
+    ],
+)
+def test_outputs_read_as_what_they_are_not(output, flags, right, tmp_path):
+    claim_folder(tmp_path / "out", {"output": output}, overwrite=False)
+    arguments = ["--predict_dir", str(tmp_path / "out"), "--gt_dir", str(tmp_path), *flags]
+    with pytest.raises(UserError, match=f"was written with --{output}: it is read with {right}$"):
+        script.check_arguments(script.get_parser().parse_args(arguments))
+
+
+def test_a_result_that_cannot_be_written_is_told_before_the_work(root, monkeypatch):
+    monkeypatch.setattr(script, "evaluate", lambda *_: pytest.fail("evaluated first"))
+    for path, message in (("nowhere/out.json", "No such file or directory"), (str(root), "it is a folder")):
+        with pytest.raises(UserError, match=f"^cannot write {path}: {message}$"):
+            evaluate(root, "png", "--json", path)
+
+
+def test_the_result_names_theta_only_where_it_counts(root):
+    assert evaluate(root, "cam", "--type", "npy", "--theta", "0.3")["theta"] == 0.3
+    assert "theta" not in evaluate(root, "crf", "--type", "npy", "--crf")
+    assert (
+        evaluate(root, "crf", "--type", "npy", "--crf", "--theta", "0.3", "--sal_path", str(root / "sal"))["theta"]
+        == 0.3
+    )
+    assert "theta" not in evaluate(root, "png")

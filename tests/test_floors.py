@@ -11,6 +11,7 @@ from voc12_devkit import hot, xml
 
 from tool.floors import class_areas, largest_class, write_floors
 from tool.images import load_label
+from tool.manifest import claim_folder
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -74,6 +75,18 @@ def test_what_is_missing_is_named(devkit):
     done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "floors.py: error: no output asked for: give --out_guess, --out_background or both\n"
+    done = subprocess.run(
+        [*command, "--out_guess", "g", "--out_background", "./g"], cwd=devkit, capture_output=True, text=True
+    )
+    assert done.stderr.startswith("floors.py: error: two outputs in g would mix; give --out_guess and --out_background")
+    for folder, message in (
+        ("saliency", "saliency holds files of which no edam_manifest.json"),
+        ("crf", "crf holds other"),
+    ):
+        if folder == "crf":
+            claim_folder(devkit / "crf", {"output": "out_crf_pred"}, overwrite=False)
+        done = subprocess.run([*command, "--out_guess", folder], cwd=devkit, capture_output=True, text=True)
+        assert done.stderr.startswith(f"floors.py: error: {message}")
     (devkit / "saliency" / "b.png").unlink()
     done = subprocess.run([*command, "--out_guess", "g"], cwd=devkit, capture_output=True, text=True)
     assert done.returncode == 1

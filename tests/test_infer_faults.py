@@ -227,7 +227,9 @@ def test_weights_that_are_none(commands, devkit, tiny_weights, tmp_path):
     assert line("cut.pth") == "cannot load the PyTorch file cut.pth: it is truncated or damaged"
     torch.save({"layer1.weight": torch.zeros(2), "layer4.weight": torch.zeros(2)}, tmp_path / "other.pth")
     assert "other.pth holds an ordinary ResNet" in line("other.pth")
-    assert "tiny.pth holds an EDAM network" in line(tiny_weights, "--network", "tests.small_net")
+    other = line(tiny_weights, "--network", "tests.small_net")
+    assert "tiny.pth holds an EDAM network" in other
+    assert other.endswith("; is --network the one that it was trained with?")
     torch.save(saved | {"bn7.weight": torch.full_like(saved["bn7.weight"], torch.nan)}, tmp_path / "nan.pth")
     assert "nan.pth: bn7.weight holds values that are not finite" in line("nan.pth")
     torch.save({name: t * 1e30 if "conv" in name else t for name, t in saved.items()}, tmp_path / "huge.pth")

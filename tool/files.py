@@ -28,7 +28,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Raises UserError where the file cannot be written (no folder, no permission, disk full).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         try:
@@ -42,6 +42,24 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_writable(path: str | Path) -> None:
+    """UserError where `atomic_write` would fail now. Nothing is left behind, and what `path` holds stays."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder")
+        temporary = _temporary(path)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _temporary(path: Path) -> Path:
+    """Where the contents of `path` are written before it gets them."""
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(folder: str | Path) -> None:

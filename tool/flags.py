@@ -11,8 +11,10 @@ class Help(argparse.RawDescriptionHelpFormatter):
     """Shows the description as it is written, and each flag's default where it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.default is argparse.SUPPRESS:
+        if action.default is False or action.default in (None, "", argparse.SUPPRESS):  # 0 is shown
             return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return f"{action.help} (default: %(default)s)"
 
 

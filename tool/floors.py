@@ -20,9 +20,9 @@ from scipy.optimize import nnls
 
 from tool import flags
 from tool.errors import UserError, run
-from tool.files import make_folder
 from tool.fusion import background_from_saliency, check_theta
 from tool.images import load_grey, save_label
+from tool.manifest import claim_folder, output_of
 from voc12.labels import load_labels
 from voc12.lists import read_image_list
 
@@ -82,15 +82,21 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     check_theta(args.theta)
-    outputs = [folder for folder in (args.out_guess, args.out_background) if folder is not None]
+    outputs = {"guess": args.out_guess, "background": args.out_background}
+    outputs = {name: folder for name, folder in outputs.items() if folder is not None}
     if not outputs:
         raise UserError("no output asked for: give --out_guess, --out_background or both")
+    if len({folder.resolve() for folder in outputs.values()}) < len(outputs):
+        raise UserError(f"two outputs in {args.out_guess} would mix; give --out_guess and --out_background one each")
+    for name, folder in outputs.items():
+        if (held := output_of(folder)) not in (None, f"floor_{name}"):
+            raise UserError(f"{folder} holds other labels ({held}); name another folder")
     ids = read_image_list(args.infer_list)
     labels = load_labels(ids, args.voc12_root)
-    for folder in outputs:
-        make_folder(folder)
+    for name, folder in outputs.items():
+        claim_folder(folder, {"output": f"floor_{name}"}, overwrite=False)
     write_floors(ids, labels, args.sal_path, args.theta, args.out_guess, args.out_background)
-    print(f"floors of {len(labels)} photos written to {' and '.join(map(str, outputs))}")
+    print(f"floors of {len(labels)} photos written to {' and '.join(map(str, outputs.values()))}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ LISTS = ("train", "val", "test", "train_aug")
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
-    out = make_folder(args.out_dir or Path(__file__).parent)
+    out = make_folder(args.out_dir or Path(__file__).parent)  # before hours of download
     root, sbd_root = locate(args)
     check_devkit(root)
     remove_leftovers(out)
