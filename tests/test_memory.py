@@ -14,13 +14,13 @@ import torch
 from tool.distributed import setup
 from tool.memory import keep_freed_memory
 
-def faults():
+def faults(megabytes):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**23)  # 32 MB, freed at once
+    torch.ones(megabytes * 2**18)  # freed at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 setup("cpu")
-print(*(faults() for _ in range(8)))
+print(faults(128), faults(64))  # half as large: an aligned block of the same size does not always fit in what was freed
 if not keep_freed_memory():  # asked behind the count, which is of what setup did
     sys.exit("not here")
 """
@@ -32,6 +32,6 @@ def test_a_freed_tensor_is_the_next_ones_memory():
     if done.stderr == "not here\n":
         pytest.skip("this C library allows no large blocks to be kept")
     assert done.returncode == 0, done.stderr
-    first, *later = map(int, done.stdout.split())
-    assert first >= 16  # it counts: the first tensor takes new pages, of 2 MB at most
-    assert min(later) < first / 10  # an aligned block is not found again every time
+    first, second = map(int, done.stdout.split())
+    assert first >= 64  # it counts: the first tensor takes new pages, of 2 MB at most
+    assert second < first / 20
