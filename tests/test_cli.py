@@ -11,6 +11,8 @@ import eval as evaluation
 import infer_cls
 import train_EDAM_cls
 from tool import demo, floors, synthetic
+from tool.errors import UserError
+from tool.manifest import claim_folder
 from voc12 import pairs, prepare
 
 SCRIPTS = ("train_EDAM_cls", "infer_cls", "eval", "colorful", "benchmark", "voc12.prepare", "voc12.pairs")
@@ -73,6 +75,7 @@ COLOURS = ["--img_path", "P", "--out_path", "O"]
         (pairs, ["--epochs", "0"], "argument --epochs: 0, where at least 1 was expected"),
         (synthetic, ["--size", "8"], "argument --size: 8, where at least 64 was expected"),
         (synthetic, ["--size", "2000"], "argument --size: 2000, where at most 1024 was expected"),
+        (synthetic, ["--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
         (synthetic, ["--train", "0"], "argument --train: 0, where at least 1 was expected"),
         (floors, ["--theta", "nan"], "argument --theta: nan, where a number was expected"),
         (demo, ["--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
@@ -194,6 +197,22 @@ def test_inference_tells_flags_without_effect(args, notes, capsys):
 def test_evaluation_tells_flags_without_effect(args, notes, capsys):
     evaluation.tell_idle_flags(evaluation.get_parser().parse_args(["--predict_dir", "P", *args]))
     assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]
+
+
+@pytest.mark.parametrize(
+    ("output", "flags", "right"),
+    [
+        ("out_crf", ["--type", "npy"], "--type npy --crf"),
+        ("out_cam", ["--type", "npy", "--crf"], "--type npy, without --crf"),
+        ("out_cam", [], "--type npy"),
+        ("out_crf_pred", ["--type", "npy"], "--type png"),
+    ],
+)
+def test_outputs_read_as_what_they_are_not(output, flags, right, tmp_path):
+    claim_folder(tmp_path / "out", {"output": output}, overwrite=False)
+    arguments = ["--predict_dir", str(tmp_path / "out"), "--gt_dir", str(tmp_path), *flags]
+    with pytest.raises(UserError, match=f"was written with --{output}: it is read with {right}$"):
+        evaluation.check_arguments(evaluation.get_parser().parse_args(arguments))
 
 
 def test_notes_do_not_stop_a_run(commands, drawn, tiny_weights, tmp_path):

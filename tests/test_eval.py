@@ -11,10 +11,8 @@ import eval as script
 from tool.crf import with_background
 from tool.errors import UserError
 from tool.files import save_npy_dict
-from tool.fusion import levels, pseudo_label
+from tool.fusion import pseudo_label
 from tool.images import save_label
-from tool.manifest import claim_folder
-from tool.metrics import confusion, confusion_curve, mean_iou
 from voc12.classes import LABELS
 
 REPO = Path(__file__).resolve().parents[1]
@@ -127,22 +125,6 @@ def test_curve_is_each_theta_by_itself(root, capsys, fused):
     assert (result["theta"], result["miou"]) == (best["theta"], best["miou"])
     assert f"theta 0.07  mIoU {result['curve'][7]['miou']:6.2f}\n" in printed
     assert f"best: theta {best['theta']:.2f}, mIoU {best['miou']:.2f}\n" in printed
-
-
-def test_curve_of_one_image_equals_pseudo_label_at_every_theta():
-    generator = np.random.default_rng(1)
-    truth = generator.choice(np.array([0, 5, 20, 255], np.uint8), (30, 40))
-    scores = generator.integers(0, 101, (2, 30, 40)).astype(np.float32) / np.float32(100)  # equal to thetas
-    saliency = generator.integers(0, 256, (30, 40)).astype(np.uint8)
-    thetas = np.arange(100) / 100
-    for options, unit in (({}, 1), ({"saliency": saliency, "alpha": 0.3, "beta": 0.8}, 100)):
-        label, level = levels(scores, np.array([4, 19]), **options)
-        thresholds = np.array([theta * unit for theta in thetas.tolist()]).astype(level.dtype)
-        curve = confusion_curve(truth, label, level, thresholds)
-        for theta, matrix in zip(thetas.tolist(), curve, strict=True):
-            single = pseudo_label(scores, np.array([4, 19]), theta=theta, **options)
-            np.testing.assert_array_equal(matrix, confusion(truth, single))
-    assert mean_iou(curve.sum(axis=0)) > 0
 
 
 def test_a_photo_without_classes_and_repeated_ids(root):
@@ -288,22 +270,6 @@ def test_the_command_line_ends_with_one_line_and_a_status(root):
         assert action.help and action.option_strings[-1] in usage.stdout
 
 
-@pytest.mark.parametrize(
-    ("output", "flags", "right"),
-    [
-        ("out_crf", ["--type", "npy"], "--type npy --crf"),
-        ("out_cam", ["--type", "npy", "--crf"], "--type npy, without --crf"),
-        ("out_cam", [], "--type npy"),
-        ("out_crf_pred", ["--type", "npy"], "--type png"),
-    ],
-)
-def test_outputs_read_as_what_they_are_not(output, flags, right, tmp_path):
-    claim_folder(tmp_path / "out", {"output": output}, overwrite=False)
-    arguments = ["--predict_dir", str(tmp_path / "out"), "--gt_dir", str(tmp_path), *flags]
-    with pytest.raises(UserError, match=f"was written with --{output}: it is read with {right}$"):
-        script.check_arguments(script.get_parser().parse_args(arguments))
-
-
 def test_a_result_that_cannot_be_written_is_told_before_the_work(root, monkeypatch):
     monkeypatch.setattr(script, "evaluate", lambda *_: pytest.fail("evaluated first"))
     for path, message in (("nowhere/out.json", "No such file or directory"), (str(root), "it is a folder")):
@@ -314,8 +280,6 @@ def test_a_result_that_cannot_be_written_is_told_before_the_work(root, monkeypat
 def test_the_result_names_theta_only_where_it_counts(root):
     assert evaluate(root, "cam", "--type", "npy", "--theta", "0.3")["theta"] == 0.3
     assert "theta" not in evaluate(root, "crf", "--type", "npy", "--crf")
-    assert (
-        evaluate(root, "crf", "--type", "npy", "--crf", "--theta", "0.3", "--sal_path", str(root / "sal"))["theta"]
-        == 0.3
-    )
+    fused = ("--theta", "0.3", "--sal_path", str(root / "sal"))
+    assert evaluate(root, "crf", "--type", "npy", "--crf", *fused)["theta"] == 0.3
     assert "theta" not in evaluate(root, "png")

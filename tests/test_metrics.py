@@ -3,7 +3,8 @@ import warnings
 import numpy as np
 import pytest
 
-from tool.metrics import confusion, iou, mean_iou, out_of_range
+from tool.fusion import levels, pseudo_label
+from tool.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range
 
 
 def slow_iou(truth: np.ndarray, predicted: np.ndarray, label: int) -> float:
@@ -53,3 +54,19 @@ def test_nothing_counted_is_nan_without_a_warning():
 def test_out_of_range():
     assert out_of_range(np.array([[0, 20]], np.uint8)) == []
     assert out_of_range(np.array([[21, 0, 255, 21]], np.uint8)) == [21, 255]
+
+
+def test_curve_of_one_image_equals_pseudo_label_at_every_theta():
+    generator = np.random.default_rng(1)
+    truth = generator.choice(np.array([0, 5, 20, 255], np.uint8), (30, 40))
+    scores = generator.integers(0, 101, (2, 30, 40)).astype(np.float32) / np.float32(100)  # equal to thetas
+    saliency = generator.integers(0, 256, (30, 40)).astype(np.uint8)
+    thetas = np.arange(100) / 100
+    for options, unit in (({}, 1), ({"saliency": saliency, "alpha": 0.3, "beta": 0.8}, 100)):
+        label, level = levels(scores, np.array([4, 19]), **options)
+        thresholds = np.array([theta * unit for theta in thetas.tolist()]).astype(level.dtype)
+        curve = confusion_curve(truth, label, level, thresholds)
+        for theta, matrix in zip(thetas.tolist(), curve, strict=True):
+            single = pseudo_label(scores, np.array([4, 19]), theta=theta, **options)
+            np.testing.assert_array_equal(matrix, confusion(truth, single))
+    assert mean_iou(curve.sum(axis=0)) > 0

@@ -17,7 +17,6 @@ from weight_files import (
 )
 
 from network import resnet38_EDAM_tiny
-from network.file_kind import weights_digest
 from network.torch_file import read_torch_file
 from network.weights import load_weights, read_state_dict
 from tool.errors import UserError
@@ -293,10 +292,3 @@ def test_paths_that_are_no_files(tmp_path):
         read_state_dict(tmp_path)
     with pytest.raises(UserError, match="cannot read weights"):
         read_state_dict("a\0b")
-
-
-def test_digest(tmp_path):
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert weights_digest(write(tmp_path / "w", b"abc")) == known
-    with pytest.raises(UserError, match=r"weights .*absent\.pth does not exist"):
-        weights_digest(tmp_path / "absent.pth")

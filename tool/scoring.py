@@ -1,0 +1,87 @@
+"""One image's prediction against its ground truth: files read, checked, fused into a label map, and counted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tool.errors import UserError
+from tool.files import load_npy_dict
+from tool.fusion import levels, pseudo_label
+from tool.images import load_grey, load_label
+from tool.metrics import confusion, confusion_curve, out_of_range
+from voc12.classes import CLASSES, LABELS, VOID
+
+CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where predictions and ground truth lie, and how predictions become label maps."""
+
+    predict_dir: Path
+    gt_dir: Path
+    npy: bool
+    crf: bool
+    sal_path: Path | None
+    theta: float
+    alpha: float
+    beta: float
+    curve: bool
+
+
+def evaluate_image(image_id: str, source: Source) -> np.ndarray:
+    """Return one image's confusion, int64 (1, 21, 21), or (100, 21, 21) for a curve. UserError names a bad file."""
+    truth_path = source.gt_dir / f"{image_id}.png"
+    truth = load_label(truth_path)
+    check_values(truth_path, np.where(truth == VOID, 0, truth))
+    if not source.npy:
+        path = source.predict_dir / f"{image_id}.png"
+        predicted = load_label(path)
+        check_size(path, predicted, truth)
+        # Void predicted where the truth is void too is no error: it lets ground truth be scored against itself.
+        check_values(path, np.where((truth == VOID) & (predicted == VOID), 0, predicted))
+        return confusion(truth, predicted)[None]
+
+    path = source.predict_dir / f"{image_id}.npy"
+    classes, scores, background = read_scores(path, truth, source.crf)
+    fusion = {"alpha": source.alpha, "beta": source.beta}
+    if source.sal_path is not None:
+        fusion["saliency"] = load_grey(source.sal_path / f"{image_id}.png")
+        check_size(source.sal_path / f"{image_id}.png", fusion["saliency"], truth)
+    if source.curve:
+        label, level = levels(scores, classes, **fusion)
+        unit = 1 if source.sal_path is None else 100
+        return confusion_curve(truth, label, level, np.array([theta * unit for theta in CURVE]).astype(level.dtype))
+    return confusion(truth, pseudo_label(scores, classes, theta=source.theta, background=background, **fusion))[None]
+
+
+def read_scores(path: Path, truth: np.ndarray, crf: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return (classes (n,), their scores float32 (n, H, W), background (H, W) of a CRF or None) of a .npy dict."""
+    scores = load_npy_dict(path)
+    for key, value in scores.items():
+        if not isinstance(key, int) or not 0 <= key < len(CLASSES) + crf:
+            hint = "" if crf else "; --crf reads what infer_cls.py --out_crf writes"
+            raise UserError(
+                f"{path} holds {key!r:.40} as a class, where 0..{len(CLASSES) - 1 + crf} was expected{hint}"
+            )
+        check_size(path, value, truth)
+        if not np.isfinite(value).all():
+            raise UserError(f"{path} holds values that are not finite for class {key}")
+    if crf and 0 not in scores:
+        raise UserError(f"{path} holds no background (0), as the CRF's files do; read class maps without --crf")
+    background = scores.pop(0) if crf else None
+    classes = np.array(sorted(scores), np.int64)
+    stacked = [scores[key].astype(np.float32) for key in classes.tolist()]
+    return classes - crf, np.stack(stacked) if stacked else np.zeros((0, *truth.shape), np.float32), background
+
+
+def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
+    if array.shape != truth.shape:
+        found, expected = ("x".join(map(str, shape)) for shape in (array.shape, truth.shape))
+        raise UserError(f"{path} is {found}, but the ground truth is {expected} (height x width)")
+
+
+def check_values(path: Path, label: np.ndarray) -> None:
+    if values := out_of_range(label):
+        raise UserError(f"{path} holds the value {values[0]}, where 0..{len(LABELS) - 1} was expected")
