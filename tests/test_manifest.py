@@ -91,6 +91,8 @@ def test_what_a_folder_holds_is_known_from_its_manifest(tmp_path):
     claim_folder(tmp_path / "crf", {"output": "out_crf"}, overwrite=False)
     assert output_of(tmp_path / "crf") == "out_crf"
     assert output_of(tmp_path) is None
+    (tmp_path / MANIFEST).write_text('{"output": ["out_crf"]}')
+    assert output_of(tmp_path) is None
 
 
 def test_a_refusal_leaves_no_trace(folder):

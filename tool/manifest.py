@@ -37,8 +37,8 @@ def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
 def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Make `folder` ready for files made with `settings`, JSON values.
 
-    A folder with the same manifest is continued; what a killed run left half written is removed. Where `overwrite` is set, its
-    .png and .npy files are removed.
+    A folder whose manifest has the same value of each of them is continued; what a killed run left half written is removed. Where
+    `overwrite` is set, its .png and .npy files are removed.
 
     Raises:
         UserError: as `check_folder`, or it cannot be written to.
@@ -58,11 +58,12 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
 
 
 def output_of(folder: Path) -> str | None:
-    """Which of infer_cls.py's outputs a folder holds ("out_cam", ...), if its manifest tells."""
+    """What a folder holds (of infer_cls.py "out_cam", ...), if its manifest tells."""
     try:
-        return (_read(folder / MANIFEST) or {}).get("output")
+        output = (_read(folder / MANIFEST) or {}).get("output")
     except OSError:
         return None
+    return output if isinstance(output, str) else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
