@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -164,18 +165,23 @@ def test_table():
 
 def test_sigterm_ends_the_command_first(tmp_path):
     code = (
-        "import signal, sys, time, pathlib\n"
-        "def end(*_):\n    time.sleep(0.3)\n    pathlib.Path('ended').touch()\n    sys.exit(1)\n"
-        "signal.signal(signal.SIGTERM, end)\npathlib.Path('ready').touch()\ntime.sleep(60)\n"
+        "import os, signal, sys, pathlib\n"
+        "def end(*_):\n    pathlib.Path('asked').touch()\n    pathlib.Path('gate').read_bytes()\n"
+        "    pathlib.Path('ended').write_text(str(os.getppid()))\n    sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\npathlib.Path('ready').touch()\nsignal.pause()\n"
     )
     (tmp_path / "slow.py").write_text(code)
+    os.mkfifo(tmp_path / "gate")
     caller = f"import sys; sys.path.insert(0, {str(REPO)!r}); from tool import demo; demo.REPO = {str(tmp_path)!r}; "
     process = subprocess.Popen([sys.executable, "-c", caller + "demo.call('python slow.py')"], stderr=subprocess.PIPE)
     while not (tmp_path / "ready").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
+    while not (tmp_path / "asked").exists():
+        assert process.poll() is None
+    (tmp_path / "gate").write_bytes(b"")  # now the command may end
     assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
-    assert (tmp_path / "ended").exists()
+    assert (tmp_path / "ended").read_text() == str(process.pid)  # while the caller waited for it
 
 
 def test_overview(tmp_path, devkit):
