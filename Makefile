@@ -5,21 +5,20 @@ RUN := $(VENV)/bin/python
 
 .PHONY: test lint demo tensorboard clean
 
-test: $(VENV)/.ready
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
+test: lint
 	$(RUN) -m pytest -q
 
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
-# Interrupted, `make demo` goes on where it was. `rm -r demo` starts anew.
+# Interrupted, `make demo` goes on where it was. `rm -r demo_run` starts anew.
 demo: $(VENV)/.ready
-	$(RUN) tool/demo.py --out demo
+	$(RUN) demo/run.py --out demo_run
 
 tensorboard: $(VENV)/.ready
-	$(RUN) -m tensorboard.main --logdir demo/runs
+	$(RUN) -m tensorboard.main --logdir demo_run/runs
 
 # Made again when the requirements change. The mark is written last: an interrupted installation is not taken for whole.
 $(VENV)/.ready: requirements.txt requirements-dev.txt

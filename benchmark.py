@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from measuring import Timer, convolution_rate, loss_of, maps_operations, step_operations
 from network import make_net
+from pseudo_label.class_maps import class_maps, prepare
+from pseudo_label.crf import dense_crf, with_background
 from tool import distributed, flags
-from tool.crf import dense_crf, with_background
 from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
-from tool.inference import class_maps, prepare
-from tool.measuring import Timer, convolution_rate, loss_of, maps_operations, step_operations
 from tool.optim import make_optimizer
 from tool.precision import AMP_DTYPES, autocast, setup_precision, training_form
 from tool.transforms import views

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from pseudo_label.metrics import out_of_range
+from pseudo_label.visualise import contact_sheet, overlay
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import make_folder
-from tool.images import load_label, load_photo, save_label, save_rgb
-from tool.metrics import out_of_range
-from tool.visualise import contact_sheet, overlay
 from voc12.classes import VOID
+from voc12.images import load_label, load_photo, save_label, save_rgb
 from voc12.lists import read_image_list
 
 SHEET_IMAGES = 24

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from pseudo_label.fusion import check_theta
+from pseudo_label.manifest import output_of
+from pseudo_label.metrics import iou, mean_iou
+from pseudo_label.scoring import CURVE, Source, evaluate_image
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
-from tool.fusion import check_theta
-from tool.manifest import output_of
-from tool.metrics import iou, mean_iou
-from tool.scoring import CURVE, Source, evaluate_image
 from tool.workers import WorkerPool
 from voc12.classes import LABELS
 from voc12.lists import read_image_list

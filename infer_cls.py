@@ -21,14 +21,14 @@ from tqdm import tqdm
 from network import make_net
 from network.file_kind import weights_digest
 from network.weights import load_weights
+from pseudo_label.class_maps import class_maps, prepare
+from pseudo_label.fusion import check_theta
+from pseudo_label.jobs import LabelJob, LabelPool
+from pseudo_label.manifest import check_folder, claim_folder
 from tool import distributed, flags
 from tool.errors import UserError, run
 from tool.files import make_folder
-from tool.fusion import check_theta
-from tool.inference import class_maps, prepare
-from tool.labelling import LabelJob, LabelPool
 from tool.loading import batches
-from tool.manifest import check_folder, claim_folder
 from tool.precision import autocast, setup_precision
 from voc12.data import MultiScalePhotos
 from voc12.labels import load_labels

@@ -23,10 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 from network import make_net
 from network.torch_file import read_torch_file
 from network.weights import load_weights
+from pseudo_label.monitor import Monitor
 from tool import checkpoint, distributed, flags
 from tool.errors import UserError, run, show
 from tool.loading import StepBatches, batches, make_loader
-from tool.monitor import Monitor
 from tool.optim import make_optimizer, set_learning_rate
 from tool.precision import Autocast, setup_precision, training_form
 from voc12.data import TrainPairs

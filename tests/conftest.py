@@ -77,7 +77,7 @@ def tiny_weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
     """A devkit of 40 drawn photos, 64 pixels wide or high: JPEGImages, Annotations, saliency; not to be changed."""
-    from tool.synthetic import make_devkit
+    from demo.draw import make_devkit
 
     return make_devkit(tmp_path_factory.mktemp("drawn"), seed=0, train=40, val=0, size=64, num_workers=1)
 

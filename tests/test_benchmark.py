@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import benchmark
-from tool import measuring
+import measuring
 from tool.errors import UserError
 
 

@@ -10,13 +10,13 @@ import colorful
 import eval as evaluation
 import infer_cls
 import train_EDAM_cls
-from tool import demo, floors, synthetic
+from demo import baselines, draw, run
+from pseudo_label.manifest import claim_folder
 from tool.errors import UserError
-from tool.manifest import claim_folder
 from voc12 import pairs, prepare
 
 SCRIPTS = ("train_EDAM_cls", "infer_cls", "eval", "colorful", "benchmark", "voc12.prepare", "voc12.pairs")
-SCRIPTS += ("tool.demo", "tool.synthetic", "tool.pretrain", "tool.floors")
+SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "demo.baselines")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -73,12 +73,12 @@ COLOURS = ["--img_path", "P", "--out_path", "O"]
         (prepare, ["--epochs", "0"], "argument --epochs: 0, where at least 1 was expected"),
         (prepare, ["--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
         (pairs, ["--epochs", "0"], "argument --epochs: 0, where at least 1 was expected"),
-        (synthetic, ["--size", "8"], "argument --size: 8, where at least 64 was expected"),
-        (synthetic, ["--size", "2000"], "argument --size: 2000, where at most 1024 was expected"),
-        (synthetic, ["--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
-        (synthetic, ["--train", "0"], "argument --train: 0, where at least 1 was expected"),
-        (floors, ["--theta", "nan"], "argument --theta: nan, where a number was expected"),
-        (demo, ["--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
+        (draw, ["--size", "8"], "argument --size: 8, where at least 64 was expected"),
+        (draw, ["--size", "2000"], "argument --size: 2000, where at most 1024 was expected"),
+        (draw, ["--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
+        (draw, ["--train", "0"], "argument --train: 0, where at least 1 was expected"),
+        (baselines, ["--theta", "nan"], "argument --theta: nan, where a number was expected"),
+        (run, ["--seed", "-1"], "argument --seed: -1, where at least 0 was expected"),
     ],
 )
 def test_bad_values(script, args, message, capsys):

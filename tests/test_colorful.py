@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import colorful as script
+from pseudo_label.visualise import overlay
 from tool.errors import UserError
-from tool.images import load_label, save_label
-from tool.visualise import overlay
 from voc12.classes import PALETTE
+from voc12.images import load_label, save_label
 
 REPO = Path(__file__).resolve().parents[1]
 IDS = ["2099_000001", "2099_000002", "2099_000003"]

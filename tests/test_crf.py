@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tool.crf import background_score, dense_crf, with_background
-from tool.images import load_photo
+from pseudo_label.crf import background_score, dense_crf, with_background
+from voc12.images import load_photo
 
 TESTS = Path(__file__).resolve().parent
 SYNTHETIC = TESTS / "parity" / "synthetic"

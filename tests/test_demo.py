@@ -13,17 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
+from demo import run
+from demo.draw import make_devkit
+from demo.overview import STAGES, save_overview
+from demo.pretrain import Classifier, Photos
+from demo.run import ROWS, Step, make_steps, read_score, run_steps, table
 from network import make_net, resnet38_EDAM_cls
 from network.torch_file import read_torch_file
 from network.weights import load_weights
-from tool import demo
-from tool.demo import ROWS, Step, make_steps, read_score, run_steps, table
 from tool.errors import UserError
 from tool.files import save_npy_dict
-from tool.images import load_label, save_label
-from tool.overview import STAGES, save_overview
-from tool.pretrain import Classifier, Photos
-from tool.synthetic import make_devkit
+from voc12.images import load_label, save_label
 from voc12.labels import load_labels
 from voc12.lists import read_image_list
 
@@ -41,7 +41,7 @@ def pretrain(cwd: Path, devkit: Path, *flags: object) -> list[object]:
     """Arguments of a short pretraining."""
     photos = devkit / "ImageSets" / "Segmentation" / "train.txt"
     fixed = ["--voc12_root", devkit, "--image_list", photos, "--batch_size", 4, "--num_workers", 0]
-    return [cwd, "tool/pretrain.py", *fixed, "--long_side", 40, 56, *flags]
+    return [cwd, "demo/pretrain.py", *fixed, "--long_side", 40, 56, *flags]
 
 
 def test_tiny_is_the_same_network():
@@ -160,7 +160,7 @@ def test_table():
     assert lines[0] == "| pseudo labels | mIoU | published, VOC12 |"
     assert [line.split("|")[2].strip() for line in lines[2:]] == ["10.00", "11.00", "12.00", "13.00", "14.00"]
     assert [line.split("|")[3].strip() for line in lines[2:]] == ["", "", "52.83", "58.61", "68.11"]
-    assert "floor" in lines[2] and "floor" in lines[3]
+    assert "baseline" in lines[2] and "baseline" in lines[3]
 
 
 def test_sigterm_ends_the_command_first(tmp_path):
@@ -172,8 +172,8 @@ def test_sigterm_ends_the_command_first(tmp_path):
     )
     (tmp_path / "slow.py").write_text(code)
     os.mkfifo(tmp_path / "gate")
-    caller = f"import sys; sys.path.insert(0, {str(REPO)!r}); from tool import demo; demo.REPO = {str(tmp_path)!r}; "
-    process = subprocess.Popen([sys.executable, "-c", caller + "demo.call('python slow.py')"], stderr=subprocess.PIPE)
+    caller = f"import sys; sys.path.insert(0, {str(REPO)!r}); from demo import run; run.REPO = {str(tmp_path)!r}; "
+    process = subprocess.Popen([sys.executable, "-c", caller + "run.call('python slow.py')"], stderr=subprocess.PIPE)
     while not (tmp_path / "ready").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
@@ -207,5 +207,5 @@ def test_overview(tmp_path, devkit):
 
 def test_make_runs_the_demo():
     text = (REPO / "Makefile").read_text()
-    assert "\n\t$(RUN) tool/demo.py --out demo\n" in text
-    assert demo.NETWORK == TINY
+    assert "\n\t$(RUN) demo/run.py --out demo_run\n" in text
+    assert run.NETWORK == TINY

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 import eval as script
-from tool.crf import with_background
+from pseudo_label.crf import with_background
+from pseudo_label.fusion import pseudo_label
 from tool.errors import UserError
 from tool.files import save_npy_dict
-from tool.fusion import pseudo_label
-from tool.images import save_label
 from voc12.classes import LABELS
+from voc12.images import save_label
 
 REPO = Path(__file__).resolve().parents[1]
 IDS = [f"2099_{number:06d}" for number in range(1, 21)]

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tool.fusion import background_from_saliency, pseudo_label, strongest, suppress
-from tool.images import load_grey, load_label
+from pseudo_label.fusion import background_from_saliency, pseudo_label, strongest, suppress
+from voc12.images import load_grey, load_label
 from voc12.labels import read_annotation
 
 TESTS = Path(__file__).resolve().parent

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from tool.errors import UserError
-from tool.images import load_grey, load_label, load_photo, save_label, save_rgb
 from voc12.classes import PALETTE
+from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 

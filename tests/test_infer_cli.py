@@ -11,8 +11,8 @@ from conftest import PARITY, REPO, SHARED, needs_shared
 
 from network.file_kind import weights_digest
 from tool.files import HOST, load_npy_dict
-from tool.images import load_label
 from voc12.classes import PALETTE
+from voc12.images import load_label
 from voc12.labels import read_annotation
 
 OUTPUTS = ("out_cam", "out_cam_pred", "out_crf", "out_crf_pred")

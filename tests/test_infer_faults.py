@@ -13,7 +13,7 @@ from disks import FULL, small_disk
 from PIL import Image
 from training import image_id
 
-from tool.labelling import LabelJob, LabelPool
+from pseudo_label.jobs import LabelJob, LabelPool
 
 IDS = [image_id(number) for number in range(1, 6)]
 BAD = IDS[2]

@@ -13,8 +13,8 @@ import sys
 import numpy as np
 import torch
 import infer_cls
-from tool import labelling
-from tool.labelling import LabelPool
+from pseudo_label import jobs
+from pseudo_label.jobs import LabelPool
 
 submit, seen = LabelPool.submit, []
 
@@ -28,7 +28,7 @@ def noted(pool, *photo):
 LabelPool.submit = noted
 infer_cls.class_maps = lambda net, views, classes, size, device: torch.rand(8, *size)
 infer_cls.load_labels = lambda ids, *_, **__: {i: np.array([1.0] * 8 + [0.0] * 12) for i in ids}
-labelling.dense_crf = lambda photo, scores: np.sort(scores, axis=0)
+jobs.dense_crf = lambda photo, scores: np.sort(scores, axis=0)
 infer_cls.main()
 print(*seen, file=sys.stderr)
 """

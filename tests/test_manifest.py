@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pseudo_label.manifest import MANIFEST, check_folder, claim_folder, output_of
 from tool.errors import UserError
 from tool.files import HOST, remove_leftovers
-from tool.manifest import MANIFEST, check_folder, claim_folder, output_of
 
 SETTINGS = {"output": "out_cam", "theta": 0.5, "sal_path": None}
 

@@ -3,8 +3,8 @@ import warnings
 import numpy as np
 import pytest
 
-from tool.fusion import levels, pseudo_label
-from tool.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range
+from pseudo_label.fusion import levels, pseudo_label
+from pseudo_label.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range
 
 
 def slow_iou(truth: np.ndarray, predicted: np.ndarray, label: int) -> float:

@@ -161,7 +161,7 @@ from pathlib import Path
 from network.weights import read_state_dict
 from tool.errors import UserError
 from tool.files import load_npy_dict
-from tool.images import load_grey
+from voc12.images import load_grey
 from voc12.labels import read_annotation
 from voc12.lists import read_image_list
 

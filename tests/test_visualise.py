@@ -1,6 +1,6 @@
 import numpy as np
 
-from tool.visualise import PAPER, colourise, contact_sheet, fit, heat, legend, outline, overlay
+from pseudo_label.visualise import PAPER, colourise, contact_sheet, fit, heat, legend, outline, overlay
 from voc12.classes import PALETTE
 
 LABEL = np.zeros((6, 8), np.uint8)

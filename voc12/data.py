@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tool.errors import UserError
-from tool.images import load_photo
 from tool.transforms import augment, views
+from voc12.images import load_photo
 from voc12.lists import photo_path
 
 

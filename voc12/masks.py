@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from tool.errors import UserError
 from tool.files import make_folder, remove_leftovers
-from tool.images import load_label, save_label
 from voc12.classes import CLASSES, VOID
+from voc12.images import load_label, save_label
 from voc12.lists import check_id
 from voc12.report import Findings
 from voc12.sbd import find_sbd_masks, read_sbd_mask

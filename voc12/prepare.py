@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
-from tool.images import load_photo
+from voc12.images import load_photo
 from voc12.labels import annotation_path, read_annotation
 from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, write_text
 from voc12.masks import AUG, Mask, complete_masks, count_aug, files_by_id

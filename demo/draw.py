@@ -1,9 +1,9 @@
 """A synthetic miniature of VOC12, laid out as the devkit, for trying the whole pipeline without any download.
 
-    python tool/synthetic.py --out demo --seed 0
+    python demo/draw.py --out demo_run --seed 0
 
-writes demo/VOC2012 with JPEGImages, SegmentationClass (255 on borders), Annotations, ImageSets and saliency.
-What the photos show is in `tool/synthetic_scene.py`.
+writes demo_run/VOC2012 with JPEGImages, SegmentationClass (255 on borders), Annotations, ImageSets and saliency.
+What the photos show is in `demo/scene.py`.
 """
 
 import argparse
@@ -14,19 +14,19 @@ from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run as `python tool/synthetic.py`, Python looks for modules in tool/; ours are found from the repository's root.
+    # Run as `python demo/draw.py`, Python looks for modules in demo/; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import cv2
 from PIL import Image
 from tqdm import tqdm
 
+from demo.scene import Sample, draw
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, make_folder, remove_leftovers
-from tool.images import save_label
-from tool.synthetic_scene import Sample, draw
 from tool.workers import WorkerPool
+from voc12.images import save_label
 
 RECIPE = 2  # raised whenever the same seed would give other pictures
 

@@ -1,4 +1,4 @@
-"""The drawing behind `tool/synthetic.py`: shapes, patterns, colours and noise as pure functions on coordinate grids.
+"""The drawing behind `demo/draw.py`: shapes, patterns, colours and noise as pure functions on coordinate grids.
 
 A shape is a *field*: a float array that is negative inside and positive outside. `coverage` turns any field into an
 antialiased mask, so shapes may be bent, tapered, joined (minimum) and rotated without a formula for each case.

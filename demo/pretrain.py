@@ -1,6 +1,6 @@
 """Initial weights where there are no ImageNet weights: train a network's backbone as a plain multi-label classifier.
 
-    python tool/pretrain.py --voc12_root VOC2012 --image_list voc12/train_aug.txt \\
+    python demo/pretrain.py --voc12_root VOC2012 --image_list voc12/train_aug.txt \\
         --network network.resnet38_EDAM_tiny --out backbone.pth
 
 EDAM starts from ImageNet classification weights; this makes their stand-in from the image-level labels of the photos
@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run as `python tool/pretrain.py`, Python looks for modules in tool/; ours are found from the repository's root.
+    # Run as `python demo/pretrain.py`, Python looks for modules in demo/; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -30,10 +30,10 @@ from tool import distributed, flags
 from tool.checkpoint import TrainingState, save_torch
 from tool.errors import UserError, run
 from tool.files import make_folder
-from tool.images import load_photo
 from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor
 from tool.transforms import augment
+from voc12.images import load_photo
 from voc12.labels import load_labels
 from voc12.lists import check_root, photo_path, read_image_list
 

@@ -1,6 +1,6 @@
-"""Two floors for a table of results: label PNGs made from image-level labels and saliency alone, without any network.
+"""Two baselines for a table of results: label PNGs made from image-level labels and saliency alone, without any network.
 
-    python tool/floors.py --voc12_root VOC2012 --infer_list voc12/train.txt --sal_path SALIENCY \\
+    python demo/baselines.py --voc12_root VOC2012 --infer_list voc12/train.txt --sal_path SALIENCY \\
         --out_guess FOLDER --out_background FOLDER
 
 guess: every salient pixel gets one class, the one of the photo's labels whose objects are the largest over the list.
@@ -12,17 +12,17 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run as `python tool/floors.py`, Python looks for modules in tool/; ours are found from the repository's root.
+    # Run as `python demo/baselines.py`, Python looks for modules in demo/; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 from scipy.optimize import nnls
 
+from pseudo_label.fusion import background_from_saliency, check_theta
+from pseudo_label.manifest import claim_folder, output_of
 from tool import flags
 from tool.errors import UserError, run
-from tool.fusion import background_from_saliency, check_theta
-from tool.images import load_grey, save_label
-from tool.manifest import claim_folder, output_of
+from voc12.images import load_grey, save_label
 from voc12.labels import load_labels
 from voc12.lists import read_image_list
 
@@ -45,7 +45,7 @@ def salient_pixels(sal_path: Path, image_id: str, theta: float) -> np.ndarray:
     return background_from_saliency(load_grey(sal_path / f"{image_id}.png"), theta) == 0
 
 
-def write_floors(
+def write_baselines(
     ids: list[str],
     labels: dict[str, np.ndarray],
     sal_path: Path,
@@ -89,14 +89,14 @@ def main() -> None:
     if len({folder.resolve() for folder in outputs.values()}) < len(outputs):
         raise UserError(f"two outputs in {args.out_guess} would mix; give --out_guess and --out_background one each")
     for name, folder in outputs.items():
-        if (held := output_of(folder)) not in (None, f"floor_{name}"):
+        if (held := output_of(folder)) not in (None, f"baseline_{name}"):
             raise UserError(f"{folder} holds other labels ({held}); name another folder")
     ids = read_image_list(args.infer_list)
     labels = load_labels(ids, args.voc12_root)
     for name, folder in outputs.items():
-        claim_folder(folder, {"output": f"floor_{name}"}, overwrite=False)
-    write_floors(ids, labels, args.sal_path, args.theta, args.out_guess, args.out_background)
-    print(f"floors of {len(labels)} photos written to {' and '.join(map(str, outputs.values()))}")
+        claim_folder(folder, {"output": f"baseline_{name}"}, overwrite=False)
+    write_baselines(ids, labels, args.sal_path, args.theta, args.out_guess, args.out_background)
+    print(f"baselines of {len(labels)} photos written to {' and '.join(map(str, outputs.values()))}")
 
 
 if __name__ == "__main__":

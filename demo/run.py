@@ -1,6 +1,6 @@
 """EDAM on drawn pictures, from nothing: runs the project's own commands one after the other, and shows each.
 
-    python tool/demo.py --out demo
+    python demo/run.py --out demo_run
 
 draws a miniature of VOC12, trains, makes pseudo labels, evaluates them, and ends with a table (results.md) and a picture
 (overview.png). Interrupted, the same command goes on: finished steps are left out, the training resumes. To start anew,
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run as `python tool/demo.py`, Python looks for modules in tool/; ours are found from the repository's root.
+    # Run as `python demo/run.py`, Python looks for modules in demo/; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from demo.overview import save_overview
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, make_folder
-from tool.overview import save_overview
 from voc12.lists import read_image_list
 
 REPO = Path(__file__).resolve().parents[1]
@@ -36,8 +36,8 @@ PHOTOS = 200  # of the training list that are labelled and evaluated
 # Waiting threads must not keep a core busy that another process needs.
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
 ROWS = (
-    ("background", "*floor: everything is background*", ""),
-    ("guess", "*floor: image labels and saliency, no network*", ""),
+    ("background", "*baseline: everything is background*", ""),
+    ("guess", "*baseline: image labels and saliency, no network*", ""),
     ("masks", "masks", "52.83"),
     ("crf", "masks, CRF", "58.61"),
     ("crf_saliency", "masks, CRF, saliency", "68.11"),
@@ -62,7 +62,7 @@ def make_steps(folder: Path, seed: int) -> list[Step]:
     infer = f"python infer_cls.py --voc12_root {root} --infer_list {photos} --network {NETWORK} --weights {trained}"
     score = f"python eval.py --voc12_root {root} --list {photos}"
     commands = [
-        ("data", "Draw a miniature of VOC12", f"python tool/synthetic.py --out {out} --seed {seed}"),
+        ("data", "Draw a miniature of VOC12", f"python demo/draw.py --out {out} --seed {seed}"),
         (
             "lists",
             "Lists, image-level labels and training pairs (drawn photos need no SBD)",
@@ -71,7 +71,7 @@ def make_steps(folder: Path, seed: int) -> list[Step]:
         (
             "pretraining",
             "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's",
-            f"python tool/pretrain.py --voc12_root {root} --image_list {lists}/train_aug.txt --network {NETWORK} "
+            f"python demo/pretrain.py --voc12_root {root} --image_list {lists}/train_aug.txt --network {NETWORK} "
             f"--epochs 20 --long_side 64 160 --seed {seed} --out {out}/backbone.pth",
         ),
         (
@@ -100,9 +100,9 @@ def make_steps(folder: Path, seed: int) -> list[Step]:
             f"{infer} --sal_path {saliency} --theta 0.2 --alpha 0.000001 --beta 0.99999 --out_crf_pred {out}/crf_saliency",
         ),
         (
-            "floors",
-            "Two floors that need no network",
-            f"python tool/floors.py --voc12_root {root} --infer_list {photos} --sal_path {saliency} "
+            "baselines",
+            "Two baselines that need no network",
+            f"python demo/baselines.py --voc12_root {root} --infer_list {photos} --sal_path {saliency} "
             f"--out_guess {out}/guess --out_background {out}/background",
         ),
         *(
@@ -200,7 +200,7 @@ def table(scores: dict[str, float]) -> str:
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
-    parser.add_argument("--out", default="demo", type=Path, metavar="DIR", help="folder for all of it")
+    parser.add_argument("--out", default="demo_run", type=Path, metavar="DIR", help="folder for all of it")
     parser.add_argument("--seed", type=flags.count(), default=0, help="of the pictures, the weights and the training")
     return parser
 

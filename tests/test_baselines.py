@@ -1,4 +1,4 @@
-"""tool/floors.py: the two floors of the demo's table."""
+"""demo/baselines.py: the two baselines of the demo's table."""
 
 import subprocess
 import sys
@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from voc12_devkit import hot, xml
 
-from tool.floors import class_areas, largest_class, write_floors
-from tool.images import load_label
-from tool.manifest import claim_folder
+from demo.baselines import class_areas, largest_class, write_baselines
+from pseudo_label.manifest import claim_folder
+from voc12.images import load_label
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -50,7 +50,7 @@ def test_every_salient_pixel_gets_the_guess(devkit):
     guess.mkdir()
     background.mkdir()
     labels = {"a": hot(4), "b": hot(4, 6)}
-    write_floors(["a", "b", "a"], labels, devkit / "saliency", 0.2, guess, background)
+    write_baselines(["a", "b", "a"], labels, devkit / "saliency", 0.2, guess, background)
     expected = np.zeros((10, 8), np.uint8)
     expected[:1] = 5
     assert np.array_equal(load_label(guess / "a.png"), expected)
@@ -60,25 +60,27 @@ def test_every_salient_pixel_gets_the_guess(devkit):
 
 
 def test_the_command(devkit):
-    command = [sys.executable, str(REPO / "tool/floors.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
+    command = [sys.executable, str(REPO / "demo/baselines.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
     command += ["--sal_path", "saliency", "--out_guess", "new/guess"]
     done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "floors of 2 photos written to new/guess\n"
+    assert done.stdout == "baselines of 2 photos written to new/guess\n"
     assert np.unique(load_label(devkit / "new/guess/b.png")).tolist() == [0, 7]
     assert not (devkit / "new/background").exists()
 
 
 def test_what_is_missing_is_named(devkit):
-    command = [sys.executable, str(REPO / "tool/floors.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
+    command = [sys.executable, str(REPO / "demo/baselines.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
     command += ["--sal_path", "saliency"]
     done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "floors.py: error: no output asked for: give --out_guess, --out_background or both\n"
+    assert done.stderr == "baselines.py: error: no output asked for: give --out_guess, --out_background or both\n"
     done = subprocess.run(
         [*command, "--out_guess", "g", "--out_background", "./g"], cwd=devkit, capture_output=True, text=True
     )
-    assert done.stderr.startswith("floors.py: error: two outputs in g would mix; give --out_guess and --out_background")
+    assert done.stderr.startswith(
+        "baselines.py: error: two outputs in g would mix; give --out_guess and --out_background"
+    )
     for folder, message in (
         ("saliency", "saliency holds files of which no edam_manifest.json"),
         ("crf", "crf holds other"),
@@ -86,8 +88,8 @@ def test_what_is_missing_is_named(devkit):
         if folder == "crf":
             claim_folder(devkit / "crf", {"output": "out_crf_pred"}, overwrite=False)
         done = subprocess.run([*command, "--out_guess", folder], cwd=devkit, capture_output=True, text=True)
-        assert done.stderr.startswith(f"floors.py: error: {message}")
+        assert done.stderr.startswith(f"baselines.py: error: {message}")
     (devkit / "saliency" / "b.png").unlink()
     done = subprocess.run([*command, "--out_guess", "g"], cwd=devkit, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "floors.py: error: saliency map saliency/b.png does not exist\n"
+    assert done.stderr == "baselines.py: error: saliency map saliency/b.png does not exist\n"

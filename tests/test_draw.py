@@ -1,4 +1,4 @@
-"""tool/synthetic.py: the layout and the properties that the demo's figures rest on."""
+"""demo/draw.py: the layout and the properties that the demo's figures rest on."""
 
 import json
 import os
@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tool import synthetic
-from tool import synthetic_shapes as shapes
+from demo import draw as draw_script
+from demo import shapes
+from demo.draw import annotation, make_devkit, photo_id
+from demo.scene import Sample, draw, saliency_map
 from tool.errors import UserError
 from tool.files import HOST
-from tool.images import load_grey, load_label, load_photo
-from tool.synthetic import annotation, make_devkit, photo_id
-from tool.synthetic_scene import Sample, draw, saliency_map
 from voc12.classes import CLASSES, PALETTE, VOID
+from voc12.images import load_grey, load_label, load_photo
 from voc12.labels import read_annotation
 from voc12.lists import read_image_list
 
@@ -250,13 +250,13 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
 
 
 def test_a_killed_process_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "draw", lambda *_: os._exit(1))
+    monkeypatch.setattr(draw_script, "draw", lambda *_: os._exit(1))
     with pytest.raises(UserError, match=r"^a process that draws was killed \(out of memory\?\); lower --num_workers, "):
         make_devkit(tmp_path, seed=0, train=2, val=0, size=64, num_workers=1)
 
 
 def test_the_command_writes_the_set(devkit, tmp_path):
-    command = [sys.executable, "tool/synthetic.py", "--out", str(tmp_path)]
+    command = [sys.executable, "demo/draw.py", "--out", str(tmp_path)]
     command += ["--seed", "3", "--train", "20", "--val", "2", "--size", "96", "--num_workers", "1"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pseudo_label.visualise import contact_sheet, heat, overlay
 from tool.files import load_npy_dict
-from tool.images import load_label, load_photo, save_rgb
-from tool.visualise import contact_sheet, heat, overlay
 from voc12.classes import CLASSES, VOID
+from voc12.images import load_label, load_photo, save_rgb
 
 HEADINGS = ("photo", "class map", "masks", "+ CRF", "+ saliency", "ground truth")
 STAGES = ("masks", "crf", "crf_saliency")

@@ -1,4 +1,4 @@
-"""A synthetic photo of one to three objects, its label map and its saliency map (see `tool/synthetic.py`).
+"""A synthetic photo of one to three objects, its label map and its saliency map (see `demo/draw.py`).
 
 Each object has a *telling part*, a pattern in two colours that only its class has, and a larger *plain part* whose look
 is shared by a family of classes. A class map that marks what tells the class apart, the known failure of class maps,
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from tool import synthetic_shapes as shapes
+from demo import shapes
 from voc12.classes import CLASSES, VOID
 
 OBJECTS_PER_PHOTO = (0.3, 0.42, 0.28)  # share of photos with 1, 2 and 3 objects

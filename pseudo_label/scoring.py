@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pseudo_label.fusion import levels, pseudo_label
+from pseudo_label.metrics import confusion, confusion_curve, out_of_range
 from tool.errors import UserError
 from tool.files import load_npy_dict
-from tool.fusion import levels, pseudo_label
-from tool.images import load_grey, load_label
-from tool.metrics import confusion, confusion_curve, out_of_range
 from voc12.classes import CLASSES, LABELS, VOID
+from voc12.images import load_grey, load_label
 
 CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
 

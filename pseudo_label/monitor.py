@@ -10,14 +10,14 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
+from pseudo_label.class_maps import class_maps
+from pseudo_label.visualise import heat
 from tool.checkpoint import set_aside
 from tool.errors import UserError
 from tool.events import Events
 from tool.files import make_folder
-from tool.images import load_photo
-from tool.inference import class_maps
 from tool.transforms import views
-from tool.visualise import heat
+from voc12.images import load_photo
 
 FLUSH_SECONDS = 20
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.crf import dense_crf, with_background
+from pseudo_label.crf import dense_crf, with_background
+from pseudo_label.fusion import pseudo_label
 from tool.errors import UserError
 from tool.files import save_npy_dict
-from tool.fusion import pseudo_label
-from tool.images import load_grey, save_label
 from tool.workers import WorkerPool
+from voc12.images import load_grey, save_label
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LabelJob:
     """What is made of each photo's class maps, and where it goes. A folder that is None is not asked for.
 
     out_cam: class maps, <id>.npy; out_cam_pred: label PNGs of them; out_crf: CRF probabilities, <id>.npy; out_crf_pred: label PNGs
-    of them. sal_path: saliency maps <id>.png to be fused into the label PNGs. theta, alpha, beta: see `tool.fusion`.
+    of them. sal_path: saliency maps <id>.png to be fused into the label PNGs. theta, alpha, beta: see `pseudo_label.fusion`.
     """
 
     out_cam: Path | None = None
