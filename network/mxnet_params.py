@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from network.file_kind import HEAD, MXNET, kind_of_file, open_weights
 from tool.errors import UserError
+from tool.file_kind import HEAD, MXNET, kind_of_file, open_weights
 
 _DTYPES = {code: np.dtype(name) for code, name in enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8"))}
 _MAGIC_1_0, _MAGIC_1_X, _MAGIC_NUMPY_SHAPES = 0xF993FAC8, 0xF993FAC9, 0xF993FACA

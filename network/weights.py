@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from network.file_kind import HEAD, MXNET, TORCH_LEGACY, TORCH_ZIP, kind_of_file, open_weights
 from network.mxnet_params import read_params, to_resnet38d
-from network.torch_file import read_torch_file
 from tool.errors import UserError
+from tool.file_kind import HEAD, MXNET, TORCH_LEGACY, TORCH_ZIP, kind_of_file, open_weights
+from tool.torch_file import read_torch_file
 
 _WRAPPERS = ("state_dict", "model", "net", "network")  # under which training states keep the network
 _BACKBONE = re.compile(r"(conv1a|b[2-7](_\d+)?|bn7)\.")

@@ -1,13 +1,17 @@
 """Multi-scale class maps: what the network gives to the pseudo labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pseudo_label.visualise import heat
 from tool.precision import AMP_DTYPES
-from tool.transforms import normalise
+from tool.transforms import normalise, views
+from voc12.images import load_photo
 
 
 def prepare(net: nn.Module, device: torch.device, amp: str = "off") -> nn.Module:
@@ -53,3 +57,15 @@ def class_maps(
         masks = masks[0] + masks[1].flip(-1)
         total += F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
     return total / total.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def class_map_pictures(net: nn.Module, photos: Sequence[tuple[Path, list[int]]]) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, picture) of each photo (path, classes) beside its class maps at scale 1. The network's mode is left as it was."""
+    device, training = next(net.parameters()).device, net.training
+    net.eval()
+    for path, classes in photos:
+        photo = load_photo(path)
+        maps = class_maps(net, views(photo, (1.0,)), classes, photo.size[::-1], device).cpu().numpy()
+        pictures = [np.array(photo), *(heat(np.array(photo), class_map) for class_map in maps)]
+        yield f"Class_maps/{path.stem}", np.hstack(pictures)
+    net.train(training)

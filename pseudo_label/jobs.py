@@ -1,28 +1,47 @@
-"""From a photo's class maps to its output files: CRF, fusion, writing; in processes of their own beside the network.
-
-Nothing here needs PyTorch, so that the processes stay small.
-"""
+"""Writing what was computed of a photo: in processes of their own, beside the network."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.fusion import pseudo_label
-from tool.errors import UserError
+from tool.errors import BadPhoto, UserError
 from tool.files import save_npy_dict
 from tool.workers import WorkerPool
 from voc12.images import load_grey, save_label
 
 
+class Job(Protocol):
+    """What is written of each photo, and where it goes."""
+
+    def folders(self) -> dict[str, Path]:
+        """Folder of each output that is asked for, by the name of its flag."""
+
+    def settings(self, output: str) -> Mapping[str, Any]:
+        """What the files of an output depend on besides network and precision, JSON values."""
+
+    def paths(self, image_id: str) -> list[Path]:
+        """The files of one photo."""
+
+    def write(self, image_id: str, photo: np.ndarray, *results: Any) -> str | None:
+        """Write the files of one photo, uint8 RGB (H, W, 3); what a user would want to know about them, if anything.
+
+        Raises:
+            BadPhoto: something is wrong with the input of this photo, which then has no files; others may go on.
+            UserError: a file can't be written, which stops the run: the next ones can't be either.
+        """
+
+
 @dataclass(frozen=True)
 class LabelJob:
-    """What is made of each photo's class maps, and where it goes. A folder that is None is not asked for.
+    """Pseudo labels from class maps. A folder that is None is not asked for.
 
     out_cam: class maps, <id>.npy; out_cam_pred: label PNGs of them; out_crf: CRF probabilities, <id>.npy; out_crf_pred: label PNGs
     of them. sal_path: saliency maps <id>.png to be fused into the label PNGs. theta, alpha, beta: see `pseudo_label.fusion`.
@@ -37,96 +56,100 @@ class LabelJob:
     alpha: float = 0.0
     beta: float = 1.0
 
+    def folders(self) -> dict[str, Path]:
+        return {name: folder for name, folder in asdict(self).items() if name.startswith("out_") and folder}
+
+    def fusion_settings(self, output: str) -> tuple[str, ...]:
+        """The settings of the fusion, by name, that the files of an output depend on."""
+        if not output.endswith("_pred"):
+            return ()
+        if self.sal_path is not None:
+            return ("sal_path", "theta", "alpha", "beta")
+        return ("theta",) if output == "out_cam_pred" else ()  # the CRF has a background of its own
+
+    def settings(self, output: str) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in self.fusion_settings(output)}
+        if output.endswith("_pred"):
+            settings["sal_path"] = self.sal_path and str(self.sal_path.resolve())
+        return settings
+
     def paths(self, image_id: str) -> list[Path]:
-        """The files of one photo."""
-        outputs = ((self.out_cam, "npy"), (self.out_cam_pred, "png"), (self.out_crf, "npy"), (self.out_crf_pred, "png"))
-        return [folder / f"{image_id}.{suffix}" for folder, suffix in outputs if folder]
+        return [
+            folder / f"{image_id}.{'png' if name.endswith('_pred') else 'npy'}"
+            for name, folder in self.folders().items()
+        ]
 
-    def finished(self, image_id: str) -> bool:
-        """Whether all files of a photo are there; each is written whole or not at all."""
-        return all(path.is_file() for path in self.paths(image_id))
+    def write(self, image_id: str, photo: np.ndarray, classes: Sequence[int], maps: np.ndarray) -> str | None:
+        """classes: the n classes of its label, from 0; n may be 0. maps: class maps, float32 (n, H, W) in 0..1."""
+        if not np.isfinite(maps).all():
+            raise BadPhoto(
+                f"the class maps of {image_id} are not finite; compute in float32 (--amp off) or check the weights"
+            )
+        numbers = np.array(classes, np.int64)
+        fusion: dict[str, Any] = {"theta": self.theta, "alpha": self.alpha, "beta": self.beta}
+        if self.sal_path and (self.out_cam_pred or self.out_crf_pred):
+            fusion["saliency"] = read_saliency(self.sal_path, image_id, photo.shape[:2])
+        labels = []
+        if self.out_cam:
+            save_npy_dict(self.out_cam / f"{image_id}.npy", dict(zip(classes, maps, strict=True)))
+        if self.out_cam_pred:
+            labels.append(pseudo_label(maps, numbers, **fusion))
+            save_label(self.out_cam_pred / f"{image_id}.png", labels[-1])
+        if self.out_crf or self.out_crf_pred:
+            probability = dense_crf(photo, with_background(maps))
+            if self.out_crf:
+                keys = [0, *(c + 1 for c in classes)]
+                save_npy_dict(self.out_crf / f"{image_id}.npy", dict(zip(keys, probability, strict=True)))
+            if self.out_crf_pred:
+                labels.append(pseudo_label(probability[1:], numbers, background=probability[0], **fusion))
+                save_label(self.out_crf_pred / f"{image_id}.png", labels[-1])
+        if classes and not all(label.any() for label in labels):
+            return "show classes by their labels, but got none in their pseudo labels"
+        return None
 
 
-def read_saliency(folder: Path, image_id: str, size: tuple[int, int]) -> np.ndarray:
-    """Saliency map <folder>/<id>.png, uint8 (H, W) = size. UserError: missing, not grey, another size."""
+def read_saliency(folder: Path, image_id: str, size: tuple[int, ...]) -> np.ndarray:
+    """Saliency map <folder>/<id>.png, uint8 (H, W) = size. BadPhoto: missing, not grey, another size."""
     path = folder / f"{image_id}.png"
-    saliency = load_grey(path)
+    try:
+        saliency = load_grey(path)
+    except UserError as error:
+        raise BadPhoto(str(error)) from error
     if saliency.shape != size:
-        raise UserError(
+        raise BadPhoto(
             f"saliency map {path} is {saliency.shape[1]}x{saliency.shape[0]} pixels, its photo {size[1]}x{size[0]}: resize it"
         )
     return saliency
 
 
-def write_labels(
-    image_id: str, photo: np.ndarray, classes: Sequence[int], maps: np.ndarray, job: LabelJob
-) -> UserError | None:
-    """Write everything that the job asks for of one photo.
-
-    Args:
-        photo: uint8 RGB (H, W, 3).
-        classes: the n classes of its label, 0..19; n may be 0.
-        maps: class maps, float32 (n, H, W) in 0..1.
-
-    Returns:
-        What is wrong with the input of this photo, which then has no files; other photos may go on.
-
-    Raises:
-        UserError: a file can't be written, which stops the run: the next ones can't be either.
-    """
-    numbers = np.array(classes, np.int64)
-    fusion = {"theta": job.theta, "alpha": job.alpha, "beta": job.beta}
-    try:
-        if not np.isfinite(maps).all():
-            raise UserError(
-                f"the class maps of {image_id} are not finite; compute in float32 (--amp off) or check the weights"
-            )
-        if job.sal_path and (job.out_cam_pred or job.out_crf_pred):
-            fusion["saliency"] = read_saliency(job.sal_path, image_id, photo.shape[:2])
-    except UserError as error:
-        return error
-    if job.out_cam:
-        save_npy_dict(job.out_cam / f"{image_id}.npy", dict(zip(classes, maps, strict=True)))
-    if job.out_cam_pred:
-        save_label(job.out_cam_pred / f"{image_id}.png", pseudo_label(maps, numbers, **fusion))
-    if job.out_crf or job.out_crf_pred:
-        probability = dense_crf(photo, with_background(maps))
-        if job.out_crf:
-            labels = [0, *(c + 1 for c in classes)]
-            save_npy_dict(job.out_crf / f"{image_id}.npy", dict(zip(labels, probability, strict=True)))
-        if job.out_crf_pred:
-            label = pseudo_label(probability[1:], numbers, background=probability[0], **fusion)
-            save_label(job.out_crf_pred / f"{image_id}.png", label)
-    return None
-
-
-class LabelPool:
-    """Runs `write_labels` in `workers` processes, at most a few photos behind; 0 workers run it at once.
+class JobPool:
+    """Runs a job's `write` in `workers` processes, at most a few photos behind; 0 workers run it at once.
 
     Make it before a GPU is touched. Its methods raise UserError where a file can't be written or a process was killed.
     """
 
-    def __init__(self, job: LabelJob, workers: int) -> None:
+    def __init__(self, job: Job, workers: int) -> None:
         self.job, self.workers = job, workers
         self.pending: dict[Future, str] = {}
-        self.failures: list[tuple[str, str]] = []
+        self.failures: list[tuple[str, str]] = []  # id, message
+        self.remarks: list[tuple[str, str]] = []  # id, text
         self.finished = 0
         self.pool = None
         if workers:
             self.pool = WorkerPool(workers)
             self.pool.submit(os.getpid).result()  # starts all of them
 
-    def submit(self, image_id: str, photo: np.ndarray, classes: Sequence[int], maps: np.ndarray) -> None:
+    def submit(self, image_id: str, photo: np.ndarray, *results: Any) -> None:
         """Hand over one photo; waits while too many are under way. Photos whose input is bad end up in `failures`."""
         if self.pool is None:
-            self._note(image_id, write_labels(image_id, photo, classes, maps, self.job))
+            self._note(image_id, *_write(self.job, image_id, photo, *results))
             return
         while len(self.pending) >= 2 * self.workers:
             self._collect()
         try:
-            self.pending[self.pool.submit(write_labels, image_id, photo, classes, maps, self.job)] = image_id
+            self.pending[self.pool.submit(_write, self.job, image_id, photo, *results)] = image_id
         except BrokenProcessPool as error:
-            raise _worker_died() from error
+            raise self._worker_died() from error
 
     def wait(self) -> None:
         """Until everything handed over is written."""
@@ -141,21 +164,33 @@ class LabelPool:
     def _collect(self) -> None:
         """Wait for the photo handed over first, so that failures come in the order of the photos."""
         future, image_id = next(iter(self.pending.items()))
-        del self.pending[future]
         try:
-            self._note(image_id, future.result())
+            outcome = future.result()
         except BrokenProcessPool as error:
-            raise _worker_died() from error
+            raise self._worker_died() from error
+        del self.pending[future]
+        self._note(image_id, *outcome)
 
-    def _note(self, image_id: str, error: UserError | None) -> None:
-        if error is None:
-            self.finished += 1
-        else:
-            self.failures.append((image_id, str(error)))
+    def _note(self, image_id: str, failure: str | None, remark: str | None) -> None:
+        if failure is not None:
+            self.failures.append((image_id, failure))
+            return
+        self.finished += 1
+        if remark is not None:
+            self.remarks.append((image_id, remark))
+
+    def _worker_died(self) -> UserError:
+        return UserError(
+            f"a process that writes results (CRF) was killed at one of {', '.join(self.pending.values())} (memory may be full); "
+            "lower --crf_workers and run the same command again: it continues"
+        )
 
 
-def _worker_died() -> UserError:
-    return UserError(
-        "a process that computes CRFs was killed (memory may be full); lower --crf_workers and run the same command again: "
-        "it continues"
-    )
+def _write(job: Job, image_id: str, photo: np.ndarray, *results: Any) -> tuple[str | None, str | None]:
+    """What is wrong with the photo's input, and the job's remark. UserError: as `Job.write`."""
+    try:
+        return None, job.write(image_id, photo, *results)
+    except BadPhoto as error:
+        return str(error), None
+    except MemoryError:
+        return f"photo {image_id}, {photo.shape[1]}x{photo.shape[0]} pixels: out of memory; lower --crf_workers", None

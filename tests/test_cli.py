@@ -174,7 +174,8 @@ def test_inference_asks_for_an_output(commands, drawn, tiny_weights, tmp_path):
 )
 def test_inference_tells_flags_without_effect(args, notes, capsys):
     parsed = infer_cls.get_parser().parse_args([*INFER, *args])
-    infer_cls.tell_idle_flags(parsed, [name for name in OUTPUTS if getattr(parsed, name)])
+    job = infer_cls.LabelJob(**{name: getattr(parsed, name) for name in infer_cls.LabelJob.__dataclass_fields__})
+    infer_cls.tell_idle_flags(parsed, job)
     assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]
 
 

@@ -1,9 +1,9 @@
-"""network/file_kind.py: the digest of a file of weights. What files are said to be is tested with their readers."""
+"""tool/file_kind.py: the digest of a file of weights. What files are said to be is tested with their readers."""
 
 import pytest
 
-from network.file_kind import weights_digest
 from tool.errors import UserError
+from tool.file_kind import weights_digest
 
 
 def test_digest(tmp_path):

@@ -13,7 +13,7 @@ from disks import FULL, small_disk
 from PIL import Image
 from training import image_id
 
-from pseudo_label.jobs import LabelJob, LabelPool
+from pseudo_label.jobs import JobPool, LabelJob
 
 IDS = [image_id(number) for number in range(1, 6)]
 BAD = IDS[2]
@@ -179,7 +179,7 @@ def test_somebody_elses_files_are_never_replaced(commands, devkit, tiny_weights,
     [
         (
             0,
-            "a process that computes CRFs was killed .* lower --crf_workers and run the same command again: it continues",
+            "a process that writes results .CRF. was killed at one of .* lower --crf_workers and run the same command .*",
         ),
         (-1, "a process that reads photos was killed .* lower --num_workers, or 0 for none"),
     ],
@@ -203,7 +203,7 @@ def test_a_killed_worker(victim, message, whole, commands, drawn, tiny_weights, 
 
 
 def test_failures_come_in_the_order_of_the_photos():
-    pool = LabelPool(LabelJob(), workers=4)
+    pool = JobPool(LabelJob(), workers=4)
     ids = [image_id(number) for number in range(8)]
     try:
         for i in ids:

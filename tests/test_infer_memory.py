@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import infer_cls
 from pseudo_label import jobs
-from pseudo_label.jobs import LabelPool
+from pseudo_label.jobs import JobPool
 
-submit, seen = LabelPool.submit, []
+submit, seen = JobPool.submit, []
 
 
 def noted(pool, *photo):
@@ -25,7 +25,7 @@ def noted(pool, *photo):
     seen.append(int(status["RssAnon"].split()[0]))
 
 
-LabelPool.submit = noted
+JobPool.submit = noted
 infer_cls.class_maps = lambda net, views, classes, size, device: torch.rand(8, *size)
 infer_cls.load_labels = lambda ids, *_, **__: {i: np.array([1.0] * 8 + [0.0] * 12) for i in ids}
 jobs.dense_crf = lambda photo, scores: np.sort(scores, axis=0)

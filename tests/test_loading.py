@@ -5,10 +5,11 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 from training import image_id
 
 from tool.errors import UserError
-from tool.loading import StepBatches, batches, make_loader
+from tool.loading import StepBatches, batches, items, make_loader
 from voc12.data import MultiScalePhotos, TrainPairs
 from voc12.labels import load_labels
 
@@ -71,3 +72,30 @@ def test_photos_come_at_all_scales(drawn):
     assert [tuple(view.shape) for view in views] == sizes
     name, error, views = photos[1]
     assert name == "nothing" and isinstance(error, UserError) and views == []
+
+
+class Tensors(Dataset):
+    """Items of a string and two megabytes."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[str, torch.Tensor]:
+        return str(index), torch.full((500_000,), float(index))
+
+
+def test_items_that_shared_memory_has_no_room_for(monkeypatch, capfd):
+    """As with the 64 MB of /dev/shm that containers have: PyTorch's own loader waits for ever then."""
+
+    def share(tensor):
+        if tensor[0] > 3:
+            raise RuntimeError(
+                "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+            )
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share)
+    found = list(items(Tensors(), num_workers=2, pin_memory=False))
+    assert [name for name, _ in found] == [str(index) for index in range(20)]
+    assert all(float(tensor.mean()) == index for index, (_, tensor) in enumerate(found))
+    assert capfd.readouterr().out.count("note: /dev/shm is full") == 1

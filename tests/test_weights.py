@@ -17,9 +17,9 @@ from weight_files import (
 )
 
 from network import resnet38_EDAM_tiny
-from network.torch_file import read_torch_file
 from network.weights import load_weights, read_state_dict
 from tool.errors import UserError
+from tool.torch_file import read_torch_file
 
 POSITIONS = "embedding.position.pe"
 both_formats = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

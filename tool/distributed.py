@@ -1,15 +1,16 @@
 """Several processes under torchrun: who am I, and where do I compute. Without torchrun everything is rank 0 of 1."""
 
+import contextlib
 import hashlib
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from tool.errors import UserError
 from tool.memory import keep_freed_memory
@@ -68,7 +69,7 @@ def setup(device: str | None, apart: bool = False) -> tuple[torch.device, int, i
     return chosen, dist.get_rank(), dist.get_world_size()
 
 
-@contextmanager
+@contextlib.contextmanager
 def explained(remedy: str) -> Iterator[None]:
     """Turn what PyTorch raises when memory runs out, or when another process has ended, into a UserError.
 
@@ -77,10 +78,8 @@ def explained(remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(f"out of memory ({_line(error, 'allocate')}); {remedy}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
             raise UserError(f"out of memory ({_line(error, 'allocate')}); {remedy}") from error
         lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
         if dist.is_initialized() and lost:
@@ -88,6 +87,11 @@ def explained(remedy: str) -> Iterator[None]:
                 f"process {dist.get_rank()} lost another one; its own message, if it left one, says why"
             ) from error
         raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, a GPU's or the machine's."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _line(error: BaseException, word: str = "") -> str:
@@ -117,6 +121,12 @@ def highest(value: int, device: torch.device) -> int:
     tensor = torch.tensor(value, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return int(tensor)
+
+
+def accumulating(model: torch.nn.Module, until: bool) -> contextlib.AbstractContextManager:
+    """The context of one of several backward passes: the processes share their gradients in the last one, where `until` holds."""
+    shared = isinstance(model, DistributedDataParallel)
+    return model.no_sync() if shared and not until else contextlib.nullcontext()
 
 
 def total(value: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,10 @@ class UserError(Exception):
     """Bad input or environment. The message is one line: what is wrong, where, and the remedy."""
 
 
+class BadPhoto(UserError):
+    """Something is wrong with the input of one photo; the others may go on."""
+
+
 def show(error: Exception | str) -> None:
     """Write `<script>: error: <message>` to stderr, in one line."""
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

@@ -3,9 +3,11 @@
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils._pytree import tree_map_only
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from tool.errors import UserError
 
@@ -21,6 +23,51 @@ def make_loader(dataset: Dataset, batches: Iterable[list[int]], num_workers: int
         generator=torch.Generator().manual_seed(0),  # for the workers' seeds, which nothing here uses
         prefetch_factor=4 if num_workers else None,
     )
+
+
+def items(dataset: Dataset, num_workers: int, pin_memory: bool) -> Iterator:
+    """The items of a dataset, in order, read by processes beside this one. UserError: as `batches`.
+
+    What has no room in /dev/shm, through which the processes hand over tensors, is read in this process. (Containers have 64 MB.)
+    """
+    shared = _Shared(dataset)
+    workers = min(num_workers, len(shared))
+    warned = False
+    for item in batches(DataLoader(shared, batch_size=None, num_workers=workers, pin_memory=pin_memory)):
+        if isinstance(item, _NoRoom):
+            if not warned:
+                print(
+                    "note: /dev/shm is full, so photos are read one by one; a lower --num_workers needs less",
+                    flush=True,
+                )
+            warned, item = True, dataset[item.index]
+        yield item
+
+
+@dataclass(frozen=True)
+class _NoRoom:
+    """In place of an item that could not be handed over."""
+
+    index: int
+
+
+class _Shared(Dataset):
+    """Items whose tensors already lie in shared memory: PyTorch would move them there in a thread, whose errors nobody sees."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        item = self.dataset[index]
+        try:
+            return tree_map_only(torch.Tensor, torch.Tensor.share_memory_, item) if get_worker_info() else item
+        except RuntimeError as error:
+            if _of_worker(error) is None:
+                raise
+            return _NoRoom(index)
 
 
 def batches(loader: DataLoader) -> Iterator:

@@ -1,17 +1,42 @@
 """Floating-point precision of the whole run: TF32 on GPUs, mixed precision."""
 
 import contextlib
+import re
+import sys
+from pathlib import Path
 
 import torch
 from torch import nn
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# CPU features of /proc/cpuinfo that compute convolutions and matrix products in these types: x86, ARM
+_INSTRUCTIONS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 
 
 def setup_precision(tf32: bool) -> None:
     """Allow or forbid that GPUs round float32 products to TF32. PyTorch allows it for convolutions unless told otherwise."""
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
+
+
+def warn_of_emulation(device: torch.device, amp: str) -> None:
+    """Print a note where this CPU has no instructions for the precision `amp`, and so would be slower than in float32.
+
+    Only where the system lists the CPU's features (Linux); elsewhere nothing is known and nothing is said.
+    """
+    if device.type != "cpu" or amp == "off":
+        return
+    try:
+        features = set(re.findall(r"[a-z0-9_]+", Path("/proc/cpuinfo").read_text(encoding="utf-8").lower()))
+    except (OSError, ValueError):
+        return
+    if not features & _INSTRUCTIONS[amp]:
+        print(
+            f"note: --amp {amp}: this CPU has no {amp} instructions and emulates them, many times slower than float32; "
+            "leave out --amp",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def training_form(net: nn.Module, device: torch.device, amp: str, tf32: bool) -> nn.Module:

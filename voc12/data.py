@@ -41,13 +41,13 @@ class TrainPairs(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def names(self, position: int) -> tuple[str, str]:
-        """Ids of the pair at a position."""
-        return self.pairs[position % len(self.pairs)][:2]
+    def names(self, position: int) -> str:
+        """Ids of the pair at a position, for messages."""
+        return " ".join(self.pairs[position % len(self.pairs)][:2])
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """Images float32 (2, 3, crop, crop) and labels float32 (2, 20)."""
-        ids = self.names(position)
+        ids = self.pairs[position % len(self.pairs)][:2]
         rng = np.random.default_rng([self.seed, position])
         photos = [load_photo(photo_path(self.voc12_root, image_id)) for image_id in ids]
         images = [augment(photo, self.crop_size, rng, self.long_side) for photo in photos]

@@ -4,20 +4,16 @@ import argparse
 import contextlib
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 from tqdm import tqdm
 
-from pseudo_label.class_maps import class_maps
-from pseudo_label.visualise import heat
 from tool.checkpoint import set_aside
 from tool.errors import UserError
 from tool.events import Events
 from tool.files import make_folder
-from tool.transforms import views
-from voc12.images import load_photo
 
 FLUSH_SECONDS = 20
 
@@ -28,9 +24,12 @@ class Monitor:
     Args:
         args: the script's flags: session_name, log_dir, batch_size.
         session: the run's folder, for train.log. Unless this run continues what is in it, that is set aside, with its events.
+        photos: in one item of a batch.
     """
 
-    def __init__(self, args: argparse.Namespace, session: Path, continues: bool, start: int, max_step: int) -> None:
+    def __init__(
+        self, args: argparse.Namespace, session: Path, continues: bool, start: int, max_step: int, photos: int
+    ) -> None:
         folder = Path(args.log_dir, args.session_name)
         aside = None if continues else set_aside(session)
         if not continues:
@@ -39,7 +38,7 @@ class Monitor:
         self.write("")
         self.events = Events(folder, start)
         self.flushed = time.monotonic()
-        self.max_step, self.batch_size = max_step, args.batch_size
+        self.max_step, self.photos = max_step, photos * args.batch_size
         self.bar = tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True)
         self.lines_every = max(1, max_step // 200)
         self.since = (time.monotonic(), start)
@@ -68,7 +67,7 @@ class Monitor:
         if now - self.flushed > FLUSH_SECONDS:
             self.flush()
         then, before = self.since
-        speed = 2 * self.batch_size * (done - before) / max(now - then, 1e-9)
+        speed = self.photos * (done - before) / max(now - then, 1e-9)
         text = f"loss {loss:.4f}, lr {lr:.2e}, {speed:.1f} images/s"
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
@@ -76,16 +75,10 @@ class Monitor:
             self.since = (now, done)
             self.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} step {done}/{self.max_step}, {text}\n")
 
-    def class_maps(self, step: int, net: nn.Module, photos: list[tuple[Path, list[int]]]) -> None:
-        """Show the class maps, at scale 1, of a few photos (path, classes). The network's mode is left as it was."""
-        device, training = next(net.parameters()).device, net.training
-        net.eval()
-        for path, classes in photos:
-            photo = load_photo(path)
-            maps = class_maps(net, views(photo, (1.0,)), classes, photo.size[::-1], device).cpu().numpy()
-            pictures = [np.array(photo), *(heat(np.array(photo), class_map) for class_map in maps)]
-            self.events.image(f"Class_maps/{path.stem}", np.hstack(pictures), step)
-        net.train(training)
+    def pictures(self, step: int, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Show pictures, (name, uint8 RGB (H, W, 3))."""
+        for name, picture in pictures:
+            self.events.image(name, picture, step)
 
     def flush(self) -> None:
         """Bring the events to the disk: before a state is saved, or the curves of a killed and resumed run had gaps."""

@@ -17,8 +17,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from network.file_kind import HEAD, TORCH_LEGACY, TORCH_ZIP, kind_of_file, open_weights
 from tool.errors import UserError
+from tool.file_kind import HEAD, TORCH_LEGACY, TORCH_ZIP, kind_of_file, open_weights
 from tool.pickle_machine import MALFORMED, PickleMachine
 
 _MAX_PICKLE_BYTES = 64 * 2**20  # the pickle of a training state with its optimiser takes 0.2 MB
