@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import PARITY, SHARED, needs_shared
 
-from network import make_net
+from network import make_net, resnet38_EDAM_tiny
 from network.resnet38_EDAM_cls import Net
 from tool.errors import UserError
 from tool.optim import make_optimizer, set_learning_rate
@@ -133,6 +133,34 @@ def test_new_layers_start_xavier_uniform():
     assert 0.98 * bound < net.mask_layer.weight.abs().max() <= bound
     bound = (6 / (128 + 512)) ** 0.5
     assert 0.98 * bound < net.trans_list[3][0].feed_forward.w_1.weight.abs().max() <= bound
+
+
+def test_a_seed_gives_the_weights_it_always_gave():
+    """Published runs are repeated by their seed, so layers draw in a fixed order: a value of each part, and what comes next."""
+    torch.manual_seed(0)
+    state = resnet38_EDAM_tiny.Net().state_dict()
+    assert torch.rand(1).item() == pytest.approx(0.3224949836730957, abs=1e-6)
+    for name, value in {
+        "conv1a.weight": 0.13364429771900177,
+        "b7.conv_branch2b2.weight": -0.014717974700033665,
+        "mask_layer.weight": -0.0039564575999975204,
+        "embedding.segment.weight": 0.31873631477355957,
+        "trans_list.19.0.feed_forward.w_2.weight": -0.11216291785240173,
+        "trans_list.19.0.feed_forward.w_2.bias": -0.056086793541908264,
+        "fc_list.19.weight": -0.03456651046872139,
+    }.items():
+        assert state[name].flatten()[-1].item() == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 37])
+def test_the_number_of_classes_is_an_argument(num_classes):
+    net, published = resnet38_EDAM_tiny.Net(num_classes), resnet38_EDAM_tiny.Net()
+    assert net.forward_cam(torch.zeros(1, 3, 16, 16)).shape == (1, num_classes + 1, 2, 2)
+    names = {name for name in published.state_dict() if not name.startswith(("trans_list.", "fc_list."))}
+    own = {name for name in net.state_dict() if not name.startswith(("trans_list.", "fc_list."))}
+    assert own == names
+    assert len(net.state_dict()) == len(names) + 17 * num_classes  # 16 tensors of a transformer block, one of fc_list
+    assert [len(group) for group in net.get_parameter_groups()] == [23, 0, 2 + num_classes, 0, 1 + 16 * num_classes, 0]
 
 
 @pytest.mark.parametrize(
