@@ -27,7 +27,7 @@ from pseudo_label.monitor import Monitor
 from tool import checkpoint, distributed, flags
 from tool.errors import UserError, run, show
 from tool.loading import StepBatches, batches, make_loader
-from tool.optim import make_optimizer, set_learning_rate
+from tool.optim import make_sgd, set_learning_rate
 from tool.precision import Autocast, setup_precision, training_form
 from voc12.data import TrainPairs
 from voc12.labels import load_labels
@@ -112,7 +112,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
         if not hasattr(net, "cma_dropout"):
             raise UserError(f"--attn_dropout: {args.network} has no attention of EDAM's kind")
         net.cma_dropout.attention.p = args.attn_dropout
-    optimizer = make_optimizer(net.get_parameter_groups(), args.lr, args.wt_dec)
+    optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
     scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
     state = checkpoint.TrainingState(net, optimizer, scaler, settings)
     session = Path(args.checkpoint_dir, args.session_name)

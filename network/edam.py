@@ -27,6 +27,9 @@ class EDAM(nn.Module):
     features: Callable[..., Tensor]
     channels: int
 
+    # Learning-rate factor and weight-decay factor of each of the groups of `get_parameter_groups`.
+    group_factors: Sequence[tuple[float, float]] = ((1, 1), (2, 0), (10, 1), (20, 0), (1, 1), (1, 1))
+
     def __init__(
         self,
         num_classes: int = 20,
@@ -106,7 +109,7 @@ class EDAM(nn.Module):
         return F.normalize(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=1).abs()
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
-        """The six groups of trained parameters that the published optimiser knows.
+        """The six groups of trained parameters that the published optimiser knows; their factors are `group_factors`.
 
         Backbone weights, backbone biases, new convolutions' weights, their biases, embedding and transformers, and an empty one.
         """

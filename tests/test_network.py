@@ -11,7 +11,7 @@ from conftest import PARITY, SHARED, needs_shared
 from network import make_net, resnet38_EDAM_tiny
 from network.resnet38_EDAM_cls import Net
 from tool.errors import UserError
-from tool.optim import make_optimizer, set_learning_rate
+from tool.optim import make_sgd, set_learning_rate
 from tool.transforms import normalise
 
 SYNTHETIC = np.load(PARITY / "synthetic" / "figures.npz")
@@ -55,7 +55,7 @@ def three_steps(net, images: np.ndarray, labels: np.ndarray, expected: dict) -> 
     """Three steps of the published recipe; asserts losses, gradients, movements."""
     net.train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    optimizer = make_optimizer(net.get_parameter_groups(), 0.01, 5e-4)
+    optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 0.01, 5e-4)
     inputs, targets = as_input(images), torch.from_numpy(labels)
     for step in range(3):
         set_learning_rate(optimizer, step, 33000, 2000)
@@ -112,6 +112,7 @@ def test_parameter_groups(filled_net):
     assert tops[4] == {"embedding", "trans_list"}
     trained = {id(parameter) for parameter in filled_net.parameters() if parameter.requires_grad}
     assert {id(parameter) for group in groups for parameter in group} == trained
+    assert filled_net.group_factors == ((1, 1), (2, 0), (10, 1), (20, 0), (1, 1), (1, 1))  # learning rate, decay
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 97), (31, 40)])
