@@ -65,7 +65,7 @@ def write_labels(
 
     Args:
         photo: uint8 RGB (H, W, 3).
-        classes: the n classes of its label, 0..19; n may be 0.
+        classes: the n classes of its label, from 0; n may be 0.
         maps: class maps, float32 (n, H, W) in 0..1.
 
     Returns:
