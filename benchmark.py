@@ -28,7 +28,7 @@ from pseudo_label.crf import dense_crf, with_background
 from tool import distributed, flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
-from tool.optim import make_optimizer
+from tool.optim import make_sgd
 from tool.precision import AMP_DTYPES, autocast, setup_precision, training_form
 from tool.transforms import views
 
@@ -67,7 +67,7 @@ def measure_step(spec: dict) -> dict[str, float]:
     net = training_form(make_net(spec["network"]), device, amp, spec["precision"] == "tf32").train()
     if not spec["attn_dropout"]:
         net.cma_dropout.attention.p = 0.0
-    optimizer = make_optimizer(net.get_parameter_groups(), 1e-3, 5e-4)
+    optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 1e-3, 5e-4)
     images = torch.randn(spec["pairs"], 2, 3, spec["crop"], spec["crop"], device=device)
 
     def step() -> None:

@@ -17,7 +17,7 @@ from pseudo_label.visualise import contact_sheet, overlay
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import make_folder
-from voc12.classes import VOID
+from voc12.classes import LABELS, PALETTE, VOID
 from voc12.images import load_label, load_photo, save_label, save_rgb
 from voc12.lists import read_image_list
 
@@ -52,8 +52,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def read_label(path: Path) -> np.ndarray:
     label = load_label(path)
-    if values := out_of_range(np.where(label == VOID, 0, label)):
-        raise UserError(f"{path} holds the value {values[0]}; label maps hold 0..20, and {VOID} for void")
+    if values := out_of_range(np.where(label == VOID, 0, label), len(LABELS)):
+        most = len(LABELS) - 1
+        raise UserError(f"{path} holds the value {values[0]}; label maps hold 0..{most}, and {VOID} for void")
     return label
 
 
@@ -99,7 +100,7 @@ def main() -> None:
             continue
         photo = np.array(load_photo(photos / f"{image_id}.jpg"))
         check_size(photos / f"{image_id}.jpg", photo, label)
-        drawn = overlay(photo, label, args.opacity)
+        drawn = overlay(photo, label, PALETTE, args.opacity)
         save_rgb(args.out_path / f"{image_id}.png", drawn)
         if args.sheet and len(rows) < SHEET_IMAGES:
             rows.append([photo, drawn])
@@ -107,13 +108,14 @@ def main() -> None:
             if args.gt_path:
                 truth = read_label(args.gt_path / f"{image_id}.png")
                 check_size(args.gt_path / f"{image_id}.png", truth, label)
-                rows[-1].append(overlay(photo, truth, args.opacity))
+                rows[-1].append(overlay(photo, truth, PALETTE, args.opacity))
                 shown |= set(np.unique(truth).tolist())
     print(f"{len(ids)} pictures in {args.out_path}")
     if args.sheet:
         headings = ["photo", "pseudo label", "ground truth"][: len(rows[0])]
         across = 1 if len(rows) < 4 else 2
-        save_rgb(args.sheet, contact_sheet(rows, headings, ids[: len(rows)], labels=shown - {0}, across=across))
+        key = {LABELS[value]: PALETTE[value] for value in sorted(shown - {0, VOID})}
+        save_rgb(args.sheet, contact_sheet(rows, headings, ids[: len(rows)], key=key, across=across))
         print(f"contact sheet of {len(rows)} images: {args.sheet}")
 
 

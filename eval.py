@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -27,7 +27,7 @@ from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
 from tool.workers import WorkerPool
-from voc12.classes import LABELS
+from voc12.classes import LABELS, VOID
 from voc12.lists import read_image_list
 
 # infer_cls.py's outputs -> --type, --crf
@@ -52,9 +52,10 @@ def evaluate_chunk(ids: list[str], source: Source) -> tuple[np.ndarray | int, li
 
 
 def evaluate(ids: list[str], source: Source, workers: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Return the confusion over all images, int64 (1 or 100, 21, 21), and the problems in the order of `ids`."""
+    """Return the confusion over all images, int64 (1 or 100, n, n), and the problems in the order of `ids`."""
     chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
-    total = np.zeros((len(CURVE) if source.curve else 1, len(LABELS), len(LABELS)), np.int64)
+    n = len(source.names)
+    total = np.zeros((len(CURVE) if source.curve else 1, n, n), np.int64)
     problems: dict[str, str] = {}
     with tqdm(total=len(ids), unit="image", desc="eval", disable=None) as bar:
         for count, part, found in run_chunks(chunks, source, workers):
@@ -78,14 +79,14 @@ def run_chunks(chunks: list[list[str]], source: Source, workers: int) -> Iterato
             raise UserError("an evaluation process was killed (out of memory?); try --num_workers 1") from error
 
 
-def table(matrix: np.ndarray) -> str:
+def table(matrix: np.ndarray, names: Sequence[str]) -> str:
     """Return the IoU of each label in percent, and their mean, as lines of text."""
     lines = [
         f"{name:<14}{'absent' if math.isnan(value) else f'{100 * value:.2f}':>8}"
-        for name, value in zip(LABELS, iou(matrix), strict=True)
+        for name, value in zip(names, iou(matrix), strict=True)
     ]
     present = int(np.isfinite(iou(matrix)).sum())
-    note = "" if present == len(LABELS) else f"   (mean of the {present} labels that occur)"
+    note = "" if present == len(names) else f"   (mean of the {present} labels that occur)"
     return "\n".join([*lines, f"{'mIoU':<14}{100 * mean_iou(matrix):>8.2f}{note}"])
 
 
@@ -151,8 +152,8 @@ def check_arguments(args: argparse.Namespace) -> Source:
         kind, crf = WRITTEN[output]
         right = f"--type {kind}" + (" --crf" if crf else ", without --crf" if args.crf else "")
         raise UserError(f"{args.predict_dir} was written with --{output}: it is read with {right}")
-    npy = args.type == "npy"
-    return Source(args.predict_dir, gt_dir, npy, args.crf, args.sal_path, args.theta, args.alpha, args.beta, args.curve)
+    fusion = (args.sal_path, args.theta, args.alpha, args.beta)
+    return Source(args.predict_dir, gt_dir, args.type == "npy", args.crf, *fusion, args.curve, LABELS, VOID)
 
 
 def tell_idle_flags(args: argparse.Namespace) -> None:
@@ -184,8 +185,8 @@ def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
         lines.append(f"best: theta {CURVE[best]:.2f}, mIoU {100 * means[best]:.2f}")
         result["curve"] = [{"theta": theta, "miou": 100 * mean} for theta, mean in zip(CURVE, means, strict=True)]
     matrix = total[best]
-    lines += [table(matrix), f"{images} images of {source.predict_dir} against {source.gt_dir}"]
-    per_label = {name: 100 * value for name, value in zip(LABELS, iou(matrix).tolist(), strict=True)}
+    lines += [table(matrix, source.names), f"{images} images of {source.predict_dir} against {source.gt_dir}"]
+    per_label = {name: 100 * value for name, value in zip(source.names, iou(matrix).tolist(), strict=True)}
     result |= {
         "miou": 100 * mean_iou(matrix),
         "iou": {name: None if math.isnan(value) else value for name, value in per_label.items()},

@@ -19,7 +19,7 @@ from network.weights import load_weights
 from pseudo_label.class_maps import class_map_pictures
 from tool import flags, training
 from tool.errors import UserError, run
-from tool.optim import make_optimizer, set_learning_rate
+from tool.optim import make_sgd, set_learning_rate
 from tool.precision import training_form
 from voc12.data import TrainPairs
 from voc12.labels import load_labels
@@ -74,7 +74,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         if not hasattr(net, "cma_dropout"):
             raise UserError(f"--attn_dropout: {args.network} has no attention of EDAM's kind")
         net.cma_dropout.attention.p = args.attn_dropout
-    optimizer = make_optimizer(net.get_parameter_groups(), args.lr, args.wt_dec)
+    optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
         """Binary cross-entropy, the mean over the pairs of all processes, their images and the classes."""

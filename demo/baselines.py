@@ -28,15 +28,15 @@ from voc12.lists import read_image_list
 
 
 def class_areas(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
-    """Mean salient area of each class, (20,) >= 0: the least-squares areas that add up to each photo's.
+    """Mean salient area of each of C classes, (C,) >= 0: the least-squares areas that add up to each photo's.
 
-    labels: (N, 20) multi-hot. salient: (N,) share of each photo that is salient, 0..1. No pixel label is used.
+    labels: (N, C) multi-hot. salient: (N,) share of each photo that is salient, 0..1. No pixel label is used.
     """
     return nnls(labels.astype(np.float64), salient.astype(np.float64))[0]
 
 
 def largest_class(label: np.ndarray, areas: np.ndarray) -> int:
-    """Value 1..20 of the largest class, by `areas` (20,), of a photo with multi-hot `label` (20,); 0 if it has none."""
+    """Value 1..C of the largest class, by `areas` (C,), of a photo with multi-hot `label` (C,); 0 if it has none."""
     return int(np.argmax(np.where(label > 0, areas, -1.0))) + 1 if label.any() else 0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pseudo_label.visualise import contact_sheet, heat, overlay
 from tool.files import load_npy_dict
-from voc12.classes import CLASSES, VOID
+from voc12.classes import CLASSES, LABELS, PALETTE, VOID
 from voc12.images import load_label, load_photo, save_rgb
 
 HEADINGS = ("photo", "class map", "masks", "+ CRF", "+ saliency", "ground truth")
@@ -31,7 +31,8 @@ def save_overview(path: Path, ids: Sequence[str], folder: Path, photos: int = 6)
         truth[truth == VOID] = 0
         labels = [*(load_label(folder / stage / f"{image_id}.png") for stage in STAGES), truth]
         label = sorted(maps)[len(rows) % len(maps)]
-        rows.append([photo, heat(photo, maps[label]), *(overlay(photo, each) for each in labels)])
+        rows.append([photo, heat(photo, maps[label]), *(overlay(photo, each, PALETTE) for each in labels)])
         captions.append(f"{image_id}, class map: {CLASSES[label]}")
         shown |= {value for each in labels for value in np.unique(each).tolist()}
-    save_rgb(path, contact_sheet(rows, HEADINGS, captions, labels=shown - {0}, cell=(176, 148)))
+    key = {LABELS[value]: PALETTE[value] for value in sorted(shown - {0})}
+    save_rgb(path, contact_sheet(rows, HEADINGS, captions, key=key, cell=(176, 148)))

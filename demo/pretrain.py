@@ -33,6 +33,7 @@ from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor
 from tool.torch_file import read_torch_file
 from tool.transforms import augment
+from voc12.classes import CLASSES
 from voc12.images import load_photo
 from voc12.labels import load_labels
 from voc12.lists import check_root, photo_path, read_image_list
@@ -83,20 +84,20 @@ class Classifier(nn.Module):
     """A backbone with batch norms in training, and a linear head. A class scores by its strongest positions.
 
     Args:
-        backbone: with `features`, as ResNet38d.
+        backbone: with `features` and `channels`, as ResNet38d.
         top: share of the positions whose mean is the logit; 1 is global average pooling. Objects are small: a tenth
             of the positions learns from scratch several times faster than all of them.
     """
 
-    def __init__(self, backbone: nn.Module, top: float, classes: int = 20) -> None:
+    def __init__(self, backbone: nn.Module, top: float, classes: int) -> None:
         super().__init__()
         thaw(backbone)
         self.backbone, self.top = backbone, top
-        self.head = nn.Conv2d(backbone.bn7.num_features, classes, 1)
+        self.head = nn.Conv2d(backbone.channels, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> logits (N, 20)."""
-        scores = self.head(self.backbone.features(images).relu()).flatten(2)  # (N, 20, h * w)
+        """(N, 3, H, W) -> logits (N, classes)."""
+        scores = self.head(self.backbone.features(images).relu()).flatten(2)  # (N, classes, h * w)
         return scores.topk(max(1, round(self.top * scores.shape[2]))).values.mean(2)
 
 
@@ -163,7 +164,7 @@ def main() -> None:
     net = make_net(args.network)
     if not hasattr(net, "block_names"):
         raise UserError(f"--network {args.network}: it has no ResNet38d backbone")
-    model = Classifier(net, args.top).to(device).train()
+    model = Classifier(net, args.top, len(CLASSES)).to(device).train()
     optimizer = make_optimizer(model, args.lr, args.wt_dec)
     settings = {name: getattr(args, name) for name in MUST_MATCH}
     settings["photos_crc32"] = zlib.crc32(repr(sorted(labels)).encode())

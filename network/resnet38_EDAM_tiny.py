@@ -6,8 +6,9 @@ from network import resnet38_EDAM_cls
 class Net(resnet38_EDAM_cls.Net):
     """Like `resnet38_EDAM_cls.Net`, with 1 % of its parameters; no dropout, and every layer is trained."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 20) -> None:
         super().__init__(
+            num_classes,
             dim=32,
             hidden=64,
             cma_dropout=0.0,

@@ -139,6 +139,7 @@ class ResNet38d(nn.Module):
         self.b6 = Bottleneck(widths[4], widths[5], dropout[0], norm=norm)
         self.b7 = Bottleneck(widths[5], widths[6], dropout[1], norm=norm)
         self.bn7 = norm(widths[6])
+        self.channels = widths[6]
         self.block_names = (*blocks, "b6", "b7")
 
         # He initialisation. A frozen batch norm does not normalise a network that starts from random weights, so the

@@ -38,7 +38,7 @@ def class_maps(
     Args:
         net: with `forward_cam`, in eval mode on `device`, better still from `prepare`.
         views: the photo at several scales, uint8 (h, w, 3).
-        classes: the classes wanted, 0..19.
+        classes: the classes wanted, from 0.
         size: (H, W) of the maps.
 
     Returns:

@@ -18,7 +18,7 @@ def pseudo_label(
     """Return the label map, uint8 (H, W): 0 background, class + 1 elsewhere.
 
     `scores` (n, H, W) float are the n classes' own scores, class maps or CRF probabilities, without background;
-    `classes` (n,) are their numbers 0..19; n may be 0. What they compete with, by the first that is given:
+    `classes` (n,) are their numbers, from 0; n may be 0. What they compete with, by the first that is given:
       saliency    uint8 (H, W), 0..255: scores below `alpha` are out, scores above `beta` win, and the others win
                   where the saliency is above `theta * 100` (both for maps and for the CRF)
       background  (H, W): the CRF's background probability; `theta`, `alpha`, `beta` are not used

@@ -2,21 +2,19 @@
 
 import numpy as np
 
-from voc12.classes import LABELS, VOID
 
-
-def confusion(truth: np.ndarray, predicted: np.ndarray, n: int = len(LABELS), ignore: int = VOID) -> np.ndarray:
+def confusion(truth: np.ndarray, predicted: np.ndarray, n: int, void: int) -> np.ndarray:
     """Return the pixel counts, int64 (n, n): row = ground truth, column = prediction.
 
-    Both label maps are uint8 of one shape. Pixels whose ground truth is `ignore` are left out; elsewhere both hold
+    Both label maps are uint8 of one shape. Pixels whose ground truth is `void` are left out; elsewhere both hold
     values 0..n-1 (`out_of_range` tells).
     """
-    counted = truth != ignore
+    counted = truth != void
     pairs = truth[counted].astype(np.int64) * n + predicted[counted]
     return np.bincount(pairs, minlength=n * n).reshape(n, n)
 
 
-def out_of_range(label: np.ndarray, n: int = len(LABELS)) -> list[int]:
+def out_of_range(label: np.ndarray, n: int) -> list[int]:
     """Return the values of a label map that are not 0..n-1, ascending."""
     counts = np.bincount(label.ravel(), minlength=n)
     return [int(value) for value in np.flatnonzero(counts[n:]) + n]
@@ -30,19 +28,21 @@ def iou(matrix: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(matrix: np.ndarray) -> float:
-    """Return the mean IoU over the labels that occur in ground truth or prediction (all 21 on VOC12's own lists)."""
+    """Return the mean IoU over the labels that occur in ground truth or prediction."""
     per_label = iou(matrix)
     return float(per_label[~np.isnan(per_label)].mean()) if np.any(matrix) else float("nan")
 
 
-def confusion_curve(truth: np.ndarray, label: np.ndarray, level: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Return the confusion, int64 (k, 21, 21), for each of k ascending thresholds.
+def confusion_curve(
+    truth: np.ndarray, label: np.ndarray, level: np.ndarray, thresholds: np.ndarray, n: int, void: int
+) -> np.ndarray:
+    """Return the confusion, int64 (k, n, n), for each of k ascending thresholds.
 
     The prediction is `label` where `level` is above the threshold and background elsewhere. One histogram over
     (number of thresholds passed, truth, label) serves all thresholds.
     """
-    n, k = len(LABELS), len(thresholds)
-    counted = truth != VOID
+    k = len(thresholds)
+    counted = truth != void
     passed = np.searchsorted(thresholds, level[counted])
     index = (passed * n + truth[counted]) * n + label[counted]
     counts = np.bincount(index, minlength=(k + 1) * n * n).reshape(k + 1, n, n)

@@ -9,7 +9,6 @@ from pseudo_label.fusion import levels, pseudo_label
 from pseudo_label.metrics import confusion, confusion_curve, out_of_range
 from tool.errors import UserError
 from tool.files import load_npy_dict
-from voc12.classes import CLASSES, LABELS, VOID
 from voc12.images import load_grey, load_label
 
 CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
@@ -17,7 +16,10 @@ CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
 
 @dataclass(frozen=True)
 class Source:
-    """Where predictions and ground truth lie, and how predictions become label maps."""
+    """Where predictions and ground truth lie, and how predictions become label maps.
+
+    names: of the label values, background first. void: the value of ground-truth pixels that do not count.
+    """
 
     predict_dir: Path
     gt_dir: Path
@@ -28,23 +30,26 @@ class Source:
     alpha: float
     beta: float
     curve: bool
+    names: tuple[str, ...]
+    void: int
 
 
 def evaluate_image(image_id: str, source: Source) -> np.ndarray:
-    """Return one image's confusion, int64 (1, 21, 21), or (100, 21, 21) for a curve. UserError names a bad file."""
+    """Return one image's confusion, int64 (1, n, n) for n labels, or (100, n, n) for a curve. UserError names a bad file."""
+    n, void = len(source.names), source.void
     truth_path = source.gt_dir / f"{image_id}.png"
     truth = load_label(truth_path)
-    check_values(truth_path, np.where(truth == VOID, 0, truth))
+    check_values(truth_path, np.where(truth == void, 0, truth), n)
     if not source.npy:
         path = source.predict_dir / f"{image_id}.png"
         predicted = load_label(path)
         check_size(path, predicted, truth)
         # Void predicted where the truth is void too is no error: it lets ground truth be scored against itself.
-        check_values(path, np.where((truth == VOID) & (predicted == VOID), 0, predicted))
-        return confusion(truth, predicted)[None]
+        check_values(path, np.where((truth == void) & (predicted == void), 0, predicted), n)
+        return confusion(truth, predicted, n, void)[None]
 
     path = source.predict_dir / f"{image_id}.npy"
-    classes, scores, background = read_scores(path, truth, source.crf)
+    classes, scores, background = read_scores(path, truth, n, source.crf)
     fusion = {"alpha": source.alpha, "beta": source.beta}
     if source.sal_path is not None:
         fusion["saliency"] = load_grey(source.sal_path / f"{image_id}.png")
@@ -52,19 +57,25 @@ def evaluate_image(image_id: str, source: Source) -> np.ndarray:
     if source.curve:
         label, level = levels(scores, classes, **fusion)
         unit = 1 if source.sal_path is None else 100
-        return confusion_curve(truth, label, level, np.array([theta * unit for theta in CURVE]).astype(level.dtype))
-    return confusion(truth, pseudo_label(scores, classes, theta=source.theta, background=background, **fusion))[None]
+        thresholds = np.array([theta * unit for theta in CURVE]).astype(level.dtype)
+        return confusion_curve(truth, label, level, thresholds, n, void)
+    label = pseudo_label(scores, classes, theta=source.theta, background=background, **fusion)
+    return confusion(truth, label, n, void)[None]
 
 
-def read_scores(path: Path, truth: np.ndarray, crf: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return (classes (n,), their scores float32 (n, H, W), background (H, W) of a CRF or None) of a .npy dict."""
+def read_scores(
+    path: Path, truth: np.ndarray, labels: int, crf: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return (classes (n,), their scores float32 (n, H, W), background (H, W) of a CRF or None) of a .npy dict.
+
+    labels: how many there are, background included.
+    """
+    count = labels if crf else labels - 1
     scores = load_npy_dict(path)
     for key, value in scores.items():
-        if not isinstance(key, int) or not 0 <= key < len(CLASSES) + crf:
+        if not isinstance(key, int) or not 0 <= key < count:
             hint = "" if crf else "; --crf reads what infer_cls.py --out_crf writes"
-            raise UserError(
-                f"{path} holds {key!r:.40} as a class, where 0..{len(CLASSES) - 1 + crf} was expected{hint}"
-            )
+            raise UserError(f"{path} holds {key!r:.40} as a class, where 0..{count - 1} was expected{hint}")
         check_size(path, value, truth)
         if not np.isfinite(value).all():
             raise UserError(f"{path} holds values that are not finite for class {key}")
@@ -82,6 +93,6 @@ def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
         raise UserError(f"{path} is {found}, but the ground truth is {expected} (height x width)")
 
 
-def check_values(path: Path, label: np.ndarray) -> None:
-    if values := out_of_range(label):
-        raise UserError(f"{path} holds the value {values[0]}, where 0..{len(LABELS) - 1} was expected")
+def check_values(path: Path, label: np.ndarray, n: int) -> None:
+    if values := out_of_range(label, n):
+        raise UserError(f"{path} holds the value {values[0]}, where 0..{n - 1} was expected")

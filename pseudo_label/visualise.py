@@ -1,30 +1,24 @@
 """Pictures of label maps and class maps, for colorful.py, the demo and TensorBoard. Pure, on arrays; RGB uint8."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from voc12.classes import LABELS, PALETTE
-
 INK, FAINT, PAPER = (32, 32, 32), (110, 110, 110), (255, 255, 255)
 MARGIN, GAP, TEXT = 16, 8, 14  # pixels
 
 
-def colourise(label: np.ndarray) -> np.ndarray:
-    """Return the label map, uint8 (H, W), in the VOC palette: uint8 (H, W, 3)."""
-    return PALETTE[label]
-
-
-def overlay(photo: np.ndarray, label: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+def overlay(photo: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.6) -> np.ndarray:
     """Return the photo, uint8 (H, W, 3), under the colours of its labels, uint8 (H, W); background stays photo.
 
-    `opacity` is 0 (photo alone) .. 1 (flat colours). Outlines of labels are drawn in full colour.
+    `palette`, uint8 (values, 3), holds the colour of each label. `opacity` is 0 (photo alone) .. 1 (flat colours).
+    Outlines of labels are drawn in full colour.
     """
     weight = np.where(label == 0, 0.0, opacity)
     weight[outline(label) & (label != 0)] = 1.0 if opacity > 0 else 0.0
-    return blend(photo, colourise(label), weight)
+    return blend(photo, palette[label], weight)
 
 
 def heat(photo: np.ndarray, score: np.ndarray, opacity: float = 0.7) -> np.ndarray:
@@ -57,23 +51,23 @@ def contact_sheet(
     headings: Sequence[str],
     captions: Sequence[str],
     *,
-    labels: Iterable[int] = (),
+    key: Mapping[str, np.ndarray] | None = None,
     cell: tuple[int, int] = (300, 225),
     across: int = 1,
 ) -> np.ndarray:
     """Return one picture of all `rows`: a row is one photo's pictures, uint8 (h, w, 3), one for each heading.
 
     Pictures are scaled to fit a cell (width, height), captions stand below a row's first picture, `across` rows
-    stand side by side, and a legend names the colours of `labels`.
+    stand side by side, and a legend shows `key`: name -> colour (3,).
     """
     fitted = [[fit(picture, cell) for picture in pictures] for pictures in rows]
     lines = [fitted[start : start + across] for start in range(0, len(rows), across)]
     heights = [max(image.height for images in line for image in images) for line in lines]
     stride = len(headings) * (cell[0] + GAP) + 2 * GAP  # from a row to the one beside it
     width = 2 * MARGIN + across * stride - 3 * GAP
-    key = legend(labels, width - 2 * MARGIN)
+    swatches = legend(key or {}, width - 2 * MARGIN)
     captions_height = len(lines) * (TEXT + 2 * GAP)
-    height = 2 * MARGIN + TEXT + GAP + sum(heights) + captions_height + GAP // 2 + key.shape[0]
+    height = 2 * MARGIN + TEXT + GAP + sum(heights) + captions_height + GAP // 2 + swatches.shape[0]
 
     sheet = Image.new("RGB", (width, height), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
@@ -89,7 +83,7 @@ def contact_sheet(
                 sheet.paste(image, (left + (cell[0] - image.width) // 2, upper + (line_height - image.height) // 2))
             draw.text((MARGIN + column * stride, upper + line_height + GAP // 2), next(names), FAINT, font)
         upper += line_height + TEXT + 2 * GAP
-    sheet.paste(Image.fromarray(key), (MARGIN, upper + GAP // 2))
+    sheet.paste(Image.fromarray(swatches), (MARGIN, upper + GAP // 2))
     return np.array(sheet)
 
 
@@ -101,19 +95,19 @@ def fit(picture: np.ndarray, cell: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def legend(labels: Iterable[int], width: int) -> np.ndarray:
-    """Return swatches with the names of the labels (0..20; others are left out), wrapped to `width` pixels."""
+def legend(key: Mapping[str, np.ndarray], width: int) -> np.ndarray:
+    """Return swatches with their names, name -> RGB uint8 (3,), wrapped to `width` pixels: uint8 (h, width, 3)."""
     font, places, x, y = ImageFont.load_default(TEXT), [], 0, 0
     swatch, line = TEXT, TEXT + GAP
-    for label in sorted(set(labels) & set(range(len(LABELS)))):
-        length = swatch + GAP // 2 + round(font.getlength(LABELS[label])) + 2 * GAP
+    for name in key:
+        length = swatch + GAP // 2 + round(font.getlength(name)) + 2 * GAP
         if x and x + length > width:
             x, y = 0, y + line
-        places.append((label, x, y))
+        places.append((name, x, y))
         x += length
     picture = Image.new("RGB", (width, y + line if places else 0), PAPER)
     draw = ImageDraw.Draw(picture)
-    for label, x, y in places:
-        draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), fill=tuple(PALETTE[label].tolist()))
-        draw.text((x + swatch + GAP // 2, y + swatch // 2), LABELS[label], INK, font, anchor="lm")
+    for name, x, y in places:
+        draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), fill=tuple(key[name].tolist()))
+        draw.text((x + swatch + GAP // 2, y + swatch // 2), name, INK, font, anchor="lm")
     return np.array(picture).reshape(picture.height, width, 3)

@@ -9,6 +9,7 @@ from conftest import without_dropout
 from network.attention import attention
 from network.cma import sinusoidal_encoding
 from network.dropout import Dropout
+from network.edam import EDAM
 from network.resnet38_EDAM_cls import Net
 
 
@@ -39,7 +40,7 @@ def block_of_one_class(x, block, heads):
 
 
 def loop_over_classes(net, images):
-    """Logits (P, 2, 20) of pairs (P, 2, 3, H, W)."""
+    """Logits (P, 2, C) of pairs (P, 2, 3, H, W)."""
     pairs = len(images)
     features = net.features(images.flatten(0, 1))
     scores = net.mask_layer(features)
@@ -51,8 +52,8 @@ def loop_over_classes(net, images):
         for i in range(0, dim, 2):
             angle = p / 10000 ** (i / dim)
             position[p, i], position[p, i + 1] = math.sin(angle), math.cos(angle)
-    logits = torch.zeros(pairs, 2, 20, dtype=images.dtype)
-    for c in range(20):
+    logits = torch.zeros(pairs, 2, net.num_classes, dtype=images.dtype)
+    for c in range(net.num_classes):
         for pair in range(pairs):
             rows = []
             for image in range(2):
@@ -65,22 +66,66 @@ def loop_over_classes(net, images):
     return logits
 
 
-@pytest.fixture
-def net():
+def make(num_classes: int = 20):
     torch.manual_seed(0)
-    net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32)
+    net = Net(num_classes, widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32)
+    return ready(net)
+
+
+def ready(net):
+    """In float64, without dropout, and with biases and norms that do something."""
     for name, parameter in net.named_parameters():
         if name.endswith(("bias", "a_2", "b_2")):
             torch.nn.init.normal_(parameter, std=0.3)
     return without_dropout(net).double().train()
 
 
-@pytest.mark.parametrize("size", [(32, 32), (40, 24), (56, 64)])
-def test_batched_equals_the_loop(net, size):
+@pytest.fixture
+def net():
+    return make()
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "size"),
+    [(20, (32, 32)), (20, (40, 24)), (20, (56, 64)), (1, (32, 32)), (3, (32, 32)), (37, (40, 24))],
+)
+def test_batched_equals_the_loop(num_classes, size):
+    net = make(num_classes)
     net.embedding.position.pe = exact_encoding(64, 16)[None]  # the network's own table is float32
     images = torch.randn(3, 2, 3, *size, dtype=torch.float64)
     with torch.no_grad():
+        logits = net(images)
+        assert logits.shape == (3, 2, num_classes)
+        torch.testing.assert_close(logits, loop_over_classes(net, images), rtol=0, atol=1e-9)
+
+
+class Stride16(torch.nn.Module):
+    """A backbone that is nothing like ResNet38d."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.channels = width
+        self.stem = torch.nn.Conv2d(3, width, 16, 16)
+
+    def features(self, images):
+        return self.stem(images)
+
+
+class OtherNet(EDAM, Stride16):
+    pass
+
+
+def test_the_head_sits_on_any_backbone():
+    torch.manual_seed(0)
+    net = ready(OtherNet(num_classes=7, dim=8, hidden=12, crop_size=64, width=6))
+    net.embedding.position.pe = exact_encoding(64, 8)[None]
+    images = torch.randn(2, 2, 3, 64, 48, dtype=torch.float64)
+    with torch.no_grad():
         torch.testing.assert_close(net(images), loop_over_classes(net, images), rtol=0, atol=1e-9)
+        assert net.forward_cam(images[0]).shape == (2, 8, 4, 3)
+    groups = net.get_parameter_groups()
+    assert [id(group[0]) for group in groups[:2]] == [id(net.stem.weight), id(net.stem.bias)]
+    assert [len(group) for group in groups] == [1, 1, 9, 0, 1 + 7 * 16, 0]
 
 
 def exact_encoding(length, dim):
@@ -97,7 +142,9 @@ def test_position_table_is_the_formula_and_longer_inputs_extend_it(net):
     torch.testing.assert_close(position(table + 30)[:table], position(table), rtol=0, atol=0)
 
 
-def test_gradients_of_batched_equal_the_loop(net):
+@pytest.mark.parametrize("num_classes", [3, 20, 37])
+def test_gradients_of_batched_equal_the_loop(num_classes):
+    net = make(num_classes)
     net.embedding.position.pe = exact_encoding(16, 16)[None]
     images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64)
     grads = []

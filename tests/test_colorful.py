@@ -62,7 +62,7 @@ def test_labels_over_photos_and_the_sheet(root, capsys, photos):
     colorful(root, *flags)
     for image_id in IDS:
         photo = pixels(root / "JPEGImages" / f"{image_id}.jpg")
-        expected = overlay(photo, pixels(root / "labels" / f"{image_id}.png"), 0.3)
+        expected = overlay(photo, pixels(root / "labels" / f"{image_id}.png"), PALETTE, 0.3)
         np.testing.assert_array_equal(pixels(root / "out" / f"{image_id}.png"), expected)
     two_columns = pixels(root / "sheet.png")
     colorful(root, *flags, "--gt_path", str(root / "truth"))

@@ -54,7 +54,7 @@ def test_tiny_is_the_same_network():
 
 
 def test_classifier_trains_every_layer_and_pools_the_strongest_positions():
-    model = Classifier(make_net(TINY), top=0.25)
+    model = Classifier(make_net(TINY), top=0.25, classes=20)
     assert all(parameter.requires_grad for parameter in model.backbone.parameters())
     assert all(norm.training for norm in model.train().modules() if isinstance(norm, torch.nn.BatchNorm2d))
     model.backbone.features = lambda x: x

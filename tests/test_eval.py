@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,31 @@ def test_curve_is_each_theta_by_itself(root, capsys, fused):
     assert (result["theta"], result["miou"]) == (best["theta"], best["miou"])
     assert f"theta 0.07  mIoU {result['curve'][7]['miou']:6.2f}\n" in printed
     assert f"best: theta {best['theta']:.2f}, mIoU {best['miou']:.2f}\n" in printed
+
+
+def test_names_and_void_of_another_dataset(root):
+    """Two classes, void 9: what is counted, what is out of range, and the table come from the source alone."""
+    truth = np.array([[0, 1, 2, 9]], np.uint8)
+    save_label(root / "SegmentationClass" / "a.png", truth)
+    save_label(root / "png" / "a.png", np.array([[0, 1, 1, 9]], np.uint8))
+    save_npy_dict(root / "cam" / "a.npy", {1: np.array([[0.1, 0.2, 0.9, 0.9]])})
+    source = script.check_arguments(
+        script.get_parser().parse_args(["--voc12_root", str(root), "--predict_dir", str(root / "png")])
+    )
+    source = replace(source, names=("background", "pip", "stem"), void=9)
+    total = script.evaluate_image("a", source)
+    assert total.tolist() == [[[1, 0, 0], [0, 1, 0], [0, 1, 0]]]
+    text, result = script.report(total, source, 1)
+    assert result["iou"] == {"background": 100, "pip": 50, "stem": 0} and result["miou"] == 50
+    assert "pip              50.00\nstem              0.00\nmIoU             50.00\n" in text
+    maps = replace(source, npy=True, predict_dir=root / "cam")
+    assert script.evaluate_image("a", maps).tolist() == [[[1, 0, 0], [1, 0, 0], [0, 0, 1]]]
+    assert script.evaluate(["a"], replace(maps, curve=True), 1)[0].shape == (100, 3, 3)
+    with pytest.raises(UserError, match=r"a\.png holds the value 9, where 0\.\.2 was expected"):
+        script.evaluate_image("a", replace(source, void=255))
+    save_npy_dict(root / "cam" / "a.npy", {2: np.zeros((1, 4))})
+    with pytest.raises(UserError, match=r"holds 2 as a class, where 0\.\.1 was expected; --crf"):
+        script.evaluate_image("a", maps)
 
 
 def test_a_photo_without_classes_and_repeated_ids(root):

@@ -23,7 +23,7 @@ def test_against_a_slow_reference():
     values = np.array([*range(18), 255], np.uint8)  # 18, 19 and 20 do not occur in the ground truth, 20 nowhere
     truth = generator.choice(values, (60, 50))
     predicted = np.where(generator.random((60, 50)) < 0.6, truth, generator.integers(0, 20, (60, 50))).astype(np.uint8)
-    matrix = confusion(truth, predicted % 21)
+    matrix = confusion(truth, predicted % 21, 21, 255)
     assert matrix.shape == (21, 21) and matrix.dtype == np.int64
     assert matrix.sum() == (truth != 255).sum()
     expected = [slow_iou(truth, predicted % 21, label) for label in range(21)]
@@ -34,14 +34,14 @@ def test_against_a_slow_reference():
 def test_rows_are_truth_and_void_is_ignored():
     truth = np.array([[0, 0, 1, 255]], np.uint8)
     predicted = np.array([[0, 1, 1, 1]], np.uint8)
-    assert confusion(truth, predicted, n=2).tolist() == [[1, 1], [0, 1]]
-    assert confusion(truth, np.array([[0, 1, 1, 0]], np.uint8), n=2).tolist() == [[1, 1], [0, 1]]
-    assert iou(confusion(truth, predicted, n=2)).tolist() == [0.5, 0.5]
+    assert confusion(truth, predicted, n=2, void=255).tolist() == [[1, 1], [0, 1]]
+    assert confusion(truth, np.array([[0, 1, 1, 0]], np.uint8), n=2, void=255).tolist() == [[1, 1], [0, 1]]
+    assert iou(confusion(truth, predicted, n=2, void=255)).tolist() == [0.5, 0.5]
 
 
 def test_truth_against_itself_is_one_whatever_labels_occur():
     truth = np.array([[0, 7, 7, 255]], np.uint8)
-    assert mean_iou(confusion(truth, np.where(truth == 255, 0, truth).astype(np.uint8))) == 1.0
+    assert mean_iou(confusion(truth, np.where(truth == 255, 0, truth).astype(np.uint8), 21, 255)) == 1.0
 
 
 def test_nothing_counted_is_nan_without_a_warning():
@@ -52,21 +52,23 @@ def test_nothing_counted_is_nan_without_a_warning():
 
 
 def test_out_of_range():
-    assert out_of_range(np.array([[0, 20]], np.uint8)) == []
-    assert out_of_range(np.array([[21, 0, 255, 21]], np.uint8)) == [21, 255]
+    assert out_of_range(np.array([[0, 20]], np.uint8), 21) == []
+    assert out_of_range(np.array([[21, 0, 255, 21]], np.uint8), 21) == [21, 255]
+    assert out_of_range(np.array([[3, 4, 38]], np.uint8), 4) == [4, 38]
 
 
-def test_curve_of_one_image_equals_pseudo_label_at_every_theta():
+@pytest.mark.parametrize(("n", "void"), [(21, 255), (24, 99)])
+def test_curve_of_one_image_equals_pseudo_label_at_every_theta(n, void):
     generator = np.random.default_rng(1)
-    truth = generator.choice(np.array([0, 5, 20, 255], np.uint8), (30, 40))
+    truth = generator.choice(np.array([0, 5, n - 1, void], np.uint8), (30, 40))
     scores = generator.integers(0, 101, (2, 30, 40)).astype(np.float32) / np.float32(100)  # equal to thetas
     saliency = generator.integers(0, 256, (30, 40)).astype(np.uint8)
     thetas = np.arange(100) / 100
     for options, unit in (({}, 1), ({"saliency": saliency, "alpha": 0.3, "beta": 0.8}, 100)):
-        label, level = levels(scores, np.array([4, 19]), **options)
+        label, level = levels(scores, np.array([4, n - 2]), **options)
         thresholds = np.array([theta * unit for theta in thetas.tolist()]).astype(level.dtype)
-        curve = confusion_curve(truth, label, level, thresholds)
+        curve = confusion_curve(truth, label, level, thresholds, n, void)
         for theta, matrix in zip(thetas.tolist(), curve, strict=True):
-            single = pseudo_label(scores, np.array([4, 19]), theta=theta, **options)
-            np.testing.assert_array_equal(matrix, confusion(truth, single))
-    assert mean_iou(curve.sum(axis=0)) > 0
+            single = pseudo_label(scores, np.array([4, n - 2]), theta=theta, **options)
+            np.testing.assert_array_equal(matrix, confusion(truth, single, n, void))
+    assert curve.shape == (100, n, n) and mean_iou(curve.sum(axis=0)) > 0

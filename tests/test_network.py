@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from conftest import PARITY, SHARED, needs_shared
 
-from network import make_net
+from network import make_net, resnet38_EDAM_tiny
 from network.resnet38_EDAM_cls import Net
 from tool.errors import UserError
-from tool.optim import make_optimizer, set_learning_rate
+from tool.optim import make_sgd, set_learning_rate
 from tool.transforms import normalise
 
 SYNTHETIC = np.load(PARITY / "synthetic" / "figures.npz")
@@ -55,7 +55,7 @@ def three_steps(net, images: np.ndarray, labels: np.ndarray, expected: dict) -> 
     """Three steps of the published recipe; asserts losses, gradients, movements."""
     net.train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    optimizer = make_optimizer(net.get_parameter_groups(), 0.01, 5e-4)
+    optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 0.01, 5e-4)
     inputs, targets = as_input(images), torch.from_numpy(labels)
     for step in range(3):
         set_learning_rate(optimizer, step, 33000, 2000)
@@ -112,6 +112,7 @@ def test_parameter_groups(filled_net):
     assert tops[4] == {"embedding", "trans_list"}
     trained = {id(parameter) for parameter in filled_net.parameters() if parameter.requires_grad}
     assert {id(parameter) for group in groups for parameter in group} == trained
+    assert filled_net.group_factors == ((1, 1), (2, 0), (10, 1), (20, 0), (1, 1), (1, 1))  # learning rate, decay
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 97), (31, 40)])
@@ -133,6 +134,34 @@ def test_new_layers_start_xavier_uniform():
     assert 0.98 * bound < net.mask_layer.weight.abs().max() <= bound
     bound = (6 / (128 + 512)) ** 0.5
     assert 0.98 * bound < net.trans_list[3][0].feed_forward.w_1.weight.abs().max() <= bound
+
+
+def test_a_seed_gives_the_weights_it_always_gave():
+    """Published runs are repeated by their seed, so layers draw in a fixed order: a value of each part, and what comes next."""
+    torch.manual_seed(0)
+    state = resnet38_EDAM_tiny.Net().state_dict()
+    assert torch.rand(1).item() == pytest.approx(0.3224949836730957, abs=1e-6)
+    for name, value in {
+        "conv1a.weight": 0.13364429771900177,
+        "b7.conv_branch2b2.weight": -0.014717974700033665,
+        "mask_layer.weight": -0.0039564575999975204,
+        "embedding.segment.weight": 0.31873631477355957,
+        "trans_list.19.0.feed_forward.w_2.weight": -0.11216291785240173,
+        "trans_list.19.0.feed_forward.w_2.bias": -0.056086793541908264,
+        "fc_list.19.weight": -0.03456651046872139,
+    }.items():
+        assert state[name].flatten()[-1].item() == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 37])
+def test_the_number_of_classes_is_an_argument(num_classes):
+    net, published = resnet38_EDAM_tiny.Net(num_classes), resnet38_EDAM_tiny.Net()
+    assert net.forward_cam(torch.zeros(1, 3, 16, 16)).shape == (1, num_classes + 1, 2, 2)
+    names = {name for name in published.state_dict() if not name.startswith(("trans_list.", "fc_list."))}
+    own = {name for name in net.state_dict() if not name.startswith(("trans_list.", "fc_list."))}
+    assert own == names
+    assert len(net.state_dict()) == len(names) + 17 * num_classes  # 16 tensors of a transformer block, one of fc_list
+    assert [len(group) for group in net.get_parameter_groups()] == [23, 0, 2 + num_classes, 0, 1 + 16 * num_classes, 0]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import PARITY, SHARED, needs_shared
 
-from tool.optim import lr_factor, make_optimizer, set_learning_rate
+from tool.optim import lr_factor, make_sgd, set_learning_rate
 
 
 def schedule_by_hand(step, max_step, warmup):
@@ -35,13 +35,15 @@ def test_runs_shorter_than_the_warmup_only_rise():
 
 
 def test_groups_have_their_factors():
-    groups = [[torch.nn.Parameter(torch.ones(2))] for _ in range(5)] + [[]]
-    optimizer = make_optimizer(groups, 0.01, 5e-4)
+    groups = [[torch.nn.Parameter(torch.ones(2))], [], [torch.nn.Parameter(torch.ones(3))]]
+    optimizer = make_sgd(groups, [(1, 1), (20, 0), (0.5, 2)], 0.01, 5e-4)
     rate = set_learning_rate(optimizer, 0, 100, 10)
     assert rate == pytest.approx(0.001)
-    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.001, 0.002, 0.01, 0.02, 0.001, 0.001])
-    assert [g["weight_decay"] for g in optimizer.param_groups] == [5e-4, 0, 5e-4, 0, 5e-4, 5e-4]
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.001, 0.02, 0.0005])
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [5e-4, 0, 1e-3]
     assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+    with pytest.raises(ValueError, match="shorter"):
+        make_sgd(groups, [(1, 1)], 0.01, 5e-4)
 
 
 def test_synthetic_figures_used_this_schedule():

@@ -1,7 +1,7 @@
 import numpy as np
 
-from pseudo_label.visualise import PAPER, colourise, contact_sheet, fit, heat, legend, outline, overlay
-from voc12.classes import PALETTE
+from pseudo_label.visualise import PAPER, contact_sheet, fit, heat, legend, outline, overlay
+from voc12.classes import LABELS, PALETTE
 
 LABEL = np.zeros((6, 8), np.uint8)
 LABEL[1:5, 2:7] = 15  # a person of 4 x 5 pixels
@@ -9,12 +9,6 @@ LABEL[1:5, 2:7] = 15  # a person of 4 x 5 pixels
 
 def photo(height: int = 6, width: int = 8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def test_colourise_is_the_voc_palette():
-    colours = colourise(np.array([[0, 1, 15, 20, 255]], np.uint8))
-    assert colours.dtype == np.uint8
-    assert colours.tolist() == [[[0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128], [224, 224, 192]]]
 
 
 def test_outline_is_both_sides_of_an_edge():
@@ -27,13 +21,15 @@ def test_outline_is_both_sides_of_an_edge():
 
 def test_overlay_blends_labels_outlines_them_and_leaves_the_background():
     picture = photo()
-    drawn = overlay(picture, LABEL, 0.25)
+    drawn = overlay(picture, LABEL, PALETTE, 0.25)
     assert drawn.dtype == np.uint8
     np.testing.assert_array_equal(drawn[LABEL == 0], picture[LABEL == 0])
     np.testing.assert_array_equal(drawn[outline(LABEL) & (LABEL == 15)], [PALETTE[15]] * 14)
     np.testing.assert_array_equal(drawn[2:4, 3:6], (0.75 * picture[2:4, 3:6] + 0.25 * PALETTE[15]).round())
-    np.testing.assert_array_equal(overlay(picture, LABEL, 0.0), picture)
-    np.testing.assert_array_equal(overlay(picture, LABEL, 1.0)[LABEL == 15], [PALETTE[15]] * 20)
+    np.testing.assert_array_equal(overlay(picture, LABEL, PALETTE, 0.0), picture)
+    np.testing.assert_array_equal(overlay(picture, LABEL, PALETTE, 1.0)[LABEL == 15], [PALETTE[15]] * 20)
+    own = np.array([(0, 0, 0), (9, 99, 199)], np.uint8)  # of a dataset with one class
+    np.testing.assert_array_equal(overlay(picture, LABEL // 15, own, 1.0)[LABEL == 15], [own[1]] * 20)
 
 
 def test_heat_is_transparent_at_zero_and_goes_from_blue_to_red():
@@ -74,9 +70,9 @@ def test_contact_sheet_places_every_picture():
 
 
 def test_legend_shows_each_label_once_and_wraps():
-    picture = legend([15, 15, 1, 255], 400)
+    picture = legend({"person": PALETTE[15], "my own class": PALETTE[200]}, 400)
     assert picture.shape[1] == 400
-    for label, swatches in ((1, 1), (15, 1), (255, 0), (2, 0)):
+    for label, swatches in ((15, 1), (200, 1), (2, 0)):
         assert (picture == PALETTE[label]).all(axis=2).sum() == swatches * 14 * 14
-    assert legend(range(21), 400).shape[0] > 2 * picture.shape[0]
-    assert legend([], 400).shape == (0, 400, 3)
+    assert legend(dict(zip(LABELS, PALETTE[:21], strict=True)), 400).shape[0] > 2 * picture.shape[0]
+    assert legend({}, 400).shape == (0, 400, 3)

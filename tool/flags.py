@@ -38,9 +38,9 @@ def count(least: int = 0) -> Callable[[str], int | float]:
 
 
 def module_name(text: str) -> str:
-    """Name of a Python module, such as network.resnet38_EDAM_cls."""
+    """Name of a Python module, such as package.module."""
     if not all(part.isidentifier() for part in text.split(".")):
-        raise argparse.ArgumentTypeError(f"{text!r} names no Python module; one such is network.resnet38_EDAM_cls")
+        raise argparse.ArgumentTypeError(f"{text!r} names no Python module; write it as package.module")
     return text
 
 

@@ -1,10 +1,9 @@
-"""The optimiser of EDAM and its learning-rate schedule."""
+"""SGD over groups of parameters, and its learning-rate schedule."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-
-# Learning-rate factor and weight-decay factor of each of the network's six parameter groups.
-GROUP_FACTORS = ((1, 1), (2, 0), (10, 1), (20, 0), (1, 1), (1, 1))
 
 
 def lr_factor(step: int, max_step: int, warmup_steps: int) -> float:
@@ -14,8 +13,10 @@ def lr_factor(step: int, max_step: int, warmup_steps: int) -> float:
     return max(0.0, 1 - (step - warmup_steps) / max(1, max_step - warmup_steps)) ** 0.9
 
 
-def make_optimizer(groups: list[list[nn.Parameter]], lr: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with momentum 0.9 over the six groups of `Net.get_parameter_groups`."""
+def make_sgd(
+    groups: Sequence[Sequence[nn.Parameter]], factors: Sequence[tuple[float, float]], lr: float, weight_decay: float
+) -> torch.optim.SGD:
+    """SGD with momentum 0.9. `factors` are those on the learning rate and on the weight decay of each group, which may be empty."""
     return torch.optim.SGD(
         [
             {
@@ -24,7 +25,7 @@ def make_optimizer(groups: list[list[nn.Parameter]], lr: float, weight_decay: fl
                 "initial_lr": lr * lr_times,
                 "weight_decay": weight_decay * decays,
             }
-            for parameters, (lr_times, decays) in zip(groups, GROUP_FACTORS, strict=True)
+            for parameters, (lr_times, decays) in zip(groups, factors, strict=True)
         ],
         momentum=0.9,
     )

@@ -1,0 +1,126 @@
+"""EDAM's head: the Discriminative Activation layer and the Collaborative Multi-Attention (Wu et al., CVPR 2021), on any backbone."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from network.cma import CMADropout, PairEmbedding, TransformerBlock, transformer_blocks
+
+_TOGETHER = 5  # classes that the CMA computes at once: its largest tensor has 43 MB a pair then, at the published crop
+
+
+class EDAM(nn.Module):
+    """The head, as the first base of a network whose second base is the backbone: `class Net(EDAM, ResNet38d)`.
+
+    The backbone is a module with `features`, (N, 3, H, W) normalised RGB -> (N, channels, h, w), and their number `channels`.
+    The head's tensors stand beside the backbone's, under the names of the published checkpoint.
+
+    Args:
+        num_classes: classes without background.
+        dim: width of the tokens. heads, hidden: of the transformer blocks. cma_dropout: everywhere in the CMA.
+        crop_size: the position table's crop, at an output stride of 8; other sizes work as well.
+        backbone: options of the backbone.
+    """
+
+    features: Callable[..., Tensor]
+    channels: int
+
+    # Learning-rate factor and weight-decay factor of each of the groups of `get_parameter_groups`.
+    group_factors: Sequence[tuple[float, float]] = ((1, 1), (2, 0), (10, 1), (20, 0), (1, 1), (1, 1))
+
+    def __init__(
+        self,
+        num_classes: int = 20,
+        dim: int = 128,
+        heads: int = 2,
+        hidden: int = 512,
+        cma_dropout: float = 0.1,
+        crop_size: int = 368,
+        **backbone,
+    ) -> None:
+        super().__init__(**backbone)
+        self.num_classes, self.heads = num_classes, heads
+        self.mask_layer = nn.Conv2d(self.channels, num_classes + 1, 3, padding=1, bias=False)
+        self.embedding = PairEmbedding((crop_size // 8) ** 2, dim, cma_dropout)
+        self.trans_list = nn.ModuleList(nn.Sequential(TransformerBlock(dim, hidden)) for _ in range(num_classes))
+        self.cma_dropout = CMADropout(cma_dropout)
+        self.d_d = nn.Conv2d(self.channels, dim, 1, bias=False)
+        self.fc_list = nn.ModuleList(nn.Conv2d(dim, 1, 1, bias=False) for _ in range(num_classes))
+        for module in (self.mask_layer, self.d_d, self.fc_list, self.embedding, self.trans_list):
+            for parameter in module.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits of each image of each pair.
+
+        Args:
+            images: (P, 2, 3, H, W) float, pairs of normalised images; or (2P, 3, H, W), images 2i and 2i + 1 being a pair.
+
+        Returns:
+            (P, 2, C) float, C classes; or (2P, C).
+
+        Raises:
+            ValueError: on another shape.
+        """
+        if images.dim() == 4 and len(images) % 2 == 0:
+            return self(images.unflatten(0, (-1, 2))).flatten(0, 1)
+        if images.dim() != 5 or images.shape[1] != 2:
+            raise ValueError(f"expected pairs (P, 2, 3, H, W) or (2P, 3, H, W), got {tuple(images.shape)}")
+        pairs = len(images)
+        features = self.features(images.flatten(0, 1))  # (2P, channels, h, w)
+        masks = self.activate(features)[:, : self.num_classes]  # (2P, C, h, w)
+        reduced = self.d_d(features)  # (2P, D, h, w)
+        reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
+        masks = masks.flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
+        starts = range(0, self.num_classes, _TOGETHER)
+        logits = [
+            self.class_logits(reduced, part, range(start, start + len(part)))
+            for start, part in zip(starts, masks.split(_TOGETHER), strict=True)
+        ]
+        return torch.cat(logits).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
+
+    def class_logits(self, reduced: Tensor, masks: Tensor, classes: Sequence[int]) -> Tensor:
+        """Logits of some classes: the CMA (section 3.3).
+
+        Args:
+            reduced: features (P, 2, T, D) at the T positions of each image.
+            masks: of these classes, (C, P, 2, T).
+
+        Returns:
+            (C, P, 2).
+        """
+        tokens = self.embedding(reduced * masks[..., None])  # features times the mask of each class, (C, P, 2, T, D)
+        blocks = [self.trans_list[c][0] for c in classes]
+        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout)
+        pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
+        fc = torch.stack([self.fc_list[c].weight.flatten() for c in classes])  # (C, D)
+        return (pooled * fc[:, None, None]).sum(-1)
+
+    def forward_cam(self, images: Tensor) -> Tensor:
+        """Class masks. (N, 3, H, W) float -> (N, C + 1, h, w) in 0..1; the last channel is background."""
+        return self.activate(self.features(images))
+
+    def activate(self, features: Tensor) -> Tensor:
+        """The DA layer (section 3.2): mask scores, L2-normalised over the channels at each position, absolute value."""
+        scores = self.mask_layer(features)
+        return F.normalize(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=1).abs()
+
+    def get_parameter_groups(self) -> list[list[nn.Parameter]]:
+        """The six groups of trained parameters that the published optimiser knows; their factors are `group_factors`.
+
+        Backbone weights, backbone biases, new convolutions' weights, their biases, embedding and transformers, and an empty one.
+        """
+        groups: list[list[nn.Parameter]] = [[] for _ in range(6)]
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            top = name.split(".")[0]
+            if top in ("embedding", "trans_list"):
+                groups[4].append(parameter)
+            else:
+                new, bias = top in ("mask_layer", "d_d", "fc_list"), name.endswith(".bias")
+                groups[2 * new + bias].append(parameter)
+        return groups
