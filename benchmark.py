@@ -6,14 +6,9 @@ Each training figure comes from a process of its own, so that its peak memory is
 """
 
 import argparse
-import json
-import os
 import platform
-import resource
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +16,139 @@ import torch
 from PIL import Image
 from torch import nn
 
-from measuring import Timer, convolution_rate, loss_of, maps_operations, step_operations
+from measuring import Timer, convolution_rate, in_child, maps_operations, measure_step, step_operations, time_script
 from network import make_net
 from pseudo_label.class_maps import class_maps, prepare
 from pseudo_label.crf import dense_crf, with_background
 from tool import distributed, flags
-from tool.errors import UserError, run
+from tool.errors import run
 from tool.files import atomic_write, check_writable
-from tool.optim import make_sgd
-from tool.precision import AMP_DTYPES, autocast, setup_precision, training_form
+from tool.precision import AMP_DTYPES, autocast, setup_precision
 from tool.transforms import views
 
 FULL_SCHEDULE = 132275  # pairs
 TRAIN_AUG = 10582  # photos
-PHOTO, CROP = (500, 375), 368
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class Bench:
+    """What is measured: the device, the sizes, and the convolution rates, which are measured first."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.network = args.network
+        self.device = distributed.setup(args.device)[0]
+        cuda = self.device.type == "cuda"
+        self.precisions = ("fp32", "tf32", "bf16") if cuda else ("fp32", "bf16")
+        self.rates: dict[str, float] = {}  # operations a second
+        self.timer = Timer(self.device, 1 if args.quick else (20 if cuda else 3))
+        self.size, self.crop = ((250, 188), 184) if args.quick else ((500, 375), 368)  # a photo's width and height
+        self.pairs = args.batch_size or (4 if cuda else 1)  # of a training step
+        self.photos = args.photos or (400 if cuda else 6)  # for the whole of infer_cls.py
+
+    def photo(self) -> Image.Image:
+        small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+        return Image.fromarray(small).resize(self.size, Image.Resampling.BICUBIC)
+
+    def each_precision(self) -> Iterator[tuple[str, str]]:
+        """Each precision, in force until the next one, and the value of --amp that goes with it."""
+        for precision in self.precisions:
+            setup_precision(precision == "tf32")
+            yield precision, precision if precision in AMP_DTYPES else "off"
+
+
+def row(work: str, seconds: float = 0, floor: float = 0, peak: float = 0, speed: str = "") -> str:
+    """A line of the table; 0 is shown as "-". floor: the least seconds that the convolution rate allows; peak: bytes."""
+    cells = [work, *(f"{value:.3g} s" if value else "-" for value in (seconds, floor))]
+    cells += [f"{seconds / floor:.2f}" if seconds and floor else "-", f"{peak / 1e9:.1f} GB" if peak else "-", speed]
+    return f"| {' | '.join(cells)} |"
+
+
+def rate_rows(bench: Bench) -> Iterator[str]:
+    """The convolution rates, which every floor rests on."""
+    for precision, _ in bench.each_precision():
+        rate = bench.rates[precision] = convolution_rate(bench.device, precision, bench.timer)
+        yield row(f"convolution 3x3, 512 channels, {precision}", speed=f"{rate / 1e9:.0f} GFLOP/s")
+
+
+def train_rows(bench: Bench) -> Iterator[str]:
+    """Training steps of EDAM, with dropout on the attention weights and without."""
+    work, pairs = step_operations(bench.network, bench.crop, bench.pairs), bench.pairs
+    shape = (pairs, 2, 3, bench.crop, bench.crop)
+    for precision, amp in bench.each_precision():
+        for dropout in (True, False):
+            settings = (bench.network, bench.device, amp, precision == "tf32", dropout, shape, bench.timer)
+            seconds, peak = in_child(measure_step, *settings)
+            hours = seconds / pairs * FULL_SCHEDULE / 3600
+            speed = f"{pairs / seconds:.3g} pairs/s, full schedule {hours:.3g} h"
+            name = (
+                f"training step, {pairs} pair{'s' * (pairs > 1)}, {precision}{'' if dropout else ', --attn_dropout 0'}"
+            )
+            yield row(name, seconds, work / bench.rates[precision], peak, speed)
+
+
+def maps_rows(bench: Bench) -> Iterator[str]:
+    """Multi-scale class maps of a photo."""
+    work, scaled = maps_operations(bench.network, bench.size), views(bench.photo())
+    for precision, amp in bench.each_precision():
+        net = prepare(make_net(bench.network), bench.device, amp)
+
+        def maps(net: nn.Module = net, amp: str = amp) -> torch.Tensor:
+            with autocast(bench.device, amp):
+                return class_maps(net, scaled, [7, 17], bench.size[::-1], bench.device).cpu()
+
+        seconds = bench.timer(maps)
+        name, floor = f"class maps of a photo, {precision}", work / bench.rates[precision]
+        yield row(name, seconds, floor, speed=f"{1 / seconds:.3g} photos/s")
+
+
+def crf_rows(bench: Bench) -> Iterator[str]:
+    """The dense CRF of a photo with two classes."""
+    scores = with_background(np.random.default_rng(0).random((2, *bench.size[::-1]), np.float32))
+    photo = np.array(bench.photo())
+    seconds = bench.timer(lambda: dense_crf(photo, scores))
+    yield row("dense CRF of a photo, one process", seconds, speed=f"{1 / seconds:.3g} photos/s")
+
+
+def infer_rows(bench: Bench) -> Iterator[str]:
+    """The whole of infer_cls.py, all outputs and CRF: from a short and a long run, so that start-up is left out."""
+    few, many = max(1, bench.photos // 4), bench.photos
+    work = maps_operations(bench.network, bench.size)
+    for precision, amp in bench.each_precision():
+        if precision == "tf32":
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            draw_photos(bench, Path(folder))
+            words = ["--network", bench.network, "--device", str(bench.device), "--amp", amp]
+            (long, peak), (short, _) = (time_inference(Path(folder), count, words) for count in (many, few))
+        seconds = (long - short) / (many - few)
+        speed = f"{1 / seconds:.3g} photos/s, train_aug {seconds * TRAIN_AUG / 3600:.3g} h"
+        name = f"infer_cls.py, all outputs, CRF, saliency, {precision}"
+        yield row(name, seconds, work / bench.rates[precision], peak, speed)
+
+
+def draw_photos(bench: Bench, root: Path) -> None:
+    """Photos of two classes, saliency maps and random weights for infer_cls.py."""
+    for name in ("JPEGImages", "Annotations", "saliency"):
+        (root / name).mkdir()
+    photo, objects = bench.photo(), "<object><name>cat</name></object><object><name>sofa</name></object>"
+    for i in range(bench.photos):
+        photo.save(root / f"JPEGImages/{i:06d}.jpg")
+        photo.convert("L").save(root / f"saliency/{i:06d}.png")
+        (root / f"Annotations/{i:06d}.xml").write_text(f"<annotation>{objects}</annotation>")
+    torch.manual_seed(0)
+    torch.save(make_net(bench.network).state_dict(), root / "net.pth")
+
+
+def time_inference(root: Path, photos: int, words: list[str]) -> tuple[float, int]:
+    """Seconds, and peak memory of the main process in bytes, of infer_cls.py over the first photos of `draw_photos`."""
+    (root / "list.txt").write_text("\n".join(f"{i:06d}" for i in range(photos)))
+    inputs = "--voc12_root . --weights net.pth --infer_list list.txt --sal_path saliency"
+    outputs = "--out_cam cam --out_cam_pred cam_pred --out_crf crf --out_crf_pred crf_pred"
+    words = [*f"{inputs} {outputs} --theta 0.2 --alpha 1e-6 --beta 0.99999 --overwrite".split(), *words]
+    return time_script("infer_cls.py", words, root)
+
+
+# What `--only` names, in the table's order. A new kind of row is a function and a line here.
+ROWS = {"rate": rate_rows, "train": train_rows, "maps": maps_rows, "crf": crf_rows, "infer": infer_rows}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -44,216 +157,39 @@ def get_parser() -> argparse.ArgumentParser:
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="network to measure")
     add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
     add("--batch_size", type=flags.count(1), help="pairs per training step (default: 1 on a CPU, 4 on a GPU)")
-    photos = "photos for the whole of infer_cls.py (default: 6 on a CPU, 400 on a GPU)"
-    add("--photos", type=flags.count(2), help=photos)
+    add("--photos", type=flags.count(2), help="photos for all of infer_cls.py (default: 6 on a CPU, 400 on a GPU)")
     add("--quick", action="store_true", help="half-size photos, crop 184, one repetition")
     add("--markdown", type=Path, metavar="FILE", help="also write the table to this file")
-    add("--only", choices=("rate", "train", "maps", "crf", "infer"), nargs="+", help="measure these alone")
-    add("--one_step", help=argparse.SUPPRESS)  # what a child process measures, as JSON
+    add("--only", choices=tuple(ROWS), nargs="+", help="measure these alone")
     return parser
 
 
-def on_device(name: str | None) -> torch.device:
-    """The device to measure, made the current one."""
-    return distributed.setup(name)[0]
-
-
-def measure_step(spec: dict) -> dict[str, float]:
-    """Time and peak memory (bytes) of training steps, in this process."""
-    device = on_device(spec["device"])
-    setup_precision(spec["precision"] == "tf32")
-    amp = spec["precision"] if spec["precision"] in AMP_DTYPES else "off"
-    torch.manual_seed(0)
-    net = training_form(make_net(spec["network"]), device, amp, spec["precision"] == "tf32").train()
-    if not spec["attn_dropout"]:
-        net.cma_dropout.attention.p = 0.0
-    optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 1e-3, 5e-4)
-    images = torch.randn(spec["pairs"], 2, 3, spec["crop"], spec["crop"], device=device)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(device, amp):
-            loss = loss_of(net, images)
-        loss.backward()
-        optimizer.step()
-
-    seconds = Timer(device, spec["repeat"])(step)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_memory()
-    return {"seconds": seconds, "peak": peak}
-
-
-def peak_memory() -> int:
-    """Peak resident memory of this process, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
-
-
-def in_child(spec: dict) -> dict[str, float]:
-    """`measure_step` in a process of its own."""
-    command = [sys.executable, __file__, "--one_step", json.dumps(spec)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"the training step failed: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def whole_inference(
-    args: argparse.Namespace, device: torch.device, amp: str, size: tuple[int, int], photos: int
-) -> tuple[float, float]:
-    """Seconds a photo that infer_cls.py takes, all outputs and CRF: from a short and a long run, so that start-up is left out.
-
-    Returns the seconds a photo, and the peak memory of the long run's main process in bytes.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for name in ("JPEGImages", "Annotations", "saliency"):
-            (root / name).mkdir()
-        rng = np.random.default_rng(0)
-        ids = [f"{i:06d}" for i in range(photos)]
-        for image_id in ids:
-            small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
-            small.resize(size, Image.Resampling.BICUBIC).save(root / "JPEGImages" / f"{image_id}.jpg")
-            small.convert("L").resize(size).save(root / "saliency" / f"{image_id}.png")
-            objects = "".join(f"<object><name>{name}</name></object>" for name in ("cat", "sofa"))
-            (root / "Annotations" / f"{image_id}.xml").write_text(f"<annotation>{objects}</annotation>")
-        torch.manual_seed(0)
-        torch.save(make_net(args.network).state_dict(), root / "net.pth")
-
-        outputs = {name: root / name for name in ("out_cam", "out_cam_pred", "out_crf", "out_crf_pred")}
-        options = {
-            "voc12_root": root,
-            "weights": root / "net.pth",
-            "network": args.network,
-            "device": device,
-            "amp": amp,
-        }
-        options |= {
-            "infer_list": root / "list.txt",
-            "sal_path": root / "saliency",
-            "theta": 0.2,
-            "alpha": 1e-6,
-            "beta": 0.99999,
-        }
-        words = [str(word) for name, value in (options | outputs).items() for word in (f"--{name}", value)]
-
-        def infer(count: int) -> tuple[float, int]:
-            """Seconds and peak memory in bytes of one run over the first photos."""
-            (root / "list.txt").write_text("\n".join(ids[:count]))
-            command = [sys.executable, "infer_cls.py", "--overwrite", *words]
-            started = time.perf_counter()
-            with open(root / "log.txt", "w+") as log:
-                child = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parent)
-                _, status, usage = os.wait4(child.pid, 0)
-                if status:
-                    log.seek(0)
-                    raise UserError(f"infer_cls.py failed: {(log.read().strip().splitlines() or ['killed'])[-1]}")
-            return time.perf_counter() - started, usage.ru_maxrss * MAXRSS_UNIT
-
-        few = max(1, photos // 4)
-        (long, peak), (short, _) = infer(photos), infer(few)
-        return (long - short) / (photos - few), peak
+def table(bench: Bench, kinds: Collection[str]) -> Iterator[str]:
+    """The table's lines, each as soon as it is measured. The rates are always measured: the floors need them."""
+    name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    if bench.device.type == "cuda":
+        name = torch.cuda.get_device_name(bench.device)
+    yield f"{name}, torch {torch.__version__}, photo {'x'.join(map(str, bench.size))}, crop {bench.crop}"
+    yield from ("", "| work | time | floor | x floor | peak memory | speed |", "| --- | --- | --- | --- | --- | --- |")
+    for kind, rows in ROWS.items():
+        if kind in kinds or kind == "rate":
+            yield from rows(bench)
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    if args.one_step:
-        print(json.dumps(measure_step(json.loads(args.one_step))))
-        return
     if args.markdown:
         check_writable(args.markdown)
     with torch.device("meta"):
         make_net(args.network)  # a mistyped name shows now
-    device = on_device(args.device)
-    cuda = device.type == "cuda"
-    pairs = args.batch_size or (4 if cuda else 1)
-    size, crop = ((250, 188), 184) if args.quick else (PHOTO, CROP)
-    timer = Timer(device, 1 if args.quick else (20 if cuda else 3))
-    wanted = args.only or ["rate", "train", "maps", "crf", "infer"]
-    precisions = ("fp32", "tf32", "bf16") if cuda else ("fp32", "bf16")
-
-    name = (
-        torch.cuda.get_device_name(device)
-        if cuda
-        else f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    )
-    lines = [f"{name}, torch {torch.__version__}, photo {size[0]}x{size[1]}, crop {crop}", ""]
-    lines += ["| work | time | floor | x floor | peak memory | speed |", "| --- | --- | --- | --- | --- | --- |"]
-
-    def save() -> None:
-        if args.markdown:
-            with atomic_write(args.markdown, "w") as file:
-                file.write("\n".join(lines) + "\n")
-
-    def row(work: str, seconds: float | None, floor: float | None, peak: float | None, speed: str) -> None:
-        cells = [work, *("-" if v is None else f"{v:.3g} s" for v in (seconds, floor))]
-        cells.append(f"{seconds / floor:.2f}" if seconds and floor else "-")
-        cells += [f"{peak / 1e9:.1f} GB" if peak else "-", speed]
-        lines.append(f"| {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-        save()
-
-    print("\n".join(lines), flush=True)
-    rates = {}
-    for precision in precisions:
-        setup_precision(precision == "tf32")
-        rates[precision] = convolution_rate(device, precision, timer)
-        row(f"convolution 3x3, 512 channels, {precision}", None, None, None, f"{rates[precision] / 1e9:.0f} GFLOP/s")
-
-    if "train" in wanted:
-        work = step_operations(args.network, crop, pairs)
-        for precision in precisions:
-            for dropout in (True, False):
-                spec = {
-                    "device": str(device),
-                    "network": args.network,
-                    "crop": crop,
-                    "pairs": pairs,
-                    "repeat": timer.repeat,
-                }
-                step = in_child({**spec, "precision": precision, "attn_dropout": dropout})
-                hours = step["seconds"] / pairs * FULL_SCHEDULE / 3600
-                row(
-                    f"training step, {pairs} pair{'s' * (pairs > 1)}, {precision}{'' if dropout else ', --attn_dropout 0'}",
-                    step["seconds"],
-                    work / rates[precision],
-                    step["peak"],
-                    f"{pairs / step['seconds']:.3g} pairs/s, full schedule {hours:.3g} h",
-                )
-
-    rng = np.random.default_rng(0)
-    photo = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    if "maps" in wanted:
-        work, scaled = maps_operations(args.network, size), views(photo)
-        for precision in precisions:
-            setup_precision(precision == "tf32")
-            amp = precision if precision in AMP_DTYPES else "off"
-            net = prepare(make_net(args.network), device, amp)
-
-            def maps(net: nn.Module = net, amp: str = amp) -> np.ndarray:
-                with autocast(device, amp):
-                    return class_maps(net, scaled, [7, 17], size[::-1], device).cpu().numpy()
-
-            seconds = timer(maps)
-            row(
-                f"class maps of a photo, {precision}",
-                seconds,
-                work / rates[precision],
-                None,
-                f"{1 / seconds:.3g} photos/s",
-            )
-
-    if "crf" in wanted:
-        scores = with_background(rng.random((2, *size[::-1]), np.float32))
-        seconds = timer(lambda: dense_crf(np.array(photo), scores))
-        row("dense CRF of a photo, one process", seconds, None, None, f"{1 / seconds:.3g} photos/s")
-
-    if "infer" in wanted:
-        photos = args.photos or (400 if cuda else 6)
-        for precision in (p for p in precisions if p != "tf32"):
-            amp = precision if precision in AMP_DTYPES else "off"
-            seconds, peak = whole_inference(args, device, amp, size, photos)
-            floor = maps_operations(args.network, size) / rates[precision]
-            speed = f"{1 / seconds:.3g} photos/s, train_aug {seconds * TRAIN_AUG / 3600:.3g} h"
-            row(f"infer_cls.py, all outputs, CRF, saliency, {precision}", seconds, floor, peak, speed)
+    lines: list[str] = []
+    with distributed.explained("lower --batch_size, or --quick"):
+        for line in table(Bench(args), args.only or ROWS):
+            print(line, flush=True)
+            lines += line, "\n"
+            if args.markdown:
+                with atomic_write(args.markdown, "w") as file:
+                    file.writelines(lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,16 @@
-"""How much work EDAM is, and how fast this machine convolves: what benchmark.py sets times beside."""
+"""How to measure time and memory, how much work EDAM is, and how fast this machine convolves: what benchmark.py stands on."""
 
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,8 +19,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from network import make_net
-from tool.precision import AMP_DTYPES
+from tool import distributed
+from tool.errors import UserError
+from tool.optim import make_sgd
+from tool.precision import AMP_DTYPES, autocast, setup_precision, training_form
 from tool.transforms import SCALES
+
+_T = TypeVar("_T")
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
 
 
 class Timer:
@@ -31,13 +46,34 @@ class Timer:
         return float(np.median(times[1:]))
 
 
-def convolution_rate(device: torch.device, amp: str, timer: Timer) -> float:
+def in_child(function: Callable[..., _T], *args: object) -> _T:
+    """Call a function in a process of its own, so that its peak memory is its own."""
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(function, *args).result()
+    except BrokenProcessPool as error:
+        raise UserError("a process that measures was killed; memory may be full") from error
+
+
+def time_script(script: str, words: list[str], folder: Path) -> tuple[float, int]:
+    """Seconds and peak resident memory (bytes) of a script of ours that runs in a folder. UserError: it failed."""
+    started = time.perf_counter()
+    with open(folder / "log.txt", "w+") as log:
+        command = [sys.executable, str(Path(__file__).with_name(script)), *words]
+        child = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        _, status, usage = os.wait4(child.pid, 0)
+        if status:
+            log.seek(0)
+            raise UserError(f"{script} failed: {(log.read().strip().splitlines() or ['killed'])[-1]}")
+    return time.perf_counter() - started, usage.ru_maxrss * _MAXRSS_UNIT
+
+
+def convolution_rate(device: torch.device, precision: str, timer: Timer) -> float:
     """Operations per second of the backbone's most frequent convolution: 3x3, 512 channels, on a photo's 47x63 positions."""
     batch = 2 if device.type == "cpu" else 32
-    dtype = AMP_DTYPES.get(amp, torch.float32)
-    layout = {"device": device, "dtype": dtype}
-    x = torch.randn(batch, 512, 47, 63, **layout).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(512, 512, 3, 3, **layout).contiguous(memory_format=torch.channels_last)
+    dtype = AMP_DTYPES.get(precision, torch.float32)
+    x = torch.randn(batch, 512, 47, 63, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(512, 512, 3, 3, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     times = 4 if device.type == "cpu" else 20
 
     def convolve() -> None:
@@ -59,6 +95,35 @@ def loss_of(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """A training loss of pairs (P, 2, 3, H, W) against random labels."""
     logits = net(images).float()
     return F.binary_cross_entropy_with_logits(logits, torch.randint(2, logits.shape, device=logits.device).float())
+
+
+def measure_step(
+    network: str, device: torch.device, amp: str, tf32: bool, dropout: bool, shape: Sequence[int], timer: Timer
+) -> tuple[float, int]:
+    """Seconds of a training step of EDAM on images of shape (P, 2, 3, H, W), and this process's peak memory in bytes.
+
+    dropout: on the attention weights.
+    """
+    distributed.setup(str(device))
+    setup_precision(tf32)
+    torch.manual_seed(0)
+    net = training_form(make_net(network), device, amp, tf32).train()
+    if not dropout:
+        net.cma_dropout.attention.p = 0.0
+    optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 1e-3, 5e-4)
+    images = torch.randn(*shape, device=device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, amp):
+            loss = loss_of(net, images)
+        loss.backward()
+        optimizer.step()
+
+    seconds = timer(step)
+    if device.type == "cuda":
+        return seconds, torch.cuda.max_memory_allocated(device)
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
 
 
 def step_operations(network: str, crop: int, pairs: int) -> int:

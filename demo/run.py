@@ -30,7 +30,7 @@ from tool.files import atomic_write, make_folder
 from voc12.lists import read_image_list
 
 REPO = Path(__file__).resolve().parents[1]
-NETWORK = "network.resnet38_EDAM_tiny"
+NETWORK, SESSION = "network.resnet38_EDAM_tiny", "EDAM_tiny"
 PHOTOS = 200  # of the training list that are labelled and evaluated
 # Sums are split among the threads, so another number of threads gives another last digit: it is fixed for the table's sake.
 # Waiting threads must not keep a core busy that another process needs.
@@ -56,12 +56,13 @@ class Step:
 def make_steps(folder: Path, seed: int) -> list[Step]:
     """The commands of the demo, in order, as they would be typed in the repository's root."""
     out = shlex.quote(str(folder))
-    root, lists, saliency = f"{out}/VOC2012", f"{out}/lists", f"{out}/VOC2012/saliency"
-    photos, session = f"{lists}/labelled.txt", "EDAM_tiny"
-    trained = f"{out}/checkpoints/{session}/{session}.pth"
-    infer = f"python infer_cls.py --voc12_root {root} --infer_list {photos} --network {NETWORK} --weights {trained}"
-    score = f"python eval.py --voc12_root {root} --list {photos}"
-    commands = [
+    return [Step(*command) for command in (*_training(out, seed), *_labelling(out))]
+
+
+def _training(out: str, seed: int) -> list[tuple[str, str, str]]:
+    """Name, title and command of each step up to the trained network."""
+    root, lists = f"{out}/VOC2012", f"{out}/lists"
+    return [
         ("data", "Draw a miniature of VOC12", f"python demo/draw.py --out {out} --seed {seed}"),
         (
             "lists",
@@ -79,9 +80,19 @@ def make_steps(folder: Path, seed: int) -> list[Step]:
             "EDAM itself, from image-level labels",
             f"python train_EDAM_cls.py --voc12_root {root} --train_list {lists}/EDAM_train.txt --network {NETWORK} "
             f"--weights {out}/backbone.pth --batch_size 4 --crop_size 104 --long_side 80 144 --lr 0.02 --warmup_steps 100 "
-            f"--seed {seed} --session_name {session} --checkpoint_dir {out}/checkpoints --log_dir {out}/runs "
+            f"--seed {seed} --session_name {SESSION} --checkpoint_dir {out}/checkpoints --log_dir {out}/runs "
             "--num_workers 1 --vis_every 150 --save_every 50 --resume",
         ),
+    ]
+
+
+def _labelling(out: str) -> list[tuple[str, str, str]]:
+    """Name, title and command of each step from the trained network on."""
+    root, lists, saliency = f"{out}/VOC2012", f"{out}/lists", f"{out}/VOC2012/saliency"
+    photos, trained = f"{lists}/labelled.txt", f"{out}/checkpoints/{SESSION}/{SESSION}.pth"
+    infer = f"python infer_cls.py --voc12_root {root} --infer_list {photos} --network {NETWORK} --weights {trained}"
+    score = f"python eval.py --voc12_root {root} --list {photos}"
+    return [
         (
             "choice",
             f"The first {PHOTOS} training photos get pseudo labels",
@@ -120,7 +131,6 @@ def make_steps(folder: Path, seed: int) -> list[Step]:
             f"--out_path {out}/colours --sheet {out}/sheet.png",
         ),
     ]
-    return [Step(*command) for command in commands]
 
 
 def run_steps(steps: list[Step], out: Path) -> None:
