@@ -20,9 +20,9 @@ from pseudo_label import inference
 from pseudo_label.class_maps import class_maps, prepare
 from pseudo_label.fusion import check_theta
 from pseudo_label.jobs import LabelJob
+from pseudo_label.manifest import weights_digest
 from tool import flags
 from tool.errors import UserError, run
-from tool.file_kind import weights_digest
 from voc12.data import MultiScalePhotos
 from voc12.labels import load_labels
 from voc12.lists import check_root, read_image_list

@@ -33,6 +33,7 @@ from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor
 from tool.torch_file import read_torch_file
 from tool.transforms import augment
+from tool.weight_file import read_torch_file
 from voc12.classes import CLASSES
 from voc12.images import load_photo
 from voc12.labels import load_labels

@@ -22,7 +22,7 @@ from network import make_net, resnet38_EDAM_cls
 from network.weights import load_weights
 from tool.errors import UserError
 from tool.files import save_npy_dict
-from tool.torch_file import read_torch_file
+from tool.weight_file import read_torch_file
 from voc12.images import load_label, save_label
 from voc12.labels import load_labels
 from voc12.lists import read_image_list

@@ -24,7 +24,7 @@ from tool.errors import UserError, show
 from tool.loading import StepBatches, batches, make_loader
 from tool.monitor import Monitor
 from tool.precision import Autocast, setup_precision, warn_of_emulation
-from tool.torch_file import read_torch_file
+from tool.weight_file import read_torch_file
 
 MUST_MATCH = (
     "network",
