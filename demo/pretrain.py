@@ -31,7 +31,6 @@ from tool.errors import UserError, run
 from tool.files import make_folder
 from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor
-from tool.torch_file import read_torch_file
 from tool.transforms import augment
 from tool.weight_file import read_torch_file
 from voc12.classes import CLASSES
