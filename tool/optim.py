@@ -1,4 +1,6 @@
-"""The optimiser of EDAM and its learning-rate schedule."""
+"""The optimisers of EDAM and DeepLab-v2 and their learning-rate schedules."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -14,8 +16,18 @@ def lr_factor(step: int, max_step: int, warmup_steps: int) -> float:
     return max(0.0, 1 - (step - warmup_steps) / max(1, max_step - warmup_steps)) ** 0.9
 
 
-def make_optimizer(groups: list[list[nn.Parameter]], lr: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with momentum 0.9 over the six groups of `Net.get_parameter_groups`."""
+def stepwise_lr_factor(step: int, max_step: int, every: int = 10) -> float:
+    """DeepLab-v2's factor on the learning rate at a step (from 0): polynomial to 0, power 0.9, unchanged within `every` steps."""
+    return max(0.0, 1 - step // every * every / max_step) ** 0.9
+
+
+def make_optimizer(
+    groups: list[list[nn.Parameter]],
+    lr: float,
+    weight_decay: float,
+    factors: Sequence[tuple[float, float]] = GROUP_FACTORS,
+) -> torch.optim.SGD:
+    """SGD with momentum 0.9 over the groups of `Net.get_parameter_groups`, each with its factors on rate and weight decay."""
     return torch.optim.SGD(
         [
             {
@@ -24,7 +36,7 @@ def make_optimizer(groups: list[list[nn.Parameter]], lr: float, weight_decay: fl
                 "initial_lr": lr * lr_times,
                 "weight_decay": weight_decay * decays,
             }
-            for parameters, (lr_times, decays) in zip(groups, GROUP_FACTORS, strict=True)
+            for parameters, (lr_times, decays) in zip(groups, factors, strict=True)
         ],
         momentum=0.9,
     )
