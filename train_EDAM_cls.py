@@ -19,7 +19,7 @@ from network.weights import load_weights
 from pseudo_label.class_maps import class_map_pictures
 from tool import flags, training
 from tool.errors import UserError, run
-from tool.optim import make_sgd, set_learning_rate
+from tool.optim import lr_factor, make_sgd, set_learning_rate
 from tool.precision import training_form
 from voc12.data import TrainPairs
 from voc12.labels import load_labels
@@ -93,7 +93,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         max_step=max_step,
         settings=settings | {"train_list_crc32": zlib.crc32(repr(pairs).encode())},
         loss=loss,
-        set_learning_rate=lambda step: set_learning_rate(optimizer, step, max_step, args.warmup_steps),
+        set_learning_rate=lambda step: set_learning_rate(optimizer, lr_factor(step, max_step, args.warmup_steps)),
         load_weights=partial(load_weights, net),
         pictures=partial(class_map_pictures, photos=watched),
         unit="pairs",

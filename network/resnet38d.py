@@ -9,36 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from network.frozen_norm import FrozenBatchNorm2d, fold
+
 # Stages: name of the first block -> (index in `widths`, stride, dilation of the first conv, dilation of the other convs).
 _STAGES = {"b2": (1, 2, 1, 1), "b3": (2, 2, 1, 1), "b4": (3, 2, 1, 1), "b5": (4, 1, 1, 2)}
-
-
-def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """(C,) each: with its stored statistics the norm computes `x * scale + shift`."""
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - norm.running_mean * scale
-
-
-class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that always uses its stored statistics and is never trained, as EDAM keeps all of them.
-
-    In float32 it is computed as an affine map, which keeps nothing for the backward pass but its own scale.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.weight.requires_grad = False
-        self.bias.requires_grad = False
-        self.eval()
-
-    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
-        return super().train(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != self.weight.dtype:  # mixed precision: only PyTorch's own kernel mixes types without a copy of x
-            return super().forward(x)
-        scale, shift = scale_and_shift(self)
-        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
 class ResidualBlock(nn.Module):
@@ -174,18 +148,10 @@ class ResNet38d(nn.Module):
         """
         blocks = [getattr(self, name) for name in self.block_names]
         for block in blocks:
-            _fold(block.bn_branch2b1, block.conv_branch2a)
+            fold(block.bn_branch2b1, block.conv_branch2a)
             block.bn_branch2b1 = nn.Identity()
             if isinstance(block, Bottleneck):
-                _fold(block.bn_branch2b2, block.conv_branch2b1)
+                fold(block.bn_branch2b2, block.conv_branch2b1)
                 block.bn_branch2b2 = nn.Identity()
-        _fold(self.bn7, blocks[-1].conv_branch2b2, blocks[-1].conv_branch1)
+        fold(self.bn7, blocks[-1].conv_branch2b2, blocks[-1].conv_branch1)
         self.bn7 = nn.Identity()
-
-
-def _fold(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> None:
-    """Scale the convolutions, whose sum the norm is applied to, and give the first one the shift as a bias."""
-    scale, shift = scale_and_shift(norm)
-    for conv in convs:
-        conv.weight *= scale[:, None, None, None]
-    convs[0].bias = nn.Parameter(shift, requires_grad=False)

@@ -1,10 +1,24 @@
 """Dense CRF (Krähenbühl and Koltun, NIPS 2011) over class scores. Pure, on arrays."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import pydensecrf.densecrf as densecrf
 
-SMOOTHNESS = {"sxy": 3, "compat": 3}  # pixels pull on near ones
-APPEARANCE = {"sxy": 80, "srgb": 13, "compat": 10}  # and on those of a like colour farther off
+
+@dataclass(frozen=True)
+class CrfSettings:
+    """Kernels of the pairwise terms, and steps of mean-field inference. The channels' order moves the approximation a little."""
+
+    iterations: int
+    smoothness: Mapping[str, float]  # pixels pull on near ones
+    appearance: Mapping[str, float]  # and on those of a like colour farther off
+    order: str = "RGB"
+
+
+EDAM = CrfSettings(3, {"sxy": 3, "compat": 3}, {"sxy": 80, "srgb": 13, "compat": 10})
+DEEPLAB = CrfSettings(10, {"sxy": 1, "compat": 3}, {"sxy": 67, "srgb": 3, "compat": 4}, "BGR")
 FLOOR = 1e-5
 
 
@@ -18,16 +32,17 @@ def with_background(maps: np.ndarray, alpha: float = 1.0) -> np.ndarray:
     return np.concatenate([background_score(maps, alpha)[None], maps]).astype(np.float32)
 
 
-def dense_crf(image: np.ndarray, scores: np.ndarray, iterations: int = 3) -> np.ndarray:
+def dense_crf(image: np.ndarray, scores: np.ndarray, settings: CrfSettings = EDAM) -> np.ndarray:
     """Return the probabilities float32 (n, H, W) of n labels after mean-field inference.
 
     `image` is uint8 RGB (H, W, 3), `scores` float (n, H, W) in 0..1, background included. The unary term is
     -log of the scores, clipped at 1e-5 and not renormalised to sum to 1.
     """
     labels, height, width = scores.shape
+    image = image[..., ["RGB".index(channel) for channel in settings.order]]
     unary = -np.log(np.clip(scores, FLOOR, 1.0)).reshape(labels, -1).astype(np.float32)
     crf = densecrf.DenseCRF2D(width, height, labels)
     crf.setUnaryEnergy(np.ascontiguousarray(unary))
-    crf.addPairwiseGaussian(**SMOOTHNESS)
-    crf.addPairwiseBilateral(rgbim=np.ascontiguousarray(image), **APPEARANCE)
-    return np.array(crf.inference(iterations), dtype=np.float32).reshape(labels, height, width)
+    crf.addPairwiseGaussian(**settings.smoothness)
+    crf.addPairwiseBilateral(rgbim=np.ascontiguousarray(image), **settings.appearance)
+    return np.array(crf.inference(settings.iterations), dtype=np.float32).reshape(labels, height, width)

@@ -49,3 +49,21 @@ def confusion_curve(
     kept = counts[::-1].cumsum(axis=0)[::-1][1:]
     kept[:, :, 0] += counts.sum(axis=(0, 2)) - kept.sum(axis=2)
     return kept
+
+
+def segmentation_scores(matrix: np.ndarray) -> dict[str, float]:
+    """Return the four scores that DeepLab's tables give, of a confusion matrix; nan where nothing was counted.
+
+    Means are over the labels that occur in the ground truth: unlike in `mean_iou`, a label that is only predicted is left out.
+    """
+    truth, hit, union = matrix.sum(1), np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    if not truth.any():
+        return dict.fromkeys(("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"), float("nan"))
+    there = truth > 0
+    of_label = hit[there] / union[there]
+    return {
+        "pixel_accuracy": float(hit.sum() / truth.sum()),
+        "mean_accuracy": float((hit[there] / truth[there]).mean()),
+        "mean_iou": float(of_label.mean()),
+        "frequency_weighted_iou": float((of_label * truth[there]).sum() / truth.sum()),
+    }

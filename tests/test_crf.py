@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pseudo_label.crf import background_score, dense_crf, with_background
+from pseudo_label.crf import EDAM, background_score, dense_crf, with_background
 from voc12.images import load_photo
 
 TESTS = Path(__file__).resolve().parent
@@ -42,7 +43,9 @@ def test_scores_are_clipped_and_not_renormalised():
     np.testing.assert_array_equal(dense_crf(image, low), dense_crf(image, floor))
     # Without pairwise steps the result is the softmax of the unary term: the scores over their sum.
     scores = np.random.default_rng(1).uniform(0.1, 0.9, (3, 6, 7)).astype(np.float32)
-    np.testing.assert_allclose(dense_crf(image, scores, iterations=0), scores / scores.sum(axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        dense_crf(image, scores, replace(EDAM, iterations=0)), scores / scores.sum(axis=0), atol=1e-6
+    )
 
 
 def test_background_alone():

@@ -11,7 +11,7 @@ from conftest import PARITY, SHARED, needs_shared
 from network import make_net, resnet38_EDAM_tiny
 from network.resnet38_EDAM_cls import Net
 from tool.errors import UserError
-from tool.optim import make_sgd, set_learning_rate
+from tool.optim import lr_factor, make_sgd, set_learning_rate
 from tool.transforms import normalise
 
 SYNTHETIC = np.load(PARITY / "synthetic" / "figures.npz")
@@ -58,7 +58,7 @@ def three_steps(net, images: np.ndarray, labels: np.ndarray, expected: dict) -> 
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 0.01, 5e-4)
     inputs, targets = as_input(images), torch.from_numpy(labels)
     for step in range(3):
-        set_learning_rate(optimizer, step, 33000, 2000)
+        set_learning_rate(optimizer, lr_factor(step, 33000, 2000))
         loss = F.binary_cross_entropy_with_logits(net(inputs), targets)
         optimizer.zero_grad()
         loss.backward()

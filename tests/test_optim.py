@@ -37,7 +37,7 @@ def test_runs_shorter_than_the_warmup_only_rise():
 def test_groups_have_their_factors():
     groups = [[torch.nn.Parameter(torch.ones(2))], [], [torch.nn.Parameter(torch.ones(3))]]
     optimizer = make_sgd(groups, [(1, 1), (20, 0), (0.5, 2)], 0.01, 5e-4)
-    rate = set_learning_rate(optimizer, 0, 100, 10)
+    rate = set_learning_rate(optimizer, lr_factor(0, 100, 10))
     assert rate == pytest.approx(0.001)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.001, 0.02, 0.0005])
     assert [g["weight_decay"] for g in optimizer.param_groups] == [5e-4, 0, 1e-3]

@@ -1,4 +1,4 @@
-"""SGD over groups of parameters, and its learning-rate schedule."""
+"""SGD over groups of parameters, and learning-rate schedules."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,11 @@ def lr_factor(step: int, max_step: int, warmup_steps: int) -> float:
     if step < warmup_steps:
         return 0.1 + 0.9 * step / warmup_steps
     return max(0.0, 1 - (step - warmup_steps) / max(1, max_step - warmup_steps)) ** 0.9
+
+
+def stepwise_lr_factor(step: int, max_step: int, every: int = 10) -> float:
+    """Factor on the learning rate at a step (from 0): polynomial to 0, power 0.9, unchanged within `every` steps."""
+    return max(0.0, 1 - step // every * every / max_step) ** 0.9
 
 
 def make_sgd(
@@ -31,9 +36,8 @@ def make_sgd(
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, max_step: int, warmup_steps: int) -> float:
-    """Set every group's learning rate for a step; returns the first group's."""
-    factor = lr_factor(step, max_step, warmup_steps)
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Set every group's learning rate to `factor` times its initial one; returns the first group's."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     return optimizer.param_groups[0]["lr"]

@@ -4,6 +4,7 @@ Random choices come from an explicit numpy Generator, so that an image's augment
 """
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -77,3 +78,21 @@ def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor
         for scale in scales
     )
     return [torch.from_numpy(np.array(image)) for image in resized]
+
+
+@dataclass(frozen=True)
+class PictureStatistics:
+    """What a network wants its photos to be: `(x - mean) / std` of values 0..255, the channels (and both tuples) in `order`."""
+
+    order: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """RGB (..., H, W, 3), uint8 or float 0..255 -> float32 (..., 3, H, W)."""
+        channels = ["RGB".index(channel) for channel in self.order]
+        mean, std = (torch.tensor(values, device=image.device) for values in (self.mean, self.std))
+        return ((image[..., channels].float() - mean) / std).movedim(-1, -3).contiguous()
+
+
+IMAGENET = PictureStatistics("RGB", tuple(255 * value for value in MEAN), tuple(255 * value for value in STD))

@@ -1,0 +1,90 @@
+"""DeepLab-v2 (Chen et al., TPAMI 2018): ResNet-101, atrous spatial pyramid pooling, three scales."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from network.caffe_resnet import DEEPLAB, CaffeResNet
+from tool.transforms import PictureStatistics
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (section 3.2): the sum of dilated 3x3 convolutions. (N, in, h, w) -> (N, labels, h, w)."""
+
+    def __init__(self, in_channels: int, num_labels: int, rates: Sequence[int]) -> None:
+        super().__init__()
+        for i, rate in enumerate(rates):
+            conv = nn.Conv2d(in_channels, num_labels, 3, padding=rate, dilation=rate)
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+            self.add_module(f"c{i}", conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(conv(x) for conv in self.children())
+
+
+class DeepLab(CaffeResNet):
+    """One scale: (N, 3, H, W) -> logits (N, labels, h, w); H -> h is ceil(H/2), then floor(./2) + 1, then ceil(./2)."""
+
+    def __init__(self, num_labels: int, rates: Sequence[int], **resnet) -> None:
+        super().__init__(**resnet)
+        self.aspp = ASPP(self.channels, num_labels, rates)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for features in self.stages(x):  # noqa: B007, of the last stage in the end
+            pass
+        return self.aspp(features)
+
+
+class Net(nn.Module):
+    """DeepLab-v2 at three scales, as published; tensor names and shapes are those of the published checkpoint.
+
+    Args:
+        num_labels: background included.
+        scales: beside the whole size.
+        rates: dilations of the ASPP.
+        resnet: options of CaffeResNet.
+    """
+
+    input = PictureStatistics("BGR", (104.008, 116.669, 122.675))
+    group_factors = ((1, 1), (10, 1), (20, 0))  # on learning rate and weight decay of each parameter group
+
+    def __init__(
+        self,
+        num_labels: int = 21,
+        scales: Sequence[float] = (0.5, 0.75),
+        rates: Sequence[int] = (6, 12, 18, 24),
+        **resnet,
+    ) -> None:
+        super().__init__()
+        self.num_labels, self.scales = num_labels, tuple(scales)
+        self.base = DeepLab(num_labels, rates, **{"depths": (3, 4, 23, 3), "names": DEEPLAB, **resnet})
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits of pictures as `input` describes them, (N, 3, H, W) float.
+
+        Returns:
+            (N, labels, h, w), the maximum over the scales. In training mode the list of the logits that each have a loss: the whole
+            size's, each scale's at its own size, the maximum.
+        """
+        logits = [self.base(x)]
+        for scale in self.scales:  # the size is floor(side * scale), the coordinates follow the factor itself
+            logits.append(self.base(F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)))
+        size = logits[0].shape[2:]
+        same_size = [logits[0], *(F.interpolate(y, size, mode="bilinear", align_corners=False) for y in logits[1:])]
+        highest = torch.stack(same_size).max(0).values
+        return [*logits, highest] if self.training else highest
+
+    def get_parameter_groups(self) -> list[list[nn.Parameter]]:
+        """Trained parameters: the backbone's, the ASPP's weights, the ASPP's biases. `group_factors` has a pair for each group."""
+        groups: list[list[nn.Parameter]] = [[], [], []]
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[("aspp" in name) * (1 + name.endswith(".bias"))].append(parameter)
+        return groups
+
+    def fold_batch_norms(self) -> None:
+        """For inference; see CaffeResNet."""
+        self.base.fold_batch_norms()

@@ -1,0 +1,41 @@
+"""Batch norms that are not trained, and folding them into convolutions for inference."""
+
+import torch
+from torch import Tensor, nn
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(C,) each: with its stored statistics the norm computes `x * scale + shift`."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that always uses its stored statistics and is never trained, as EDAM, DeepLab-v2 and PoolNet keep all of them.
+
+    In float32 it is computed as an affine map, which keeps nothing for the backward pass but its own scale.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.weight.requires_grad = False
+        self.bias.requires_grad = False
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.weight.dtype:  # mixed precision: only PyTorch's own kernel mixes types without a copy of x
+            return super().forward(x)
+        scale, shift = scale_and_shift(self)
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+
+
+@torch.no_grad()
+def fold(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> None:
+    """Scale the convolutions, whose sum the norm is applied to, and give the first one the shift as a bias."""
+    scale, shift = scale_and_shift(norm)
+    for conv in convs:
+        conv.weight *= scale[:, None, None, None]
+    convs[0].bias = nn.Parameter(shift, requires_grad=False)

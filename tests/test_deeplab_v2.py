@@ -1,0 +1,148 @@
+"""DeepLab-v2 against the figures of the published method."""
+
+import copy
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import PARITY
+from torch import Tensor, nn
+
+from network.deeplab_v2 import Net
+from network.segmentation_loss import cross_entropy, multi_scale_loss
+from pseudo_label.crf import DEEPLAB, dense_crf
+from pseudo_label.metrics import confusion, iou, segmentation_scores
+from tool.optim import make_sgd, stepwise_lr_factor
+from tool.segmentation import resize_labels
+
+FOLDER = PARITY / "deeplab_v2"
+FIGURES = np.load(FOLDER / "salt0.npz")
+TRAINING = json.loads((FOLDER / "train_salt0.json").read_text())
+IDS = ["2007_100000", "2007_100001", "2007_100002"]
+
+
+@pytest.fixture(scope="module")
+def _filled() -> Net:
+    sys.path.insert(0, str(FOLDER))
+    from fill_deeplab import fill
+
+    net = Net()
+    net.load_state_dict(fill(net.state_dict()), strict=True)
+    return net
+
+
+@pytest.fixture
+def net(_filled) -> Net:
+    return copy.deepcopy(_filled)
+
+
+def as_input(image: np.ndarray) -> Tensor:
+    return Net.input.normalise(torch.from_numpy(image))
+
+
+def test_state_dict_is_the_published_one(_filled):
+    layout = json.loads((FOLDER / "state_dict_layout.json").read_text())
+    assert [(name, list(tensor.shape)) for name, tensor in _filled.state_dict().items()] == list(layout.items())
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_logits(net, folded):
+    if folded:
+        net.fold_batch_norms()
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    for image_id in IDS[:1] if folded else IDS:
+        with torch.inference_mode():
+            several = net.train()(as_input(FIGURES[f"{image_id}_image"])[None])
+        for logits, name in zip(several, ("_full", "_half", "_three_quarters", ""), strict=True):
+            np.testing.assert_allclose(logits[0], FIGURES[f"{image_id}_logits{name}"], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("image_id", IDS)
+def test_labels_with_and_without_crf(net, image_id):
+    photo, size = FIGURES[f"{image_id}_image"], FIGURES[f"{image_id}_label"].shape
+    with torch.inference_mode():
+        logits = net.eval()(as_input(photo)[None])
+    probability = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].softmax(0).numpy()
+    np.testing.assert_allclose(probability, FIGURES[f"{image_id}_prob_u16"] / 65535, rtol=0, atol=5e-5)
+    # The published code gives the CRF the picture less the mean, cast to bytes that wrap around.
+    wrapped = (photo[..., ::-1] - np.float32(Net.input.mean)).astype(np.int64).astype(np.uint8)[..., ::-1]
+    labels = {
+        "argmax": probability.argmax(0),
+        "crf": dense_crf(wrapped, probability, DEEPLAB).argmax(0),
+        "crf_photo": dense_crf(photo, probability, DEEPLAB).argmax(0),
+    }
+    for name, label in labels.items():
+        assert (label == FIGURES[f"{image_id}_{name}"]).mean() >= 0.999, name
+
+
+def test_two_iterations(net):
+    net.train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    optimizer = make_sgd(net.get_parameter_groups(), Net.group_factors, 2.5e-4, 5e-4)
+    for step, grad_norms in enumerate((TRAINING["grad_norm_step0"], TRAINING["grad_norm_step1"])):
+        optimizer.zero_grad()
+        total = 0.0
+        for part, expected in enumerate(TRAINING["cross_entropy"][step]):
+            labels = torch.from_numpy(FIGURES["train_labels"][step, part])
+            logits = net(as_input(FIGURES["train_images"][step, part]))
+            assert [list(map_.shape[2:]) for map_ in logits] == TRAINING["head_sizes"]
+            each = [cross_entropy(map_, resize_labels(labels, map_.shape[2:])).item() for map_ in logits]
+            assert each == pytest.approx(expected, rel=1e-4)
+            loss = multi_scale_loss(logits, labels) / 2
+            assert loss.item() == pytest.approx(sum(each) / 2, rel=1e-6)
+            loss.backward()
+            total += loss.item()
+        assert total == pytest.approx(TRAINING["loss"][step], rel=1e-4)
+        for name, norm in grad_norms.items():
+            assert net.get_parameter(name).grad.norm().item() == pytest.approx(norm, rel=1e-2), name
+        optimizer.step()
+    moved = {name: (tensor.double() - before[name].double()).norm().item() for name, tensor in net.state_dict().items()}
+    assert moved == pytest.approx(TRAINING["delta_norm_after_2_steps"], rel=1e-2)
+    assert all(moved[name] == 0 for name in moved if ".bn." in name)
+
+
+def test_parameter_groups_and_learning_rates(_filled):
+    optimizer = make_sgd(_filled.get_parameter_groups(), Net.group_factors, 2.5e-4, 5e-4)
+    names = {id(parameter): name for name, parameter in _filled.named_parameters()}
+    for group, expected in zip(optimizer.param_groups, TRAINING["param_groups"], strict=True):
+        assert [names[id(parameter)] for parameter in group["params"]] == expected["tensors"]
+        assert {key: group[key] for key in ("lr", "weight_decay", "momentum")} == pytest.approx(
+            {key: expected[key] for key in ("lr", "weight_decay", "momentum")}, rel=1e-12
+        )
+    for step, rates in TRAINING["learning_rate_after_scheduler_step"].items():
+        factor = stepwise_lr_factor(int(step), 20000)
+        assert [group["lr"] * factor for group in optimizer.param_groups] == pytest.approx(rates, rel=0, abs=1e-12)
+    assert stepwise_lr_factor(25, 20) == 0
+
+
+def test_norms_stay_frozen(_filled):
+    norms = [module for module in _filled.train().modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 104 and not any(module.training for module in norms)
+    assert not any(parameter.requires_grad for module in norms for parameter in module.parameters())
+
+
+def test_scores():
+    figures = json.loads((FOLDER / "metric.json").read_text())
+    drawn = {"metric.json": (figures["gt"], figures["pred"], figures["expected"])}
+    for key, name in (("test", "argmax"), ("crf", "crf")):
+        maps = ([FIGURES[f"{image_id}_{kind}"] for image_id in IDS] for kind in ("label", name))
+        drawn[key] = (*maps, TRAINING["scores_on_drawn_labels"][key])
+    for truths, predictions, expected in drawn.values():
+        pairs = zip(truths, predictions, strict=True)
+        matrix = sum(confusion(np.array(truth, np.uint8), np.array(label, np.uint8)) for truth, label in pairs)
+        titles = ("Pixel Accuracy", "Mean Accuracy", "Mean IoU", "Frequency Weighted IoU")
+        assert list(segmentation_scores(matrix).values()) == pytest.approx(
+            [expected[title] for title in titles], abs=1e-9
+        )
+        of_label = np.array(list(expected["Class IoU"].values()), float)  # None becomes nan
+        np.testing.assert_allclose(iou(matrix), of_label, rtol=0, atol=1e-9)
+
+
+def test_options():
+    net = Net(num_labels=5, scales=(1.5,), rates=(1, 2), depths=(1, 1, 1, 1), widths=(4, 8, 8, 8, 8))
+    several = net.train()(torch.zeros(1, 3, 33, 49))
+    assert [tuple(map_.shape) for map_ in several] == [(1, 5, 5, 7), (1, 5, 7, 10), (1, 5, 5, 7)]
+    assert net.eval()(torch.zeros(1, 3, 33, 49)).shape == (1, 5, 5, 7)
