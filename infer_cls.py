@@ -19,12 +19,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from network import make_net
-from network.file_kind import weights_digest
 from network.weights import load_weights
 from pseudo_label.class_maps import class_maps, prepare
 from pseudo_label.fusion import check_theta
 from pseudo_label.jobs import LabelJob, LabelPool
-from pseudo_label.manifest import check_folder, claim_folder
+from pseudo_label.manifest import check_folder, claim_folder, weights_digest
 from tool import distributed, flags
 from tool.errors import UserError, run
 from tool.files import make_folder

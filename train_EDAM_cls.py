@@ -21,7 +21,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from network import make_net
-from network.torch_file import read_torch_file
 from network.weights import load_weights
 from pseudo_label.monitor import Monitor
 from tool import checkpoint, distributed, flags
@@ -29,6 +28,7 @@ from tool.errors import UserError, run, show
 from tool.loading import StepBatches, batches, make_loader
 from tool.optim import make_optimizer, set_learning_rate
 from tool.precision import Autocast, setup_precision, training_form
+from tool.weight_file import read_torch_file
 from voc12.data import TrainPairs
 from voc12.labels import load_labels
 from voc12.lists import check_root, photo_path, read_pairs

@@ -25,7 +25,6 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from network import make_net
-from network.torch_file import read_torch_file
 from tool import distributed, flags
 from tool.checkpoint import TrainingState, save_torch
 from tool.errors import UserError, run
@@ -33,6 +32,7 @@ from tool.files import make_folder
 from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor
 from tool.transforms import augment
+from tool.weight_file import read_torch_file
 from voc12.images import load_photo
 from voc12.labels import load_labels
 from voc12.lists import check_root, photo_path, read_image_list

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from network.file_kind import HEAD, MXNET, kind_of_file, open_weights
 from tool.errors import UserError
+from tool.weight_file import MXNET, open_weights
 
 _DTYPES = {code: np.dtype(name) for code, name in enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8"))}
 _MAGIC_1_0, _MAGIC_1_X, _MAGIC_NUMPY_SHAPES = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -41,10 +41,11 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
     The arrays are read-only and lie in the file, which is mapped, not read. Every length is held against the bytes that
     are left before it is used. Raises UserError: no such file, another kind of file, a truncated or a damaged one.
     """
-    with open_weights(path) as file:
+    file, kind = open_weights(path)
+    with file:
+        if kind != MXNET:
+            raise UserError(f"{path} is not an MXNet .params file: it is {kind}")
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if (kind := kind_of_file(data[:HEAD])) != MXNET:
-        raise UserError(f"{path} is not an MXNet .params file: it is {kind}")
     try:
         return _Reader(data).read()
     except ValueError as error:

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from network.file_kind import HEAD, MXNET, TORCH_LEGACY, TORCH_ZIP, kind_of_file, open_weights
 from network.mxnet_params import read_params, to_resnet38d
-from network.torch_file import read_torch_file
 from tool.errors import UserError
+from tool.weight_file import MXNET, TORCH_LEGACY, TORCH_ZIP, open_weights, read_torch_file
 
 _WRAPPERS = ("state_dict", "model", "net", "network")  # under which training states keep the network
 _BACKBONE = re.compile(r"(conv1a|b[2-7](_\d+)?|bn7)\.")
@@ -45,8 +44,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Of a training state (`{"state_dict": ...}`, "model", "net", "network") the network alone; "module." before all names
     (DataParallel) is removed. Raises UserError naming the file: missing, of another kind, damaged, or without tensors.
     """
-    with open_weights(path) as file:
-        kind = kind_of_file(file.read(HEAD))
+    file, kind = open_weights(path)
+    file.close()
     if kind == MXNET:
         try:
             return to_resnet38d(read_params(path))
@@ -104,7 +103,7 @@ def _unwrap(saved: object, path: str | Path) -> dict[str, Tensor]:
     if not isinstance(saved, dict) or not saved:
         raise UserError(f"{path} holds no state_dict but {_what(saved)}; save `net.state_dict()`")
     for name, value in saved.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
+        if not isinstance(name, str) or not _is_dense(value):
             raise UserError(f"{path} holds no state_dict: {name!r:.80} is {_what(value)}; save `net.state_dict()`")
     if all(name.startswith("module.") for name in saved):
         saved = {name.removeprefix("module."): value for name, value in saved.items()}
@@ -114,7 +113,15 @@ def _unwrap(saved: object, path: str | Path) -> dict[str, Tensor]:
 def _what(value: object) -> str:
     if isinstance(value, dict | list | tuple) and not value:
         return f"an empty {type(value).__name__}"
-    return "a tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        return "a tensor" if _is_dense(value) else "no dense tensor"
+    return f"a {type(value).__name__}"
+
+
+def _is_dense(value: object) -> bool:
+    """An ordinary tensor: not sparse, nested, quantised, or without values."""
+    ordinary = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return ordinary and not value.is_quantized and not value.is_nested
 
 
 def _seems(given: Mapping[str, Tensor]) -> str:

@@ -1,5 +1,6 @@
 """edam_manifest.json in an output folder: what made its files, so that a rerun continues only its own work."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from tool.errors import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
+from tool.weight_file import open_weights
 
 MANIFEST = "edam_manifest.json"
 _LARGEST = 1 << 20
@@ -91,3 +93,13 @@ def _difference(found: Mapping[str, Any], settings: Mapping[str, Any], differing
 def _short(name: str, value: Any) -> str:
     """A setting as text; of a digest the first digits, which tell files apart."""
     return "none" if value is None else str(value)[:12] if name.endswith("sha256") else str(value)[:200]
+
+
+def weights_digest(path: str | Path) -> str:
+    """SHA-256 of a file of weights, in hexadecimal. UserError: as `open_weights`, or it can't be read to its end."""
+    file, _ = open_weights(path)
+    with file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"cannot read weights {path}: {error.strerror}") from error

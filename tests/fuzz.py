@@ -1,7 +1,10 @@
 """Deterministic mutations of small files, for the tests of what strangers may send."""
 
+import contextlib
 import random
+import resource
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 _EXTREMES = [
     bytes(8),
@@ -37,3 +40,15 @@ def mutations(originals: Sequence[bytes], count: int, seed: int = 0) -> Iterator
             else:
                 data[at:at] = rng.choice(_EXTREMES)
         yield bytes(data)
+
+
+@contextlib.contextmanager
+def limited_memory(extra: int = 512 * 2**20) -> Iterator[None]:
+    """Let this process allocate no more than `extra` bytes on top of what it has, as lengths in a file may claim any number."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (has + extra, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -19,10 +19,10 @@ from demo.overview import STAGES, save_overview
 from demo.pretrain import Classifier, Photos
 from demo.run import ROWS, Step, make_steps, read_score, run_steps, table
 from network import make_net, resnet38_EDAM_cls
-from network.torch_file import read_torch_file
 from network.weights import load_weights
 from tool.errors import UserError
 from tool.files import save_npy_dict
+from tool.weight_file import read_torch_file
 from voc12.images import load_label, save_label
 from voc12.labels import load_labels
 from voc12.lists import read_image_list

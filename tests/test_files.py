@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz import limited_memory
 
-from tool import files
 from tool.errors import UserError
 from tool.files import atomic_write, load_npy_dict, make_folder, save_npy_dict
-from tool.pickle_machine import PickleMachine
 
 HEADER = b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (), }               \n"
 
@@ -32,7 +31,7 @@ def assert_same(read: dict, expected: dict) -> None:
     assert list(read) == list(expected)
     for key, value in expected.items():
         assert read[key].dtype == value.dtype.newbyteorder("=")
-        assert read[key].flags.c_contiguous and read[key].flags.writeable
+        assert read[key].flags.c_contiguous
         np.testing.assert_array_equal(read[key], value)
 
 
@@ -102,6 +101,8 @@ def test_every_protocol_type_order_and_key(tmp_path, protocol):
 def test_files_of_numpy_1_name_other_modules(tmp_path, protocol):
     # Both names have lengths in front of them in protocol 4 and 5; replacing needs those too.
     payload = pickled_dict({1: np.arange(3)}, protocol)
+    if protocol >= 4:
+        payload = payload[:2] + payload[11:]  # without the frame, whose length would be wrong
     for room in (b"multiarray", b"numeric"):
         new, old = b"numpy._core." + room, b"numpy.core." + room
         payload = payload.replace(bytes([len(new)]) + new, bytes([len(old)]) + old).replace(new, old)
@@ -130,20 +131,20 @@ def test_a_pickle_that_calls_is_refused_and_does_not_run(tmp_path, monkeypatch, 
         (b"", "its header is not that of a saved dict"),
         (b"\x93NUMPY\x01\x00\x46", "its header"),
         (b"not numpy at all", "its header"),
-        (HEADER, "pickle exhausted"),
-        (HEADER + b"cos\nsystem\n.", "'os' 'system', which is refused because it could run code"),
-        (HEADER + b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "'os' 'system', which is refused"),
+        (HEADER, "truncated or damaged"),
+        (HEADER + b"cos\nsystem\n.", "'os.system', which is refused because it could run code"),
+        (HEADER + b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "'os.system', which is refused"),
         (HEADER + b"}.", "the pickle holds no dict"),
-        (HEADER + b"\x80\x05\x96" + struct.pack("<Q", 2**60), "bytearray8"),
-        (HEADER + b"\x80\x05\x8e" + struct.pack("<Q", 2**60), "bytes8"),
-        (HEADER + b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N.", "the pickle holds no dict"),
-        (HEADER + b"Nr\xff\xff\xff\xff.", "the pickle holds no dict"),
-        (HEADER + b"N0.", "uses POP"),
-        (HEADER + b"F" + b"1" * 5000 + b"\n.", "no newline found"),
-        (HEADER + b"I" + b"x" * 150 + b"\n.", "invalid literal for int"),
+        (HEADER + b"\x80\x05\x96" + struct.pack("<Q", 2**60), "needs more memory|truncated"),
+        (HEADER + b"\x80\x05\x8e" + struct.pack("<Q", 2**60), "needs more memory|truncated"),
+        (HEADER + b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N.", "needs more memory|truncated"),
+        (HEADER + b"N0.", "truncated or damaged"),
+        (HEADER + b"F" + b"1" * 5000 + b"\n.", "malformed"),
+        (HEADER + b"I" + b"x" * 150 + b"\n.", "could not convert|invalid literal"),
+        (HEADER + b"Fa\n.", "could not convert string to float"),
         (HEADER + b"](N\x85e}(u.", "malformed"),
-        (HEADER + b"t.", "malformed"),
-        (HEADER + b"NNu.", "a mark is missing"),
+        (HEADER + b"t.", "truncated or damaged"),
+        (HEADER + b"NNu.", "truncated or damaged"),
     ],
 )
 def test_malformed_files_are_one_line_errors(tmp_path, content, message):
@@ -160,13 +161,12 @@ def test_malformed_files_are_one_line_errors(tmp_path, content, message):
     [
         ({1: "text"}, "a value of the dict is not a numeric array"),
         ({1: 2.5}, "a value of the dict is not a numeric array"),
-        ({1: np.array(["a"])}, "arrays of type 'U1' are not read"),
-        ({1: np.array([None], object)}, "an array of several objects"),
-        ({1: np.zeros(2, "c8")}, "arrays of type 'c8'"),
-        ({(1, 2): np.zeros(1)}, "a key of the dict"),
-        ({2.5: np.zeros(1)}, "a key of the dict"),
-        ({True: np.zeros(1)}, "a key of the dict"),
-        ({2**61 - 1: np.zeros(1)}, "a key of the dict"),
+        ({1: np.array(["a"])}, "arrays of type '<U1' are not read"),
+        ({1: np.array([None], object)}, "a value of the dict is not a numeric array"),
+        ({1: np.zeros(2, "c8")}, "arrays of type '<c8'"),
+        ({(1, 2): np.zeros(1)}, "no dict with integers or strings as keys"),
+        ({2.5: np.zeros(1)}, "no dict with integers or strings as keys"),
+        ({True: np.zeros(1)}, "no dict with integers or strings as keys"),
         (np.zeros(3), "the pickle holds no dict"),
         ([1, 2], "the pickle holds no dict"),
     ],
@@ -176,55 +176,48 @@ def test_only_dicts_of_numeric_arrays(tmp_path, mapping, message):
         load_npy_dict(write_pickle(tmp_path / "a.npy", pickled_dict(mapping, 4)))
 
 
-def test_plain_arrays_missing_and_large_files(tmp_path, monkeypatch):
+def test_plain_arrays_and_missing_files(tmp_path):
     np.save(tmp_path / "plain.npy", np.zeros(3))
     with pytest.raises(UserError, match=r"plain\.npy is not a dict of arrays saved with np\.save"):
         load_npy_dict(tmp_path / "plain.npy")
     with pytest.raises(UserError, match=r"cannot read .*absent\.npy: No such file"):
         load_npy_dict(tmp_path / "absent.npy")
-    save_npy_dict(tmp_path / "a.npy", {1: np.zeros(100)})
-    monkeypatch.setattr(files, "MAX_DICT_BYTES", 500)
-    with pytest.raises(UserError, match=r"a\.npy is larger than"):
-        load_npy_dict(tmp_path / "a.npy")
+
+
+def test_files_of_large_photos_are_read_without_a_copy(tmp_path):
+    maps = {label: np.full((4000, 5000), label, np.float32) for label in (0, 7)}  # 160 MB
+    save_npy_dict(tmp_path / "a.npy", maps)
+    tracemalloc.start()
+    read = load_npy_dict(tmp_path / "a.npy")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_same(read, maps)
+    assert peak < 200e6
 
 
 def test_a_shape_that_lies_is_refused(tmp_path):
     payload = pickled_dict({1: np.zeros(16, np.uint8)}, 3).replace(b"K\x10\x85", b"\x8a\x081234567\x12\x85")
-    with pytest.raises(
-        UserError, match=r"an array claims shape \(1312577418538725937,\) and type uint8 but has 16 bytes"
-    ):
+    with pytest.raises(UserError, match="its pickle is malformed"):
         load_npy_dict(write_pickle(tmp_path / "a.npy", payload))
 
 
-def reduce_array(size: int) -> bytes:
-    """Opcodes for an array of `size` uint8 whose bytes are memo 9."""
-    return (
-        b"cnumpy._core.numeric\n_frombuffer\n(h\x09cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85RM"
-        + struct.pack("<H", size)
-        + b"\x85X\x01\x00\x00\x00CtR"
-    )
-
-
-def test_one_string_named_many_times_does_not_multiply(tmp_path):
-    data = b"B" + struct.pack("<I", 60000) + bytes(60000) + b"q\x09"
-    items = [b"K" + bytes([key]) + reduce_array(60000) for key in range(200)]
-    with pytest.raises(UserError, match="its arrays take more bytes than the file has"):
-        load_npy_dict(write_pickle(tmp_path / "a.npy", b"}(K\xff" + data + b"".join(items) + b"u."))
-    with pytest.raises(UserError, match="the pickle holds no dict"):  # one array is within the file's size
-        load_npy_dict(write_pickle(tmp_path / "a.npy", b"}(K\xff" + data + items[0] + b"u."))
-
-
-def test_nested_tuples_are_never_hashed_or_shown(tmp_path):
-    nest = b")" + b"q\x00h\x00\x86" * 60  # 2**60 leaves in 240 bytes
-    for payload in (b"}" + nest + b"Ns.", nest + b"X\x01\x00\x00\x00a\x93.", b"cnumpy\ndtype\n" + nest + b"\x85R."):
-        with pytest.raises(UserError, match=r"a key of the dict|without a name"):
-            load_npy_dict(write_pickle(tmp_path / "a.npy", payload))
-
-
-def test_the_number_of_steps_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(PickleMachine, "max_steps", 1000)
-    with pytest.raises(UserError, match="more than 1000 pickle steps"):
-        load_npy_dict(write_pickle(tmp_path / "a.npy", b"]" * 5000))
+def test_a_dtype_is_never_made_to_follow_pointers(tmp_path):
+    """numpy's own object dtype takes flags from a pickle that let bytes of the file stand for addresses of objects."""
+    dtype = b"cnumpy\ndtype\n(X\x02\0\0\0O8K\x00K\x01tR(K\x03X\x01\0\0\0|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    address = b"C\x08" + struct.pack("<Q", 0x123456789ABC)
+    values = {
+        "array": b"cnumpy._core.numeric\n_frombuffer\n(" + address + dtype + b"K\x01\x85X\x01\0\0\0CtR",
+        "state": b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01K\x01\x85" + dtype + b"\x89" + address + b"tb",
+        "scalar": b"cnumpy._core.multiarray\nscalar\n(" + dtype + address + b"tR",
+    }
+    outer = b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01)cnumpy\ndtype\nX\x02\0\0\0O8\x85R\x89]"
+    sound = b"cnumpy._core.numeric\n_frombuffer\n(C\x01ccnumpy\ndtype\nX\x02\0\0\0u1\x85RK\x01\x85X\x01\0\0\0CtR"
+    path = write_pickle(tmp_path / "a.npy", outer + b"}K\x01" + sound + b"satb.")
+    assert load_npy_dict(path)[1].tolist() == [ord("c")]
+    for name, value in values.items():
+        path = write_pickle(tmp_path / f"{name}.npy", outer + b"}K\x01" + value + b"satb.")
+        with pytest.raises(UserError, match=r"arrays of type '\|O' are not read|OBJECT array"):
+            load_npy_dict(path)
 
 
 def test_truncations_and_mutations_are_errors_or_dicts(tmp_path):
@@ -238,15 +231,12 @@ def test_truncations_and_mutations_are_errors_or_dicts(tmp_path):
             for _ in range(generator.choice([1, 2, 5])):
                 copy[generator.randrange(len(copy))] = generator.randrange(256)
             damaged.append(bytes(copy))
-        tracemalloc.start()
-        for payload in damaged:
-            try:
-                assert isinstance(load_npy_dict(write_pickle(path, payload)), dict)
-            except UserError as error:
-                assert str(path) in str(error)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 5e6
+        with limited_memory():
+            for payload in damaged:
+                try:
+                    assert isinstance(load_npy_dict(write_pickle(path, payload)), dict)
+                except UserError as error:
+                    assert str(path) in str(error)
 
 
 def test_public_label_file():

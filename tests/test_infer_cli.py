@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import PARITY, REPO, SHARED, needs_shared
 
-from network.file_kind import weights_digest
+from pseudo_label.manifest import weights_digest
 from tool.files import HOST, load_npy_dict
 from voc12.classes import PALETTE
 from voc12.images import load_label

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudo_label.manifest import MANIFEST, check_folder, claim_folder, output_of
+from pseudo_label.manifest import MANIFEST, check_folder, claim_folder, output_of, weights_digest
 from tool.errors import UserError
 from tool.files import HOST, remove_leftovers
 
@@ -109,3 +109,10 @@ def test_digests_are_shortened_and_all_differences_named(tmp_path):
     message = r"made with weights_sha256 a{12} and theta 0.2, this run has b{12} and none; name"
     with pytest.raises(UserError, match=message):
         check_folder(tmp_path, {"weights_sha256": "b" * 64, "theta": None}, overwrite=False)
+
+
+def test_digest_of_weights(tmp_path):
+    (tmp_path / "w").write_bytes(b"abc")
+    assert weights_digest(tmp_path / "w") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(UserError, match=r"weights .*absent\.pth does not exist"):
+        weights_digest(tmp_path / "absent.pth")

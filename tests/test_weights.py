@@ -1,5 +1,3 @@
-import zipfile
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from weight_files import (
     params_bytes,
     pickle_of,
     small_tensors,
+    torch_03_bytes,
     torch_bytes,
     with_pickle,
     zip_bytes,
@@ -17,9 +16,9 @@ from weight_files import (
 )
 
 from network import resnet38_EDAM_tiny
-from network.torch_file import read_torch_file
 from network.weights import load_weights, read_state_dict
 from tool.errors import UserError
+from tool.weight_file import read_torch_file
 
 POSITIONS = "embedding.position.pe"
 both_formats = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -89,6 +88,20 @@ def test_reads_just_what_torch_reads(tmp_path, legacy):
     assert same(ours, theirs)
     ours["views"][0].zero_()
     assert ours["views"][1][3, 0] == 0  # they share memory, as they did when saved
+
+
+def test_reads_files_of_pytorch_0_3(tmp_path):
+    read = read_state_dict(write(tmp_path / "a.pth", torch_03_bytes()))
+    assert read["a"].tolist() == [[0, 1, 2], [3, 4, 5]] and read["b"].tolist() == [2, 3]
+    read["b"].zero_()
+    assert read["a"].tolist() == [[0, 1, 0], [0, 4, 5]]
+
+
+def test_warnings_of_pytorch_are_not_shown(tmp_path, recwarn):
+    path = write(tmp_path / "a.pth", with_pickle(GOOD, pickle_of(GOOD).replace(b"\x80\x02", b"\x80\x03", 1)))
+    assert set(read_state_dict(path)) == {"a.weight", "b"} and not recwarn
+    torch.load(path, weights_only=True)
+    assert len(recwarn) == 1  # there was something to show
 
 
 @both_formats
@@ -253,22 +266,18 @@ def archive(name: str, content: bytes) -> bytes:
         (b"{}", "it is a text file"),
         (bytes(100), "it is of an unknown kind"),
         (zip_bytes({"EDAM.pth": GOOD}), "it is a zip archive without tensors; unpack it"),
-        (zip_bytes(zip_records(GOOD), zipfile.ZIP_DEFLATED), "it has compressed records"),
         (archive("archive/constants.pkl", b""), "it is a TorchScript archive; save the state_dict"),
-        (archive("archive/byteorder", b"big"), "it was written on a big-endian machine"),
-        (GOOD[:-30], "it is truncated or damaged"),
-        (GOOD.replace(torch.arange(6.0).numpy().tobytes(), bytes(24)), "it is truncated or damaged"),
-        (with_pickle(GOOD, b""), "cannot load the PyTorch file"),
-        (with_pickle(GOOD, pickle_of(GOOD).replace(b"K\x06", b"K\x07", 1)), "storage 0 claims 28 bytes but has 24"),
-        (
-            with_pickle(GOOD, pickle_of(GOOD).replace(b"K\x03\x86", b"K\x04\x86")),
-            r"claims the shape \(2, 4\), but its storage has 6",
-        ),
-        (LEGACY[:-1], "it ends early"),
-        (LEGACY.replace(b"\x80\x02M\xe9\x03.", b"\x80\x02M\xe8\x03."), "its legacy header is of an unknown version"),
-        (LEGACY.replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89"), "big-endian"),
-        (torch_bytes({"a": np.float64(1)}), "it asks for '.*', which is refused because it could run code"),
-        (torch_bytes({"a": torch.zeros(2).to_sparse()}), "'_rebuild_sparse_tensor', which is refused"),
+        (GOOD[:-30], "it is truncated$"),
+        (GOOD.replace(torch.arange(6.0).numpy().tobytes(), bytes(24)), "it is damaged"),
+        (with_pickle(GOOD, b""), "it is truncated$"),
+        (with_pickle(GOOD, pickle_of(GOOD).replace(b"K\x06", b"K\x07", 1)), "it is damaged"),
+        (with_pickle(GOOD, pickle_of(GOOD).replace(b"K\x03\x86", b"K\x04\x86")), "it is damaged"),
+        (LEGACY[:-1], "it is truncated$"),
+        (LEGACY[:60], "it is truncated$"),
+        (LEGACY[: LEGACY.index(b"_rebuild_tensor") + 5], "it is truncated$"),
+        (LEGACY.replace(b"\x80\x02M\xe9\x03.", b"\x80\x02M\xe8\x03."), "it is damaged"),
+        (torch_bytes({"a": np.float64(1)}), r"it asks for numpy\..*scalar, which is refused because it could run code"),
+        (torch_bytes({"a": torch.zeros(2).to_sparse()}), "holds no state_dict: 'a' is no dense tensor"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )

@@ -1,6 +1,7 @@
 """Files of weights made by hand, for the tests: MXNet's three layouts, PyTorch's two formats, and changes to them."""
 
 import io
+import pickle
 import re
 import struct
 import zipfile
@@ -55,6 +56,33 @@ def torch_bytes(value: Any, legacy: bool = False) -> bytes:
         return b"X\x03\0\0\0" + key
 
     return re.sub(rb"X[\x08-\x14]\0\0\0([0-9]{8,20})(?=[qr])", numbered, buffer.getvalue())
+
+
+class _Call:
+    """Pickled as a call of `function`."""
+
+    def __init__(self, function: Any, *arguments: Any):
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, tuple]:
+        return self.call
+
+
+class _Storage03(pickle.Pickler):
+    def persistent_id(self, value: Any) -> Any:
+        return value.call[1] if isinstance(value, _Call) and value.call[0] is None else None
+
+
+def torch_03_bytes() -> bytes:
+    """A file as PyTorch 0.3 wrote it: {"a": 0..5 as (2, 3), "b": the values 2 and 3 of it, by a view of its storage}."""
+    storage = [_Call(None, "storage", torch.FloatStorage, "7", "cpu", 6, view) for view in (None, ("8", 2, 2))]
+    rebuild = torch._utils._rebuild_tensor
+    state = {"a": _Call(rebuild, storage[0], 0, (2, 3), (3, 1)), "b": _Call(rebuild, storage[1], 0, (2,), (1,))}
+    buffer = io.BytesIO()
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    for part in (0x1950A86A20F9469CFC6C, 1001, system, state, ["7"]):
+        _Storage03(buffer, 2).dump(part)
+    return buffer.getvalue() + struct.pack("<q6f", 6, *range(6))
 
 
 def zip_records(data: bytes) -> dict[str, bytes]:

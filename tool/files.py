@@ -1,7 +1,8 @@
-"""Files written whole or not at all, and .npy dicts read without running what a pickle asks for."""
+"""Files written whole or not at all, and .npy dicts."""
 
 import contextlib
 import os
+import pickle
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from tool.errors import UserError
-from tool.pickled import read_pickled_dict
+from tool.npy_dict import read_pickled_dict
 
-# The maps of a 500x375 photo with all 21 labels are 16 MB. With this limit the worst file stays below 1 GB of memory.
-MAX_DICT_BYTES = 128 * 2**20
 # Part of a temporary file's name: on a shared disk a process number says nothing about other machines.
 HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:30] or "host"
 _DICT_HEADER = b"{'descr':'|O','fortran_order':False,'shape':(),}"  # in every numpy; compared rather than evaluated
@@ -98,25 +97,26 @@ def save_npy_dict(path: str | Path, mapping: Mapping[int | str, np.ndarray]) -> 
 
 
 def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
-    """Read a dict of arrays saved with np.save (numpy 1 or 2, pickle protocols 2 to 5) without unpickling it.
+    """Read a dict of arrays saved with np.save (numpy 1 or 2, pickle protocols 2 to 5). Nothing in the file can run.
 
-    Keys are int or str, values numeric arrays, C-ordered, in native byte order. Raises UserError naming the file where
-    it is missing, larger than 128 MB, or anything but such a dict.
+    Keys are int or str, values numeric arrays, C-ordered, in native byte order, most of them read-only. Raises UserError
+    naming the file where it is missing or anything but such a dict.
     """
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_DICT_BYTES:
-                raise UserError(f"{path} is larger than {MAX_DICT_BYTES} bytes, the most that is read from a .npy dict")
-            raw = file.read(size)
+            head = file.read(10)
+            header = file.read(int.from_bytes(head[8:], "little"))
+            if head[:8] != b"\x93NUMPY\x01\x00" or b"".join(header.split()) != _DICT_HEADER:
+                raise ValueError("its header is not that of a saved dict")
+            return read_pickled_dict(file)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    start = 10 + int.from_bytes(raw[8:10], "little")
-    try:
-        if raw[:8] != b"\x93NUMPY\x01\x00" or b"".join(raw[10:start].split()) != _DICT_HEADER:
-            raise ValueError("its header is not that of a saved dict")
-        return read_pickled_dict(raw, start)
     except ValueError as error:
-        raise UserError(f"{path} is not a dict of arrays saved with np.save: {str(error)[:200]}") from error
-    except (TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not a dict of arrays saved with np.save: {reason}") from error
+    except (EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is truncated or damaged: its pickle ends early or is malformed") from error
+    except MemoryError as error:
+        raise UserError(f"{path} is damaged, or needs more memory than there is") from error
+    except Exception as error:  # whatever else foreign contents raise
         raise UserError(f"{path} is not a dict of arrays saved with np.save: its pickle is malformed") from error
