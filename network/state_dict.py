@@ -158,8 +158,9 @@ def _are_tensors(value: object) -> bool:
 
 def _is_dense(value: object) -> bool:
     """An ordinary tensor: not sparse, nested, quantised, or without values."""
-    ordinary = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-    return ordinary and not value.is_quantized and not value.is_nested
+    if not isinstance(value, Tensor) or value.is_quantized or value.is_nested:
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _what(value: object) -> str:

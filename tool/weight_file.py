@@ -74,7 +74,7 @@ def read_torch_file(path: str | Path, stand_ins: Mapping[str, type] | None = Non
             if kind == TORCH_ZIP and zipfile.ZipFile(file).testzip():
                 raise ValueError("a checksum is wrong, which torch.load would not notice")
             file.seek(0)
-            known = [(kind, name) for name, kind in (stand_ins or {}).items()]
+            known: list[Any] = [(kind, name) for name, kind in (stand_ins or {}).items()]
             with warnings.catch_warnings(), torch.serialization.safe_globals(known):
                 warnings.simplefilter("ignore")  # PyTorch's, about older files
                 return torch.load(file, map_location="cpu", weights_only=True)
