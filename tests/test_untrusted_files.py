@@ -26,7 +26,7 @@ from weight_files import (
     zip_records,
 )
 
-from network.weights import read_state_dict
+from network.state_dict import read_state_dict
 from tool.errors import UserError
 from tool.files import load_npy_dict
 from voc12.lists import photo_path, read_image_list, read_pairs

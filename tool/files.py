@@ -91,7 +91,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 def save_npy_dict(path: str | Path, mapping: Mapping[int | str, np.ndarray]) -> None:
-    """Write a dict of arrays with np.save: `np.load(path, allow_pickle=True).item()` reads it, as this field's code does."""
+    """Write a dict of arrays as PSA, SEAM and EDAM do: `np.load(path, allow_pickle=True).item()` reads it."""
     with atomic_write(path) as file:
         np.save(file, dict(mapping), allow_pickle=True)
 
@@ -112,7 +112,8 @@ def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UserError(f"{path} is not a dict of arrays saved with np.save: {str(error)[:200]}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not a dict of arrays saved with np.save: {reason}") from error
     except (EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is truncated or damaged: its pickle ends early or is malformed") from error
     except MemoryError as error:

@@ -18,7 +18,7 @@ class _Array:
     def __init__(self, data: bytes, dtype: _Dtype, shape: tuple, order: str):
         if dtype.kind.kind not in "biuf":
             raise ValueError(f"arrays of type {dtype.kind.str[:20]!r} are not read, numeric ones only")
-        array = np.ndarray(shape, dtype.kind, data, order=order)  # type: ignore[call-overload]
+        array = np.ndarray(shape, dtype.kind, data, order=order)  # type: ignore[arg-type]
         self.value: Any = np.asarray(array, dtype.kind.newbyteorder("="), order="C")
 
     def __setstate__(self, state: tuple) -> None:

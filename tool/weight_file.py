@@ -3,6 +3,7 @@
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,11 +28,12 @@ _SIGNATURES = {  # the first bytes of a file
     b"<": "a web page, so the download went wrong",
 }
 _REASONS = {  # what the errors of PyTorch and zipfile mean, the first that fits
-    r"GLOBAL ([\w.]+)": r"it asks for \1, which is refused because it could run code",
+    r"GLOBAL ([\w.]{1,200})": r"it asks for \1, which is refused because it could run code",
     r"TorchScript": "it is a TorchScript archive; save the state_dict() of its network instead",
     r"subdirectory|data\.pkl": "it is a zip archive without tensors; unpack it if weights are in it",
     r"MemoryError|allocate": "it is damaged, or needs more memory than there is",
     r"not a zip file|EOF": "it is truncated",
+    r"UnpicklingError": "it holds objects of classes that are not known here",
     r"": "it is damaged",
 }
 
@@ -58,10 +60,11 @@ def open_weights(path: str | Path) -> tuple[IO[bytes], str]:
     return file, next(kinds, "a text file" if text else "of an unknown kind")
 
 
-def read_torch_file(path: str | Path) -> Any:
+def read_torch_file(path: str | Path, stand_ins: Mapping[str, type] | None = None) -> Any:
     """What was saved: dicts, lists, tuples, strings, numbers, None and tensors (CPU; views where they share memory).
 
-    Raises UserError: no such file, another kind of file, a truncated or damaged one, or one that holds other objects.
+    `stand_ins` are made, by full name, in the place of objects of other classes. Raises UserError: no such file, another
+    kind of file, a truncated or damaged one, or one that holds other objects (an UnpicklingError is the cause then).
     """
     file, kind = open_weights(path)
     with file:
@@ -71,11 +74,12 @@ def read_torch_file(path: str | Path) -> Any:
             if kind == TORCH_ZIP and zipfile.ZipFile(file).testzip():
                 raise ValueError("a checksum is wrong, which torch.load would not notice")
             file.seek(0)
-            with warnings.catch_warnings():  # PyTorch's, about older files
-                warnings.simplefilter("ignore")
+            known: list[Any] = [(kind, name) for name, kind in (stand_ins or {}).items()]
+            with warnings.catch_warnings(), torch.serialization.safe_globals(known):
+                warnings.simplefilter("ignore")  # PyTorch's, about older files
                 return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever foreign contents raise
-            cut = kind == TORCH_LEGACY and not file.read(1)
-            text = "EOF" if cut else f"{type(error).__name__} {error}"
+        except Exception as raised:  # whatever foreign contents raise
+            error = EOFError() if kind == TORCH_LEGACY and not file.read(1) else raised
+            text = f"{type(error).__name__} {error}"
             pattern, match = next((p, m) for p in _REASONS if (m := re.search(p, text)))
             raise UserError(f"cannot load the PyTorch file {path}: {match.expand(_REASONS[pattern])}") from error

@@ -1,0 +1,182 @@
+"""Tensors by name from a file of weights, whoever saved it; and loading them into any network, whole or its backbone alone."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from network.foreign import Opaque, read_foreign, to_save_anew
+from network.mxnet_params import read_params, to_resnet38d
+from tool.errors import UserError
+from tool.weight_file import MXNET, TORCH_LEGACY, TORCH_ZIP, open_weights
+
+# Under which training states keep the network, and what wrapping a network puts before all names.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")  # DataParallel, torch.compile, Lightning
+_COUNTER = "num_batches_tracked"  # of batch norms; absent from MXNet and old files, and used by nothing here
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of the files that a kind of networks starts from.
+
+    Args:
+        backbone: names of the backbone's tensors. A file that holds all of them may lack the other layers.
+        other_heads: layers of other trainings of that backbone, which are left out where the backbone alone is loaded.
+        tables: fixed tensors whose size follows the crop; the network's own are right.
+        seen_by: words for a network -> layers that give it away. The family's own comes first; the first that fits is meant.
+    """
+
+    backbone: re.Pattern[str]
+    other_heads: Collection[str]
+    tables: Collection[str]
+    seen_by: Mapping[str, Collection[str]]
+
+    def seems(self, given: Collection[str]) -> str:
+        """Words for the network that tensors of these names are of."""
+        tops = {name.split(".")[0] for name in given}
+        words = (words for words, layers in self.seen_by.items() if tops.issuperset(layers))
+        return next(words, f"{len(given)} tensors ({_tops(given)})")
+
+
+@dataclass
+class LoadReport:
+    """What was loaded. `missing` tensors kept their initial values, `unexpected` ones were left out."""
+
+    path: str
+    loaded: int
+    missing: list[str]
+    unexpected: list[str]
+
+    def __str__(self) -> str:
+        line = f"loaded {self.loaded} tensors from {self.path}"
+        if self.missing:
+            line += f"; {_tops(self.missing)} not in it, so these start from random values"
+        if self.unexpected:
+            line += f"; left out {_tops(self.unexpected)}"
+        return line
+
+
+def read_state_dict(path: str | Path, known: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors of a network by name, on the CPU, from an MXNet `.params` or a PyTorch `.pth` file. Nothing in it can run.
+
+    Of a training state the network alone; "module.", "model." and the like before all names are removed until one of the
+    names is among `known`, those of the network to fill. Raises UserError naming the file: missing, of another kind,
+    damaged, or without tensors.
+    """
+    file, kind = open_weights(path)
+    file.close()
+    if kind == MXNET:
+        try:
+            return to_resnet38d(read_params(path))
+        except UserError as error:
+            raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
+    if kind not in (TORCH_ZIP, TORCH_LEGACY):
+        raise UserError(f"{path} holds no weights: it is {kind}; MXNet .params and PyTorch .pth files are read")
+    return _strip(_unwrap(read_foreign(path), path), known)
+
+
+def load_state(net: nn.Module, path: str | Path, family: Family) -> LoadReport:
+    """Load a file into `net`: all of its tensors, or a whole backbone, the new layers then keeping their initial values.
+
+    Nothing changes in `net` unless everything fits.
+    Raises UserError, naming the first offenders: weights of another network, other shapes, values that are not finite.
+    """
+    own = net.state_dict()
+    given = read_state_dict(path, own)
+    for name in family.tables:
+        if name in own and name in given and given[name].shape != own[name].shape:
+            del given[name]
+
+    loaded = [name for name in own if name in given]
+    optional = [*family.tables, *(name for name in own if name.endswith(_COUNTER))]
+    missing = [name for name in own if name not in given and name not in optional]
+    unexpected = [name for name in given if name not in own]
+    seems = family.seems(given)
+    words = list(family.seen_by)
+    hint = "; is --network the one that it was trained with?" if words and seems == words[0] else ""
+    backbone = bool(loaded) and all(family.backbone.match(name) for name in loaded)
+    if unexpected and not (backbone and all(name.split(".")[0] in family.other_heads for name in unexpected)):
+        raise UserError(f"{path} holds {seems}, not weights of this network: {_first(unexpected)} unknown to it{hint}")
+    if missing and not (backbone and not any(family.backbone.match(name) for name in missing)):
+        raise UserError(f"{path} holds {seems} but lacks {_first(missing)} of this network{hint}")
+    if wrong := [name for name in loaded if given[name].shape != own[name].shape]:
+        name = wrong[0]
+        raise UserError(
+            f"{path} holds {seems} of other sizes than this network: {name} is {tuple(given[name].shape)} "
+            f"in the file, {tuple(own[name].shape)} in the network ({len(wrong)} tensors differ){hint}"
+        )
+
+    values = {name: given[name].to(own[name].dtype) for name in loaded}
+    for name, value in values.items():
+        if not torch.isfinite(value).all():
+            raise UserError(
+                f"{path}: {name} holds values that are not finite; the training diverged or the file is damaged"
+            )
+    net.load_state_dict(values, strict=False)
+    return LoadReport(str(path), len(values), missing, unexpected)
+
+
+def _unwrap(saved: object, path: str | Path) -> dict[str, Tensor]:
+    """The tensors in what was saved: under a known name, or the only dict of tensors there is."""
+    for _ in range(3):  # wrappers may be wrapped
+        if not isinstance(saved, dict) or _are_tensors(saved):
+            break
+        named = [saved[key] for key in _WRAPPERS if isinstance(saved.get(key), dict)]
+        alone = [value for value in saved.values() if _are_tensors(value)]
+        found = [value for value in named if _are_tensors(value)] or (alone if len(alone) == 1 else named)
+        if not found:
+            break
+        saved = found[0]
+    if not isinstance(saved, dict) or not saved:
+        anew = f": {to_save_anew(path, 's.state_dict()')}" if isinstance(saved, Opaque) else "; save `net.state_dict()`"
+        raise UserError(f"{path} holds no state_dict but {_what(saved)}{anew}")
+    for name, value in saved.items():
+        if not isinstance(name, str) or not _is_dense(value):
+            module = isinstance(value, Opaque) and name in _WRAPPERS
+            anew = f": {to_save_anew(path, f's[{name!r}].state_dict()')}" if module else "; save `net.state_dict()`"
+            raise UserError(f"{path} holds no state_dict: {name!r:.80} is {_what(value)}{anew}")
+    return {name: value.detach() for name, value in saved.items()}
+
+
+def _strip(state: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
+    """Remove what stands before all names, again and again, until a name is among `known`."""
+    while not any(name in known for name in state):
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _are_tensors(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _is_dense(value: object) -> bool:
+    """An ordinary tensor: not sparse, nested, quantised, or without values."""
+    if not isinstance(value, Tensor) or value.is_quantized or value.is_nested:
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _what(value: object) -> str:
+    if isinstance(value, dict | list | tuple) and not value:
+        return f"an empty {type(value).__name__}"
+    if isinstance(value, Tensor):
+        return "a tensor" if _is_dense(value) else "no dense tensor"
+    return f"a {type(value).__name__}"
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(name[:80] for name in names[:count]) + more
+
+
+def _tops(names: Collection[str]) -> str:
+    """The layers that tensors belong to, each once."""
+    return _first(list(dict.fromkeys(name.split(".")[0] for name in names)), 6)
