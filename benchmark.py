@@ -18,12 +18,12 @@ from torch import nn
 
 from measuring import Timer, convolution_rate, in_child, maps_operations, measure_step, step_operations, time_script
 from network import make_net
-from pseudo_label.class_maps import class_maps, prepare
+from pseudo_label.class_maps import class_maps
 from pseudo_label.crf import dense_crf, with_background
 from tool import distributed, flags
 from tool.errors import run
 from tool.files import atomic_write, check_writable
-from tool.precision import AMP_DTYPES, autocast, setup_precision
+from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision
 from tool.transforms import views
 
 FULL_SCHEDULE = 132275  # pairs
@@ -89,7 +89,7 @@ def maps_rows(bench: Bench) -> Iterator[str]:
     """Multi-scale class maps of a photo."""
     work, scaled = maps_operations(bench.network, bench.size), views(bench.photo())
     for precision, amp in bench.each_precision():
-        net = prepare(make_net(bench.network), bench.device, amp)
+        net = inference_form(make_net(bench.network), bench.device, amp)
 
         def maps(net: nn.Module = net, amp: str = amp) -> torch.Tensor:
             with autocast(bench.device, amp):

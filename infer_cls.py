@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from network import make_net
 from network.weights import load_weights
 from pseudo_label import inference
-from pseudo_label.class_maps import class_maps, prepare
+from pseudo_label.class_maps import class_maps
 from pseudo_label.fusion import check_theta
 from pseudo_label.jobs import LabelJob
 from pseudo_label.manifest import weights_digest
@@ -81,7 +81,6 @@ def main() -> None:
         ids=list(labels),
         weights_sha256=weights_digest(args.weights),
         load_network=load_network,
-        prepare=prepare,
         photos=partial(MultiScalePhotos, voc12_root=args.voc12_root),
         compute=compute,
         announce=lambda: tell_idle_flags(args, job),

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from network import make_net
+from network.frozen_norm import thaw
 from tool import distributed, flags
 from tool.checkpoint import TrainingState, save_torch
 from tool.errors import UserError, run
@@ -99,17 +100,6 @@ class Classifier(nn.Module):
         """(N, 3, H, W) -> logits (N, classes)."""
         scores = self.head(self.backbone.features(images).relu()).flatten(2)  # (N, classes, h * w)
         return scores.topk(max(1, round(self.top * scores.shape[2]))).values.mean(2)
-
-
-def thaw(net: nn.Module) -> None:
-    """Put ordinary batch norms, which learn, in place of frozen ones, and let every parameter be trained."""
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                norm = nn.BatchNorm2d(child.num_features, child.eps, momentum=0.05)
-                norm.load_state_dict(child.state_dict())
-                setattr(module, name, norm)
-    net.requires_grad_(True)
 
 
 def backbone_state(net: nn.Module) -> dict[str, Tensor]:

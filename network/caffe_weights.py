@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from network.caffe_resnet import CaffeResNet
-from network.weights import read_state_dict
+from network.state_dict import read_state_dict
 from tool.errors import UserError
 
 _COUNTER = "num_batches_tracked"  # of batch norms; absent from some files, and used by nothing here

@@ -32,6 +32,17 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
+def thaw(net: nn.Module) -> None:
+    """Put ordinary batch norms, which learn, in place of frozen ones, and let every parameter be trained."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                norm = nn.BatchNorm2d(child.num_features, child.eps, momentum=0.05)
+                norm.load_state_dict(child.state_dict())
+                setattr(module, name, norm)
+    net.requires_grad_(True)
+
+
 @torch.no_grad()
 def fold(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> None:
     """Scale the convolutions, whose sum the norm is applied to, and give the first one the shift as a bias."""

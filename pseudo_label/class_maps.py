@@ -9,24 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pseudo_label.visualise import heat
-from tool.precision import AMP_DTYPES
 from tool.transforms import normalise, views
 from voc12.images import load_photo
-
-
-def prepare(net: nn.Module, device: torch.device, amp: str = "off") -> nn.Module:
-    """Make a network with `forward_cam` ready for `class_maps`: on the device, frozen, in the fastest form. It can't be trained then.
-
-    amp: "off", "bf16" or "fp16", the precision of the autocast context that the maps will be computed in: convolution weights
-    are cast once instead of for every photo.
-    """
-    net.eval().requires_grad_(False)
-    if hasattr(net, "fold_batch_norms"):
-        net.fold_batch_norms()
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d) and amp != "off":
-            module.to(AMP_DTYPES[amp])
-    return net.to(device, memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
@@ -36,7 +20,7 @@ def class_maps(
     """Class maps of one photo: masks of all views and their mirror images, upsampled, summed, each divided by its maximum.
 
     Args:
-        net: with `forward_cam`, in eval mode on `device`, better still from `prepare`.
+        net: with `forward_cam`, in eval mode on `device`, best in `tool.precision.inference_form`.
         views: the photo at several scales, uint8 (h, w, 3).
         classes: the classes wanted, from 0.
         size: (H, W) of the maps.

@@ -22,7 +22,7 @@ from tool import distributed, flags
 from tool.errors import BadPhoto, UserError
 from tool.files import make_folder
 from tool.loading import items
-from tool.precision import autocast, setup_precision, warn_of_emulation
+from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
 
 MORE_MEMORY = "smaller photos or --amp bf16 need less; --device cpu has all of the machine's"
 
@@ -35,7 +35,6 @@ class Task:
     ids: the photos, each once; those that are finished are left out.
     weights_sha256: which weights it is computed with, for the manifests.
     load_network: makes the network, trained weights loaded, and the line to report.
-    prepare: brings it to the device, in its fastest form.
     photos: ids -> dataset of (id, photo uint8 RGB (H, W, 3), inputs of the network), or (id, UserError, None) for a bad one.
     compute: (network, id, photo, inputs, device) -> the arrays that the job writes, behind the id and the photo.
     announce: called once before the work, when nothing is left that could be wrong with the flags.
@@ -46,7 +45,6 @@ class Task:
     ids: Sequence[str]
     weights_sha256: str
     load_network: Callable[[], tuple[nn.Module, str]]
-    prepare: Callable[[nn.Module, torch.device, str], nn.Module]
     photos: Callable[[list[str]], Dataset]
     compute: Callable[[nn.Module, str, Tensor, Any, torch.device], tuple]
     announce: Callable[[], None] = lambda: None
@@ -99,7 +97,7 @@ def run(args: argparse.Namespace, task: Task) -> None:
                 make_folder(folder)  # on this machine, should it be another one's disk
             if rank == 0 and len(todo) < len(task.ids):
                 print(f"{len(task.ids) - len(todo)} of {len(task.ids)} photos are finished already", flush=True)
-            _process(args, task, task.prepare(net, device, args.amp), todo[rank::world], pool, device, rank)
+            _process(args, task, inference_form(net, device, args.amp), todo[rank::world], pool, device, rank)
             counts = distributed.gather((pool.finished, pool.failures, pool.remarks))
     finally:
         pool.close()

@@ -24,6 +24,15 @@ def load_photo(path: str | Path) -> Image.Image:
     return _decode(path, "photo", ("JPEG", "PNG")).convert("RGB")
 
 
+def photo_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of the photo at `path`, from its header. UserError: as `load_photo`."""
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError):
+        return load_photo(path).size  # says what is wrong
+
+
 def load_label(path: str | Path) -> np.ndarray:
     """Return the label map at `path`, uint8 (H, W): the indices of a palette PNG, the values of a grey one."""
     image = _decode(path, "label map", ("PNG",))

@@ -1,0 +1,73 @@
+"""Segment photos with a trained DeepLab-v2: label PNGs, without and with a dense CRF.
+
+    python infer_deeplab.py --voc12_root VOC2012 --infer_list voc12/val.txt --weights checkpoints/DeepLabV2/DeepLabV2.pth \\
+        --out_pred PRED --out_crf_pred CRF
+Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_node 4 infer_deeplab.py ...
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from network import make_net
+from network.caffe_weights import load_weights
+from pseudo_label import inference
+from pseudo_label.manifest import weights_digest
+from pseudo_label.segmentation import SegmentationJob, probabilities
+from tool import flags
+from tool.errors import UserError, run
+from voc12.data import WholePhotos
+from voc12.lists import check_root, read_image_list
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add, network = parser.add_argument, "network.deeplab_v2"
+    add("--weights", required=True, metavar="FILE", help="trained DeepLab-v2 (.pth)")
+    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--infer_list", default="voc12/val.txt", metavar="FILE", help="photos to segment")
+    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
+    add("--out_pred", type=Path, metavar="DIR", help="write label PNGs")
+    add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
+    add("--out_prob", type=Path, metavar="DIR", help="write probabilities, <id>.npy: float16 (21, H, W)")
+    scales = "scales whose maximum is taken together with the whole size; otherwise the network's own, 0.5 and 0.75"
+    add("--scales", type=flags.number(float, 0.1, 4), nargs="+", metavar="S", help=scales)
+    add("--flip", action="store_true", help="the mean of each photo's and its mirror image's probabilities")
+    inference.add_flags(parser, workers="compute CRFs and write files")
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    check_root(args.voc12_root)
+    net = make_net(args.network)
+    if args.scales:
+        net.scales = tuple(scale for scale in args.scales if scale != 1)
+    job = SegmentationJob(args.out_pred, args.out_crf_pred, args.out_prob, net.scales, args.flip)
+    inference.check_outputs(job)
+
+    def load_network() -> tuple[nn.Module, str]:
+        report = load_weights(net, args.weights)
+        if report.missing:
+            raise UserError(f"{report}: no trained DeepLab-v2, which is what segments photos")
+        return net, str(report)
+
+    def compute(net: nn.Module, image_id: str, photo: Tensor, inputs: None, device: torch.device) -> tuple:
+        return job.results(image_id, probabilities(net, photo, device, args.flip))
+
+    task = inference.Task(
+        job=job,
+        ids=list(dict.fromkeys(read_image_list(args.infer_list))),
+        weights_sha256=weights_digest(args.weights),
+        load_network=load_network,
+        photos=partial(WholePhotos, voc12_root=args.voc12_root),
+        compute=compute,
+    )
+    inference.run(args, task)
+
+
+if __name__ == "__main__":
+    run(main, "interrupted; the same command goes on")

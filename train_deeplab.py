@@ -1,0 +1,113 @@
+"""Train DeepLab-v2 on label maps: pseudo labels as infer_cls.py writes them, or ground truth.
+
+    python train_deeplab.py --voc12_root VOC2012 --label_dir OUT_CRF_PRED --weights deeplabv1_resnet101-coco.pth
+Several processes or machines:     torchrun --nproc_per_node 4 train_deeplab.py ... (the batch size counts photos over all of them)
+Interrupted, the same command with --resume goes on.
+"""
+
+import argparse
+import sys
+import zlib
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from network import make_net
+from network.caffe_weights import load_weights
+from network.frozen_norm import thaw
+from network.segmentation_loss import multi_scale_loss
+from pseudo_label.segmentation import label_pictures
+from tool import flags, training
+from tool.errors import UserError, run
+from tool.optim import make_sgd, set_learning_rate, stepwise_lr_factor
+from tool.precision import training_form
+from voc12.classes import PALETTE
+from voc12.data import LabelledPhotos, bad_items
+from voc12.lists import check_root, read_image_list
+
+# Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
+MUST_MATCH = ("max_iters", "crop_size", "balanced_loss", "freeze_bn")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
+    network = "network.deeplab_v2"
+    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
+    add("--label_dir", required=True, metavar="DIR", help="label PNGs, <id>.png with values 0..20, or 255 for unknown")
+    add("--train_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to train on")
+    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    weights = "initial weights, such as deeplabv1_resnet101-coco.pth, or a trained DeepLab-v2 (.pth); random without it"
+    add("--weights", metavar="FILE", help=weights)
+    add("--max_iters", type=positive, default=20000, metavar="N", help="training steps")
+    add("--batch_size", type=positive, default=10, help="photos per step, over all GPUs and processes")
+    parts = "parts that a step is computed in, one after the other, to save memory; a loss is the mean over its part"
+    add("--iter_size", type=positive, default=2, help=parts)
+    add("--crop_size", type=positive, default=321, help="side of the square training crops in pixels")
+    add("--lr", type=number, default=2.5e-4, help="learning rate of the backbone; new layers have ten times as much")
+    add("--wt_dec", type=number, default=5e-4, help="weight decay")
+    balanced = "background and objects count equally in the loss; with ImageNet weights the plain one may diverge"
+    add("--balanced_loss", action="store_true", help=balanced)
+    freeze = "keep the batch norms as they are in --weights, as published; without weights they have to learn"
+    add("--freeze_bn", action=argparse.BooleanOptionalAction, default=True, help=freeze)
+    add("--skip_errors", action="store_true", help="leave out photos whose files are missing or bad, and say which")
+    training.add_flags(parser, session_name="DeepLabV2", pictures="the predicted labels")
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    if args.batch_size % args.iter_size:
+        raise UserError(f"--batch_size {args.batch_size} is no multiple of --iter_size {args.iter_size}")
+    check_root(args.voc12_root)
+    training.run(args, make_task, "raise --iter_size, lower --batch_size or --crop_size, or --amp bf16")
+
+
+def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
+    """Make the network and check the data. UserError: what the flags name is not there or does not fit."""
+    net = make_net(args.network)
+    if not args.freeze_bn:
+        thaw(net)
+    net = training_form(net, device, args.amp, args.tf32).train()
+    optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
+    data = sound_photos(args, net)
+
+    def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
+        """The mean over the parts of a step of their sums over the scales."""
+        pictures, labels = batch  # (N, 3, H, W), (N, H, W)
+        logits = [scale.float() for scale in model(pictures)]
+        return multi_scale_loss(logits, labels, args.balanced_loss) / args.iter_size
+
+    settings = {name: getattr(args, name) for name in MUST_MATCH}
+    return training.Task(
+        net=net,
+        optimizer=optimizer,
+        data=data,
+        max_step=args.max_iters,
+        settings=settings | {"train_list_crc32": zlib.crc32(repr(data.ids).encode())},
+        loss=loss,
+        set_learning_rate=lambda step: set_learning_rate(optimizer, stepwise_lr_factor(step, args.max_iters)),
+        load_weights=partial(load_weights, net),
+        pictures=partial(label_pictures, photos=[(i, *data.load(i)) for i in data.ids[:4]], palette=PALETTE),
+    )
+
+
+def sound_photos(args: argparse.Namespace, net: nn.Module) -> LabelledPhotos:
+    """The photos to train on, all of whose files were looked at. UserError: some are bad, unless --skip_errors, or all."""
+    ids = list(dict.fromkeys(read_image_list(args.train_list)))
+    data = LabelledPhotos(ids, args.voc12_root, args.label_dir, args.crop_size, args.seed, net.input)
+    bad = bad_items(data, net.num_labels)
+    for image_id, message in bad:
+        print(f"{image_id}: {message}", file=sys.stderr)
+    if bad and (not args.skip_errors or len(bad) == len(ids)):
+        remedy = "" if args.skip_errors else "; --skip_errors trains without them"
+        raise UserError(
+            f"{len(bad)} of the {len(ids)} photos of {args.train_list} can't be trained on, listed above{remedy}"
+        )
+    data.ids = [image_id for image_id in ids if image_id not in dict(bad)]
+    return data
+
+
+if __name__ == "__main__":
+    run(main)
