@@ -84,7 +84,9 @@ class Commands:
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["train_EDAM_cls", "infer_cls", "eval", "colorful"])
+        self.context.set_forkserver_preload(
+            ["train_EDAM_cls", "infer_cls", "train_deeplab", "infer_deeplab", "eval", "colorful"]
+        )
         self.number = 0
 
     def start(self, cwd: Path, script: str, *args: object, limits: dict[int, int] | None = None) -> Command:

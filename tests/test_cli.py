@@ -15,7 +15,17 @@ from pseudo_label.manifest import claim_folder
 from tool.errors import UserError
 from voc12 import pairs, prepare
 
-SCRIPTS = ("train_EDAM_cls", "infer_cls", "eval", "colorful", "benchmark", "voc12.prepare", "voc12.pairs")
+SCRIPTS = (
+    "train_EDAM_cls",
+    "infer_cls",
+    "train_deeplab",
+    "infer_deeplab",
+    "eval",
+    "colorful",
+    "benchmark",
+    "voc12.prepare",
+    "voc12.pairs",
+)
 SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "demo.baselines")
 
 
