@@ -46,12 +46,12 @@ def loop_over_classes(net, images):
     masks = (scores / scores.pow(2).sum(1, keepdim=True).sqrt()).abs()
     reduced = net.d_d(features)
     dim, tokens = reduced.shape[1], reduced.shape[2] * reduced.shape[3]
-    position = torch.zeros(tokens, dim, dtype=images.dtype)
+    position = torch.zeros(tokens, dim, dtype=images.dtype, device=images.device)
     for p in range(tokens):
         for i in range(0, dim, 2):
             angle = p / 10000 ** (i / dim)
             position[p, i], position[p, i + 1] = math.sin(angle), math.cos(angle)
-    logits = torch.zeros(pairs, 2, 20, dtype=images.dtype)
+    logits = torch.zeros(pairs, 2, 20, dtype=images.dtype, device=images.device)
     for c in range(20):
         for pair in range(pairs):
             rows = []
@@ -66,19 +66,19 @@ def loop_over_classes(net, images):
 
 
 @pytest.fixture
-def net():
+def net(device):
     torch.manual_seed(0)
     net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32)
     for name, parameter in net.named_parameters():
         if name.endswith(("bias", "a_2", "b_2")):
             torch.nn.init.normal_(parameter, std=0.3)
-    return without_dropout(net).double().train()
+    return without_dropout(net).double().train().to(device)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 24), (56, 64)])
-def test_batched_equals_the_loop(net, size):
-    net.embedding.position.pe = exact_encoding(64, 16)[None]  # the network's own table is float32
-    images = torch.randn(3, 2, 3, *size, dtype=torch.float64)
+def test_batched_equals_the_loop(net, size, device):
+    net.embedding.position.pe = exact_encoding(64, 16)[None].to(device)  # the network's own table is float32
+    images = torch.randn(3, 2, 3, *size, dtype=torch.float64).to(device)
     with torch.no_grad():
         torch.testing.assert_close(net(images), loop_over_classes(net, images), rtol=0, atol=1e-9)
 
@@ -97,9 +97,9 @@ def test_position_table_is_the_formula_and_longer_inputs_extend_it(net):
     torch.testing.assert_close(position(table + 30)[:table], position(table), rtol=0, atol=0)
 
 
-def test_gradients_of_batched_equal_the_loop(net):
-    net.embedding.position.pe = exact_encoding(16, 16)[None]
-    images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64)
+def test_gradients_of_batched_equal_the_loop(net, device):
+    net.embedding.position.pe = exact_encoding(16, 16)[None].to(device)
+    images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64).to(device)
     grads = []
     for forward in (net, lambda x: loop_over_classes(net, x)):
         net.zero_grad()
@@ -110,8 +110,8 @@ def test_gradients_of_batched_equal_the_loop(net):
         torch.testing.assert_close(grad, grads[1][name], rtol=1e-7, atol=1e-9, msg=name)
 
 
-def test_every_pair_is_on_its_own(net):
-    images = torch.randn(3, 2, 3, 32, 32, dtype=torch.float64)
+def test_every_pair_is_on_its_own(net, device):
+    images = torch.randn(3, 2, 3, 32, 32, dtype=torch.float64).to(device)
     with torch.no_grad():
         together, alone = net(images), net(images[1:2])
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-12)
