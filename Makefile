@@ -13,6 +13,7 @@ test: lint
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
 # Interrupted, `make demo` goes on where it was. `rm -r demo_run` starts anew.

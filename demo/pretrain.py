@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from network import make_net
+from network.resnet38d import ResNet38d
 from network.torch_file import read_torch_file
 from tool import distributed, flags
 from tool.checkpoint import TrainingState, save_torch
@@ -88,7 +89,7 @@ class Classifier(nn.Module):
             of the positions learns from scratch several times faster than all of them.
     """
 
-    def __init__(self, backbone: nn.Module, top: float, classes: int = 20) -> None:
+    def __init__(self, backbone: ResNet38d, top: float, classes: int = 20) -> None:
         super().__init__()
         thaw(backbone)
         self.backbone, self.top = backbone, top
@@ -111,7 +112,7 @@ def thaw(net: nn.Module) -> None:
     net.requires_grad_(True)
 
 
-def backbone_state(net: nn.Module) -> dict[str, Tensor]:
+def backbone_state(net: ResNet38d) -> dict[str, Tensor]:
     """The tensors of a ResNet38d within `net`, on the CPU: what `network.weights.load_weights` takes for a backbone."""
     parts = {"conv1a", *net.block_names, "bn7"}
     return {name: tensor.cpu() for name, tensor in net.state_dict().items() if name.split(".")[0] in parts}

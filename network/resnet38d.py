@@ -15,6 +15,7 @@ _STAGES = {"b2": (1, 2, 1, 1), "b3": (2, 2, 1, 1), "b4": (3, 2, 1, 1), "b5": (4,
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """(C,) each: with its stored statistics the norm computes `x * scale + shift`."""
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
 
@@ -174,12 +175,12 @@ class ResNet38d(nn.Module):
         blocks = [getattr(self, name) for name in self.block_names]
         for block in blocks:
             _fold(block.bn_branch2b1, block.conv_branch2a)
-            block.bn_branch2b1 = nn.Identity()
+            block.register_module("bn_branch2b1", nn.Identity())
             if isinstance(block, Bottleneck):
                 _fold(block.bn_branch2b2, block.conv_branch2b1)
-                block.bn_branch2b2 = nn.Identity()
+                block.register_module("bn_branch2b2", nn.Identity())
         _fold(self.bn7, blocks[-1].conv_branch2b2, blocks[-1].conv_branch1)
-        self.bn7 = nn.Identity()
+        self.register_module("bn7", nn.Identity())
 
 
 def _fold(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> None:

@@ -1,9 +1,12 @@
 """Floating-point precision of the whole run: TF32 on GPUs, mixed precision."""
 
 import contextlib
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+_Net = TypeVar("_Net", bound=nn.Module)
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -14,7 +17,7 @@ def setup_precision(tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
 
 
-def training_form(net: nn.Module, device: torch.device, amp: str, tf32: bool) -> nn.Module:
+def training_form(net: _Net, device: torch.device, amp: str, tf32: bool) -> _Net:
     """Move a network to the device in the memory format that trains fastest there.
 
     GPUs' matrix units want channels last. On CPUs that format is left alone in training: oneDNN's weight gradient of narrow
@@ -23,8 +26,8 @@ def training_form(net: nn.Module, device: torch.device, amp: str, tf32: bool) ->
     if device.type != "cuda":
         return net.to(device)
     torch.backends.cudnn.benchmark = True  # all crops have one size
-    mixed = amp != "off" or tf32
-    return net.to(device, memory_format=torch.channels_last if mixed else torch.preserve_format)
+    net = net.to(device)
+    return net.to(memory_format=torch.channels_last) if amp != "off" or tf32 else net
 
 
 class Autocast(nn.Module):
