@@ -1,16 +1,19 @@
-# make test: an environment in .venv, then the tests. make demo: EDAM on drawn pictures, from nothing, in eight to ten minutes.
+# make test: an environment in .venv, then the tests, on the GPU with DEVICE=cuda.
+# make demo: EDAM on drawn pictures, from nothing, in eight to ten minutes.
 PYTHON ?= python3
 VENV ?= .venv
+DEVICE ?= cpu
 RUN := $(VENV)/bin/python
 
 .PHONY: test lint demo tensorboard clean
 
 test: lint
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q --device $(DEVICE)
 
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
 # Interrupted, `make demo` goes on where it was. `rm -r demo_run` starts anew.

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from measuring import Timer, convolution_rate, in_child, maps_operations, measure_step, step_operations, time_script
 from network import make_net
-from pseudo_label.class_maps import class_maps
+from pseudo_label.class_maps import MaskNetwork, class_maps
 from pseudo_label.crf import dense_crf, with_background
 from tool import distributed, flags
 from tool.errors import run
@@ -91,7 +90,7 @@ def maps_rows(bench: Bench) -> Iterator[str]:
     for precision, amp in bench.each_precision():
         net = inference_form(make_net(bench.network), bench.device, amp)
 
-        def maps(net: nn.Module = net, amp: str = amp) -> torch.Tensor:
+        def maps(net: MaskNetwork = net, amp: str = amp) -> torch.Tensor:
             with autocast(bench.device, amp):
                 return class_maps(net, scaled, [7, 17], bench.size[::-1], bench.device).cpu()
 

@@ -92,7 +92,8 @@ def main() -> None:
     if photos is not None and (photos / "JPEGImages").is_dir():
         photos = photos / "JPEGImages"
 
-    rows, shown = [], set()
+    rows: list[list[np.ndarray]] = []
+    shown: set[int] = set()
     for image_id in tqdm(ids, unit="image", desc="colorful", disable=None):
         label = read_label(args.img_path / f"{image_id}.png")
         if photos is None:

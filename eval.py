@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -42,7 +43,8 @@ CHUNK = 8  # images per task of a worker process
 
 def evaluate_chunk(ids: list[str], source: Source) -> tuple[np.ndarray | int, list[tuple[str, str]]]:
     """Return the summed confusion of the images that can be read, and (id, message) of the others."""
-    total, problems = 0, []
+    total: np.ndarray | int = 0
+    problems = []
     for image_id in ids:
         try:
             total = total + evaluate_image(image_id, source)
@@ -177,7 +179,9 @@ def uses_theta(given: argparse.Namespace | Source) -> bool:
 
 def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
     """Return the result as text for people and as a dict for --json."""
-    lines, result, best = [], {}, 0
+    lines: list[str] = []
+    result: dict[str, Any] = {}
+    best = 0
     if source.curve:
         means = [mean_iou(matrix) for matrix in total]
         best = int(np.argmax(means))

@@ -19,7 +19,9 @@ def save_overview(path: Path, ids: Sequence[str], folder: Path, photos: int = 6)
 
     folder: with VOC2012/, the class maps in cam/ and the label PNGs of STAGES.
     """
-    rows, captions, shown = [], [], set()
+    rows: list[list[np.ndarray]] = []
+    captions: list[str] = []
+    shown: set[int] = set()
     for image_id in ids:
         photo = np.array(load_photo(folder / "VOC2012" / "JPEGImages" / f"{image_id}.jpg"))
         maps = load_npy_dict(folder / "cam" / f"{image_id}.npy")
@@ -30,7 +32,7 @@ def save_overview(path: Path, ids: Sequence[str], folder: Path, photos: int = 6)
         truth = load_label(folder / "VOC2012" / "SegmentationClass" / f"{image_id}.png")
         truth[truth == VOID] = 0
         labels = [*(load_label(folder / stage / f"{image_id}.png") for stage in STAGES), truth]
-        label = sorted(maps)[len(rows) % len(maps)]
+        label = sorted(map(int, maps))[len(rows) % len(maps)]
         rows.append([photo, heat(photo, maps[label]), *(overlay(photo, each, PALETTE) for each in labels)])
         captions.append(f"{image_id}, class map: {CLASSES[label]}")
         shown |= {value for each in labels for value in np.unique(each).tolist()}

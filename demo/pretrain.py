@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from network import make_net
 from network.frozen_norm import thaw
+from network.resnet38d import ResNet38d
 from tool import distributed, flags
 from tool.checkpoint import TrainingState, save_torch
 from tool.errors import UserError, run
@@ -90,7 +91,7 @@ class Classifier(nn.Module):
             of the positions learns from scratch several times faster than all of them.
     """
 
-    def __init__(self, backbone: nn.Module, top: float, classes: int) -> None:
+    def __init__(self, backbone: ResNet38d, top: float, classes: int) -> None:
         super().__init__()
         thaw(backbone)
         self.backbone, self.top = backbone, top
@@ -102,7 +103,7 @@ class Classifier(nn.Module):
         return scores.topk(max(1, round(self.top * scores.shape[2]))).values.mean(2)
 
 
-def backbone_state(net: nn.Module) -> dict[str, Tensor]:
+def backbone_state(net: ResNet38d) -> dict[str, Tensor]:
     """The tensors of a ResNet38d within `net`, on the CPU: what `network.weights.load_weights` takes for a backbone."""
     parts = {"conv1a", *net.block_names, "bn7"}
     return {name: tensor.cpu() for name, tensor in net.state_dict().items() if name.split(".")[0] in parts}

@@ -88,11 +88,11 @@ def thing(rng: np.random.Generator, label: int, height: int, width: int, reach: 
     family = shapes.family_of(label)
     scale = reach * family.size * rng.uniform(0.82, 1.15)
     x, y = shapes.grid(height, width)
-    centre = tuple(
+    centre_x, centre_y = (
         rng.uniform(min(0.85 * scale, 0.48 * side), max(side - 0.85 * scale, 0.52 * side)) for side in (width, height)
     )
     angle = rng.uniform(-0.6, 0.6) + (np.pi / 2 if family.upright else 0)
-    u, v = shapes.local(x, y, centre, angle, scale, bool(rng.random() < 0.5) and not family.upright)
+    u, v = shapes.local(x, y, (centre_x, centre_y), angle, scale, bool(rng.random() < 0.5) and not family.upright)
     v = v * rng.uniform(0.9, 1.12)
 
     thickness = rng.uniform(*family.thickness) * (1 + rng.uniform(-family.taper, family.taper) * u)
@@ -209,8 +209,8 @@ def draw(seed: int, number: int, size: int) -> Sample:
         label[mask] = item.label + 1
         border |= cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, ring) > 0
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = (columns[0] + 1, rows[0] + 1, columns[-1] + 1, rows[-1] + 1)
-        objects.append((CLASSES[item.label], *map(int, box)))
+        left, top, right, bottom = (int(edge) + 1 for edge in (columns[0], rows[0], columns[-1], rows[-1]))
+        objects.append((CLASSES[item.label], left, top, right, bottom))
         masks.append(mask)
     label[border] = VOID
     return Sample(image, label, saliency_map(rng, masks, eye_catcher), telling, tuple(objects))

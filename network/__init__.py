@@ -1,14 +1,16 @@
 """The networks. `--network MODULE` names any importable module with a class `Net`; a new network is a new file here."""
 
 import importlib
-
-from torch import nn
+from typing import Any
 
 from tool.errors import UserError
 
 
-def make_net(module: str) -> nn.Module:
-    """`Net()` of a module such as "network.resnet38_EDAM_cls". UserError: no such module, or no Net in it."""
+def make_net(module: str) -> Any:
+    """`Net()` of a module such as "network.resnet38_EDAM_cls", an nn.Module whose methods are those that its use asks for.
+
+    UserError: no such module, or no Net in it.
+    """
     try:
         return importlib.import_module(module).Net()
     except ModuleNotFoundError as error:

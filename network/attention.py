@@ -86,7 +86,7 @@ class _RowAttention(torch.autograd.Function):
                 _add_product(k_sum, grad_scores.T, qi[rows])
             gk.copy_(k_sum)
             gv.copy_(v_sum)
-        return *grads, None
+        return grads[0], grads[1], grads[2], None
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

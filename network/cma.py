@@ -5,6 +5,7 @@ stacks them over the classes and is batched: x is (C, N, D) with C classes and N
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,8 @@ def sinusoidal_encoding(length: int, dim: int) -> Tensor:
 
 class PositionEncoding(nn.Module):
     """The fixed table `pe` (1, length, dim); longer inputs get a table of their own."""
+
+    pe: Tensor
 
     def __init__(self, length: int, dim: int) -> None:
         super().__init__()
@@ -138,7 +141,7 @@ def _projections(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: i
     classes, tokens, dim = x.shape
     y = norm(x, [block.input_sublayer.norm for block in blocks])
     return tuple(
-        linear(y, [block.attention.linear_layers[i] for block in blocks])
+        linear(y, [cast(nn.Linear, block.attention.linear_layers[i]) for block in blocks])
         .view(classes * pairs, tokens // pairs, heads, dim // heads)
         .transpose(1, 2)
         for i in range(3)

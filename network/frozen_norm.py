@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """(C,) each: with its stored statistics the norm computes `x * scale + shift`."""
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
 

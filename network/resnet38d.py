@@ -149,9 +149,9 @@ class ResNet38d(nn.Module):
         blocks = [getattr(self, name) for name in self.block_names]
         for block in blocks:
             fold(block.bn_branch2b1, block.conv_branch2a)
-            block.bn_branch2b1 = nn.Identity()
+            block.register_module("bn_branch2b1", nn.Identity())
             if isinstance(block, Bottleneck):
                 fold(block.bn_branch2b2, block.conv_branch2b1)
-                block.bn_branch2b2 = nn.Identity()
+                block.register_module("bn_branch2b2", nn.Identity())
         fold(self.bn7, blocks[-1].conv_branch2b2, blocks[-1].conv_branch1)
-        self.bn7 = nn.Identity()
+        self.register_module("bn7", nn.Identity())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,9 +14,17 @@ from tool.transforms import normalise, views
 from voc12.images import load_photo
 
 
+class MaskNetwork(Protocol):
+    """A network that computes class masks."""
+
+    def forward_cam(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) -> masks (N, classes + 1, h, w) in 0..1, the last one background."""
+        ...
+
+
 @torch.inference_mode()
 def class_maps(
-    net: nn.Module, views: Sequence[Tensor], classes: Sequence[int], size: tuple[int, int], device: torch.device
+    net: MaskNetwork, views: Sequence[Tensor], classes: Sequence[int], size: tuple[int, int], device: torch.device
 ) -> Tensor:
     """Class maps of one photo: masks of all views and their mirror images, upsampled, summed, each divided by its maximum.
 

@@ -31,7 +31,7 @@ def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     differing = [name for name, value in settings.items() if (found or {}).get(name) != value]
     if results and differing and not overwrite:
         raise UserError(
-            f"{folder} holds {_difference(found, settings, differing)}; name another folder, or replace them with --overwrite"
+            f"{folder} holds {_difference(found or {}, settings, differing)}; name another folder, or replace them with --overwrite"
         )
     return results
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
+NETWORK_SCRIPTS = ("train_EDAM_cls.py", "infer_cls.py")
 _ENV = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 _BAR = re.compile(r"\d+/\d+ \[")  # a line of tqdm
 
@@ -80,9 +81,14 @@ def ended(process: int, seconds: float = 30) -> bool:
 
 
 class Commands:
-    """Starts commands. One for the whole test session: the fork server stays."""
+    """Starts commands. The fork server stays for the whole test session; it imports and no more, as CUDA can't be used after a fork.
 
-    def __init__(self) -> None:
+    Args:
+        flags: given to the scripts that compute with a network, in front of their own.
+    """
+
+    def __init__(self, *flags: str) -> None:
+        self.flags = flags
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
             ["train_EDAM_cls", "infer_cls", "train_deeplab", "infer_deeplab", "eval", "colorful"]
@@ -93,7 +99,8 @@ class Commands:
         """Start a script. limits: resource limits, such as {resource.RLIMIT_FSIZE: 1000}."""
         self.number += 1
         out, err = (cwd / f".{self.number}.{name}" for name in ("out", "err"))
-        arguments = (str(REPO / script), [str(arg) for arg in args], cwd, limits or {}, out, err)
+        words = [*(self.flags if script in NETWORK_SCRIPTS else ()), *map(str, args)]
+        arguments = (str(REPO / script), words, cwd, limits or {}, out, err)
         process = self.context.Process(target=_run, args=arguments)
         before = {name: os.environ.get(name) for name in _ENV}
         os.environ.update(_ENV)  # inherited by the fork server, which the first command starts

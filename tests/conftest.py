@@ -1,25 +1,37 @@
-"""Fixtures shared by the tests: the published network with rule-made weights, and where parity figures lie."""
+"""Fixtures shared by the tests: the device, the published network with rule-made weights, and where parity figures lie."""
 
 import copy
 import json
 import os
-import sys
 from pathlib import Path
 
+import devices
 import pytest
-
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are about the CPU, whatever machine they run on
-
 import torch
 from commands import Commands
 from torch import nn
 
+from tool.precision import setup_precision
+
 REPO = Path(__file__).resolve().parent.parent
 PARITY = REPO / "tests" / "parity"
 SHARED = REPO.parent / "shared"
-sys.path[:0] = [str(REPO), str(PARITY)]
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the figures on real photos are not beside this clone")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "compute on the CPU, whatever machine this is, or on its GPUs as well"
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help=help)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    devices.name = config.getoption("--device")
+    if devices.name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA is first used
+    elif not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: this PyTorch sees no GPU; without --device the tests run on the CPU")
+    setup_precision(tf32=False)
 
 
 def without_dropout(net: nn.Module) -> nn.Module:
@@ -28,6 +40,12 @@ def without_dropout(net: nn.Module) -> nn.Module:
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
     return net
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """What to compute on: `pytest --device`."""
+    return torch.device(devices.name)
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +65,9 @@ def _filled() -> nn.Module:
 
 
 @pytest.fixture
-def filled_net(_filled) -> nn.Module:
+def filled_net(_filled, device) -> nn.Module:
     """The published-size network with the rule-made weights and no dropout, for this test to change as it likes."""
-    return copy.deepcopy(_filled)
+    return copy.deepcopy(_filled).to(device)
 
 
 @pytest.fixture(scope="session")
@@ -85,4 +103,4 @@ def drawn(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def commands() -> Commands:
     """Runs the scripts as processes."""
-    return Commands()
+    return Commands() if devices.name == "cpu" else Commands("--device", devices.name)

@@ -3,7 +3,9 @@
 import argparse
 import importlib
 
+import devices
 import pytest
+import torch
 from training import image_id, write_pairs
 
 import colorful
@@ -43,6 +45,10 @@ def test_every_flag_is_explained(script, capsys):
 TRAIN = ["--voc12_root", "R"]
 INFER = ["--voc12_root", "R", "--weights", "W"]
 CURVE = "--theta has no effect with --curve, which tries 0.00 to 0.99"
+NO_GPU = {
+    "cpu": "--device cuda:99: this PyTorch sees no GPU; use --device cpu",
+    "cuda": f"GPU 99 asked for, but only {torch.cuda.device_count()} are visible",
+}
 OUTPUTS = ("out_cam", "out_cam_pred", "out_crf", "out_crf_pred")
 COLOURS = ["--img_path", "P", "--out_path", "O"]
 
@@ -136,7 +142,7 @@ def test_training_names_what_is_missing(args, message, commands, drawn, tmp_path
         (("--sal_path", "nowhere"), "--sal_path nowhere: no such folder"),
         (("--sal_path", ".", "--theta", "20"), "--theta 20: with --sal_path, saliency (0..255) up to theta x 100 is"),
         (("--network", "network.nothing"), "--network network.nothing: no such module; it names one such as"),
-        (("--device", "cuda:99"), "--device cuda:99: this PyTorch sees no GPU; use --device cpu"),
+        (("--device", "cuda:99"), NO_GPU[devices.name]),
     ],
 )
 def test_inference_names_what_is_missing(args, message, commands, drawn, tiny_weights, tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+import devices
 import pytest
 import torch
 from conftest import without_dropout
@@ -47,12 +48,12 @@ def loop_over_classes(net, images):
     masks = (scores / scores.pow(2).sum(1, keepdim=True).sqrt()).abs()
     reduced = net.d_d(features)
     dim, tokens = reduced.shape[1], reduced.shape[2] * reduced.shape[3]
-    position = torch.zeros(tokens, dim, dtype=images.dtype)
+    position = torch.zeros(tokens, dim, dtype=images.dtype, device=images.device)
     for p in range(tokens):
         for i in range(0, dim, 2):
             angle = p / 10000 ** (i / dim)
             position[p, i], position[p, i + 1] = math.sin(angle), math.cos(angle)
-    logits = torch.zeros(pairs, 2, net.num_classes, dtype=images.dtype)
+    logits = torch.zeros(pairs, 2, net.num_classes, dtype=images.dtype, device=images.device)
     for c in range(net.num_classes):
         for pair in range(pairs):
             rows = []
@@ -77,7 +78,7 @@ def ready(net):
     for name, parameter in net.named_parameters():
         if name.endswith(("bias", "a_2", "b_2")):
             torch.nn.init.normal_(parameter, std=0.3)
-    return without_dropout(net).double().train()
+    return without_dropout(net).double().train().to(devices.name)
 
 
 @pytest.fixture
@@ -91,8 +92,8 @@ def net():
 )
 def test_batched_equals_the_loop(num_classes, size):
     net = make(num_classes)
-    net.embedding.position.pe = exact_encoding(64, 16)[None]  # the network's own table is float32
-    images = torch.randn(3, 2, 3, *size, dtype=torch.float64)
+    net.embedding.position.pe = exact_encoding(64, 16)[None].to(devices.name)  # the network's own table is float32
+    images = torch.randn(3, 2, 3, *size, dtype=torch.float64).to(devices.name)
     with torch.no_grad():
         logits = net(images)
         assert logits.shape == (3, 2, num_classes)
@@ -118,8 +119,8 @@ class OtherNet(EDAM, Stride16):
 def test_the_head_sits_on_any_backbone():
     torch.manual_seed(0)
     net = ready(OtherNet(num_classes=7, dim=8, hidden=12, crop_size=64, width=6))
-    net.embedding.position.pe = exact_encoding(64, 8)[None]
-    images = torch.randn(2, 2, 3, 64, 48, dtype=torch.float64)
+    net.embedding.position.pe = exact_encoding(64, 8)[None].to(devices.name)
+    images = torch.randn(2, 2, 3, 64, 48, dtype=torch.float64).to(devices.name)
     with torch.no_grad():
         torch.testing.assert_close(net(images), loop_over_classes(net, images), rtol=0, atol=1e-9)
         assert net.forward_cam(images[0]).shape == (2, 8, 4, 3)
@@ -145,8 +146,8 @@ def test_position_table_is_the_formula_and_longer_inputs_extend_it(net):
 @pytest.mark.parametrize("num_classes", [3, 20, 37])
 def test_gradients_of_batched_equal_the_loop(num_classes):
     net = make(num_classes)
-    net.embedding.position.pe = exact_encoding(16, 16)[None]
-    images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64)
+    net.embedding.position.pe = exact_encoding(16, 16)[None].to(devices.name)
+    images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64).to(devices.name)
     grads = []
     for forward in (net, lambda x: loop_over_classes(net, x)):
         net.zero_grad()
@@ -157,8 +158,8 @@ def test_gradients_of_batched_equal_the_loop(num_classes):
         torch.testing.assert_close(grad, grads[1][name], rtol=1e-7, atol=1e-9, msg=name)
 
 
-def test_every_pair_is_on_its_own(net):
-    images = torch.randn(3, 2, 3, 32, 32, dtype=torch.float64)
+def test_every_pair_is_on_its_own(net, device):
+    images = torch.randn(3, 2, 3, 32, 32, dtype=torch.float64).to(device)
     with torch.no_grad():
         together, alone = net(images), net(images[1:2])
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-12)

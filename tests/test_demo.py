@@ -40,7 +40,7 @@ def devkit(tmp_path_factory) -> Path:
 def pretrain(cwd: Path, devkit: Path, *flags: object) -> list[object]:
     """Arguments of a short pretraining."""
     photos = devkit / "ImageSets" / "Segmentation" / "train.txt"
-    fixed = ["--voc12_root", devkit, "--image_list", photos, "--batch_size", 4, "--num_workers", 0]
+    fixed = ["--voc12_root", devkit, "--image_list", photos, "--batch_size", 4, "--num_workers", 0, "--device", "cpu"]
     return [cwd, "demo/pretrain.py", *fixed, "--long_side", 40, 56, *flags]
 
 

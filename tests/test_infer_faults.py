@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from devices import content
 from disks import FULL, small_disk
 from PIL import Image
 from training import image_id
@@ -48,7 +49,7 @@ def flags(folder: Path, root: Path, weights: Path) -> tuple[object, ...]:
 def contents(folder: Path) -> dict[str, bytes]:
     """All files of the outputs, hidden ones included, but for the manifests."""
     paths = [path for name in ("cam", "crf") for path in (folder / name).glob("*") if path.suffix != ".json"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    return {str(path.relative_to(folder)): content(path) for path in paths}
 
 
 def cut(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import ended
+from devices import content
 from training import image_id
 
 FOLDERS = ("cam", "cam_pred", "crf", "crf_pred")
@@ -44,7 +45,7 @@ def flags(folder: Path, drawn: Path, weights: Path) -> tuple[object, ...]:
 def contents(folder: Path, hidden: bool = True) -> dict[str, bytes]:
     """Every file in the output folders; those under their final names alone where `hidden` is False."""
     paths = [path for name in FOLDERS for path in (folder / name).glob("*" if hidden else "[!.]*")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    return {str(path.relative_to(folder)): content(path) for path in paths}
 
 
 def test_killed_ten_times(whole, commands, drawn, tiny_weights, tmp_path):

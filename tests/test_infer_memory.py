@@ -42,7 +42,7 @@ def test_memory_does_not_grow_with_the_photos(tiny_weights, tmp_path):
     for image_id in ids:
         Image.new("RGB", (500, 375)).save(tmp_path / f"JPEGImages/{image_id}.jpg")
     flags = ["--voc12_root", tmp_path, "--infer_list", tmp_path / "list.txt", "--weights", tiny_weights]
-    flags += ["--network", "network.resnet38_EDAM_tiny", "--num_workers", 1, "--crf_workers", 1]
+    flags += ["--network", "network.resnet38_EDAM_tiny", "--device", "cpu", "--num_workers", 1, "--crf_workers", 1]
     command = [sys.executable, "-c", SCRIPT, *flags, "--out_cam", tmp_path / "cam", "--out_crf_pred", tmp_path / "crf"]
     done = subprocess.run([str(word) for word in command], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

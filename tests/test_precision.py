@@ -8,32 +8,30 @@ from conftest import without_dropout
 from network.resnet38_EDAM_tiny import Net
 from tool.precision import Autocast
 
-CPU = torch.device("cpu")
 
-
-def test_autocast_holds_in_other_threads_as_dataparallel_starts_them():
-    layer = Autocast(torch.nn.Linear(4, 4), CPU, "bf16")
+def test_autocast_holds_in_other_threads_as_dataparallel_starts_them(device):
+    layer = Autocast(torch.nn.Linear(4, 4).to(device), device, "bf16")
     seen = []
-    thread = threading.Thread(target=lambda: seen.append(layer(torch.ones(1, 4)).dtype))
+    thread = threading.Thread(target=lambda: seen.append(layer(torch.ones(1, 4, device=device)).dtype))
     thread.start()
     thread.join()
     assert seen == [torch.bfloat16]
 
 
-def test_off_changes_nothing():
-    layer = torch.nn.Linear(4, 4)
-    x = torch.randn(3, 4)
-    assert torch.equal(Autocast(layer, CPU, "off")(x), layer(x))
+def test_off_changes_nothing(device):
+    layer = torch.nn.Linear(4, 4).to(device)
+    x = torch.randn(3, 4, device=device)
+    assert torch.equal(Autocast(layer, device, "off")(x), layer(x))
 
 
-def test_bf16_logits_and_gradients_stay_near_float32():
+def test_bf16_logits_and_gradients_stay_near_float32(device):
     torch.manual_seed(0)
-    net = without_dropout(Net()).train()
-    images = torch.randn(1, 2, 3, 64, 64)
+    net = without_dropout(Net()).to(device).train()
+    images = torch.randn(1, 2, 3, 64, 64).to(device)
     results = []
     for amp in ("off", "bf16"):
         net.zero_grad()
-        logits = Autocast(net, CPU, amp)(images)
+        logits = Autocast(net, device, amp)(images)
         logits.float().square().sum().backward()
         results.append((logits.detach(), net.b5.conv_branch2a.weight.grad.clone()))
     (exact, exact_grad), (rounded, rounded_grad) = results

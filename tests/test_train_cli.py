@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import limit
 from small_net import Net
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training import NETWORK, curve, flags, image_id, same_tensors, tensors, write_pairs
@@ -27,7 +28,7 @@ def run(commands, drawn, tmp_path_factory):
     return folder, command
 
 
-def test_it_says_what_it_does(run):
+def test_it_says_what_it_does(run, device):
     folder, command = run
     lines = [line for line in command.stdout.splitlines() if line.strip()]
     assert lines[1:] == [
@@ -35,7 +36,8 @@ def test_it_says_what_it_does(run):
         "12 pairs, 12 steps of 1 pairs, checkpoints in checkpoints/short",
         "finished: checkpoints/short/short.pth",
     ]
-    assert re.fullmatch(r"CPU, 1 threads on \S+, 1 process, torch \S+", lines[0])
+    name = "CPU, 1 threads" if device.type == "cpu" else torch.cuda.get_device_name()
+    assert re.fullmatch(rf"{re.escape(name)} on \S+, 1 process, torch \S+", lines[0])
     assert command.stderr == []
     log = (folder / "checkpoints/short/train.log").read_text().splitlines()
     assert [line[20:] for line in log if "images/s" not in line] == lines
@@ -43,19 +45,19 @@ def test_it_says_what_it_does(run):
     assert [int(found[1]) for found in steps if found] == list(range(1, 13))
 
 
-def test_curves_have_one_value_a_step(run, drawn):
+def test_curves_have_one_value_a_step(run, drawn, device):
     folder, _ = run
     loss, lr = (curve(folder / "runs/short", tag) for tag in ("Train/Loss", "Lr"))
     assert list(loss) == list(lr) == list(range(12))
     torch.manual_seed(0)
-    net = Net()
+    net = Net().to(device)
     seed_step(0, 0, 0)
     pairs = TrainPairs(
         read_pairs(folder / "pairs.txt"), load_labels([image_id(1), image_id(8)], drawn), drawn, 32, 0, (32, 48)
     )
     images, targets = pairs[0]
-    expected = F.binary_cross_entropy_with_logits(net(images[None])[0], targets)
-    assert loss[0] == pytest.approx(expected.item(), rel=1e-5)
+    expected = F.binary_cross_entropy_with_logits(net(images[None].to(device))[0], targets.to(device))
+    assert loss[0] == pytest.approx(expected.item(), rel=limit(1e-5))
     assert all(lr[step] == pytest.approx(0.01 * lr_factor(step, 12, 4), rel=1e-6) for step in range(12))
     log = (folder / "checkpoints/short/train.log").read_text()
     assert all(f"loss {value:.4f}" in log for value in loss.values())

