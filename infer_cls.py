@@ -9,6 +9,7 @@ Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_n
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,10 +71,10 @@ def main() -> None:
         return net, str(report)
 
     def compute(
-        net: nn.Module, image_id: str, photo: Tensor, views: list[Tensor], device: torch.device
+        net: Any, image_id: str, photo: Tensor, views: list[Tensor], device: torch.device
     ) -> tuple[list[int], np.ndarray]:
         classes = np.flatnonzero(labels[image_id]).tolist()
-        maps = class_maps(net, views, classes, tuple(photo.shape[:2]), device)
+        maps = class_maps(net, views, classes, (photo.shape[0], photo.shape[1]), device)
         return classes, maps.cpu().numpy()
 
     task = inference.Task(

@@ -9,6 +9,7 @@ import argparse
 import sys
 import zlib
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     )
 
 
-def sound_photos(args: argparse.Namespace, net: nn.Module) -> LabelledPhotos:
+def sound_photos(args: argparse.Namespace, net: Any) -> LabelledPhotos:
     """The photos to train on, all of whose files were looked at. UserError: some are bad, unless --skip_errors, or all."""
     ids = list(dict.fromkeys(read_image_list(args.train_list)))
     data = LabelledPhotos(ids, args.voc12_root, args.label_dir, args.crop_size, args.seed, net.input)

@@ -6,6 +6,7 @@ stage have one dilation, the first block of every stage has a projection, and th
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -165,5 +166,5 @@ class CaffeResNet(nn.Module):
     def fold_batch_norms(self) -> None:
         """For inference: let the convolutions do the work of the batch norms. The network can't be trained then."""
         for conv, norm in list(self.pairs()):
-            fold(self.get_submodule(norm), self.get_submodule(conv))
+            fold(cast(nn.BatchNorm2d, self.get_submodule(norm)), cast(nn.Conv2d, self.get_submodule(conv)))
             put(self, norm, nn.Identity())

@@ -1,6 +1,7 @@
 """DeepLab-v2 (Chen et al., TPAMI 2018): ResNet-101, atrous spatial pyramid pooling, three scales."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ class ASPP(nn.Module):
         for i, rate in enumerate(rates):
             conv = nn.Conv2d(in_channels, num_labels, 3, padding=rate, dilation=rate)
             nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(cast(Tensor, conv.bias))
             self.add_module(f"c{i}", conv)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """EDAM's head: the Discriminative Activation layer and the Collaborative Multi-Attention (Wu et al., CVPR 2021), on any backbone."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -93,10 +94,10 @@ class EDAM(nn.Module):
             (C, P, 2).
         """
         tokens = self.embedding(reduced * masks[..., None])  # features times the mask of each class, (C, P, 2, T, D)
-        blocks = [self.trans_list[c][0] for c in classes]
+        blocks = [cast(TransformerBlock, cast(nn.Sequential, self.trans_list[c])[0]) for c in classes]
         attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout)
         pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
-        fc = torch.stack([self.fc_list[c].weight.flatten() for c in classes])  # (C, D)
+        fc = torch.stack([cast(nn.Linear, self.fc_list[c]).weight.flatten() for c in classes])  # (C, D)
         return (pooled * fc[:, None, None]).sum(-1)
 
     def forward_cam(self, images: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pseudo_label.visualise import heat
 from tool.transforms import normalise, views
@@ -52,7 +52,7 @@ def class_maps(
     return total / total.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
 
 
-def class_map_pictures(net: nn.Module, photos: Sequence[tuple[Path, list[int]]]) -> Iterator[tuple[str, np.ndarray]]:
+def class_map_pictures(net: Any, photos: Sequence[tuple[Path, list[int]]]) -> Iterator[tuple[str, np.ndarray]]:
     """(name, picture) of each photo (path, classes) beside its class maps at scale 1. The network's mode is left as it was."""
     device, training = next(net.parameters()).device, net.training
     net.eval()

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from pseudo_label.jobs import Job, JobPool
@@ -21,7 +20,7 @@ from pseudo_label.manifest import check_folder, claim_folder
 from tool import distributed, flags
 from tool.errors import BadPhoto, UserError
 from tool.files import make_folder
-from tool.loading import items
+from tool.loading import SizedDataset, items
 from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
 
 MORE_MEMORY = "smaller photos or --amp bf16 need less; --device cpu has all of the machine's"
@@ -45,7 +44,7 @@ class Task:
     ids: Sequence[str]
     weights_sha256: str
     load_network: Callable[[], tuple[nn.Module, str]]
-    photos: Callable[[list[str]], Dataset]
+    photos: Callable[[list[str]], SizedDataset]
     compute: Callable[[nn.Module, str, Tensor, Any, torch.device], tuple]
     announce: Callable[[], None] = lambda: None
     failures: list[tuple[str, str]] = field(default_factory=list)

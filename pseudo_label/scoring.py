@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def evaluate_image(image_id: str, source: Source) -> np.ndarray:
 
     path = source.predict_dir / f"{image_id}.npy"
     classes, scores, background = read_scores(path, truth, n, source.crf)
-    fusion = {"alpha": source.alpha, "beta": source.beta}
+    fusion: dict[str, Any] = {"alpha": source.alpha, "beta": source.beta}
     if source.sal_path is not None:
         fusion["saliency"] = load_grey(source.sal_path / f"{image_id}.png")
         check_size(source.sal_path / f"{image_id}.png", fusion["saliency"], truth)

@@ -18,11 +18,11 @@ from voc12.images import save_label
 
 
 @torch.inference_mode()
-def probabilities(net: nn.Module, photo: Tensor, device: torch.device, flip: bool = False) -> Tensor:
+def probabilities(net: Any, photo: Tensor, device: torch.device, flip: bool = False) -> Tensor:
     """Probability of each label at each pixel: logits upsampled to the photo's size, softmax.
 
     Args:
-        net: DeepLab-v2 in eval mode on `device`, with the attribute `input`.
+        net: a DeepLab-v2 in eval mode on `device`, with the attribute `input`.
         photo: uint8 RGB (H, W, 3).
         flip: the mean over the photo and its mirror image.
 

@@ -24,7 +24,7 @@ def save_torch(path: str | Path, value: Any) -> None:
         cause: BaseException | None = error
         while cause and not isinstance(cause, OSError):
             cause = cause.__context__
-        reason = cause.strerror if cause else str(error).splitlines()[0]
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise UserError(f"cannot write {path}: {reason}") from error
 
 
@@ -114,7 +114,7 @@ class TrainingState:
         scaler: torch.amp.GradScaler,
         settings: Mapping[str, Any],
     ) -> None:
-        self.parts = {"network": net, "optimizer": optimizer, "scaler": scaler}
+        self.parts: dict[str, Any] = {"network": net, "optimizer": optimizer, "scaler": scaler}
         self.settings = dict(settings)
 
     def save(self, path: Path, step: int) -> None:

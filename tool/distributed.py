@@ -125,8 +125,9 @@ def highest(value: int, device: torch.device) -> int:
 
 def accumulating(model: torch.nn.Module, until: bool) -> contextlib.AbstractContextManager:
     """The context of one of several backward passes: the processes share their gradients in the last one, where `until` holds."""
-    shared = isinstance(model, DistributedDataParallel)
-    return model.no_sync() if shared and not until else contextlib.nullcontext()
+    if isinstance(model, DistributedDataParallel) and not until:
+        return model.no_sync()
+    return contextlib.nullcontext()
 
 
 def total(value: torch.Tensor) -> torch.Tensor:

@@ -28,10 +28,10 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     temporary = _temporary(path)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
         try:
-            with open(temporary, mode, **text) as file:
+            with open(temporary, mode, encoding=encoding, newline=newline) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())  # or the new name could reach the disk before the contents do
@@ -90,10 +90,10 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
-def save_npy_dict(path: str | Path, mapping: Mapping[int | str, np.ndarray]) -> None:
+def save_npy_dict(path: str | Path, mapping: Mapping[int, np.ndarray] | Mapping[str, np.ndarray]) -> None:
     """Write a dict of arrays as PSA, SEAM and EDAM do: `np.load(path, allow_pickle=True).item()` reads it."""
     with atomic_write(path) as file:
-        np.save(file, dict(mapping), allow_pickle=True)
+        np.save(file, np.array(dict(mapping), dtype=object), allow_pickle=True)
 
 
 def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch.utils._pytree import tree_map_only
@@ -25,7 +26,15 @@ def make_loader(dataset: Dataset, batches: Iterable[list[int]], num_workers: int
     )
 
 
-def items(dataset: Dataset, num_workers: int, pin_memory: bool) -> Iterator:
+class SizedDataset(Protocol):
+    """A map-style dataset that knows how many items it has."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+def items(dataset: SizedDataset, num_workers: int, pin_memory: bool) -> Iterator:
     """The items of a dataset, in order, read by processes beside this one. UserError: as `batches`.
 
     What has no room in /dev/shm, through which the processes hand over tensors, is read in this process. (Containers have 64 MB.)
@@ -54,7 +63,7 @@ class _NoRoom:
 class _Shared(Dataset):
     """Items whose tensors already lie in shared memory: PyTorch would move them there in a thread, whose errors nobody sees."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: SizedDataset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:

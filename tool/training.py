@@ -9,15 +9,16 @@ import math
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 
 from tool import checkpoint, distributed, flags
 from tool.errors import UserError, show
@@ -38,17 +39,20 @@ MUST_MATCH = (
 GO_ON, STOP, FAIL = 0, 1, 2  # what the processes agree on before each step
 
 
-class TrainingData(Protocol):
+class TrainingData(Dataset):
     """A map-style dataset over positions in the whole run: position p belongs to step p // batch_size."""
 
     def __getitem__(self, position: int) -> Any:
         """What one position holds, the same whenever it is asked for; UserError where it can't be read."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         """Positions in one epoch."""
+        raise NotImplementedError
 
     def names(self, position: int) -> str:
         """The photos of a position, for messages."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -200,13 +204,13 @@ class Training:
             return nn.DataParallel(model)
         return model
 
-    def _batches(self) -> Iterable[Any]:
+    def _batches(self) -> Iterator[Any]:
         """This process's micro-batches of all steps that are left."""
         micro, size = self.micro_batches, self.args.batch_size // self.micro_batches
         steps = StepBatches(self.start * micro, self.task.max_step * micro, size, self.rank, self.world)
         return batches(make_loader(self.task.data, steps, self.args.num_workers, self.device.type == "cuda"))
 
-    def _next(self, source: Iterable[Any], step: int) -> list[Any]:
+    def _next(self, source: Iterator[Any], step: int) -> list[Any]:
         """The micro-batches of a step. Ends the run, in all processes, if one was stopped or could not read its photos."""
         problem, batch = None, []
         try:

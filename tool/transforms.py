@@ -95,4 +95,6 @@ class PictureStatistics:
         return ((image[..., channels].float() - mean) / std).movedim(-1, -3).contiguous()
 
 
-IMAGENET = PictureStatistics("RGB", tuple(255 * value for value in MEAN), tuple(255 * value for value in STD))
+IMAGENET = PictureStatistics(
+    "RGB", (255 * MEAN[0], 255 * MEAN[1], 255 * MEAN[2]), (255 * STD[0], 255 * STD[1], 255 * STD[2])
+)

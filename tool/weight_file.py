@@ -4,8 +4,9 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ _REASONS = {  # what the errors of PyTorch and zipfile mean, the first that fits
 }
 
 
-def open_weights(path: str | Path) -> tuple[IO[bytes], str]:
+def open_weights(path: str | Path) -> tuple[BufferedReader, str]:
     """Open a file of weights, and words for what it is. UserError: it is missing, unreadable, empty, or no ordinary file."""
     path = Path(path)
     try:

@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from tool import segmentation
 from tool.errors import UserError
+from tool.training import TrainingData
 from tool.transforms import PictureStatistics, augment, views
 from voc12.classes import VOID
 from voc12.images import load_label, load_photo, photo_size
 from voc12.lists import photo_path
 
 
-class TrainPairs(Dataset):
+class TrainPairs(TrainingData):
     """Pairs of augmented photos with their labels.
 
     An item's index is a position in the whole run, so that the augmentation depends on the seed and that position alone: the pair is
@@ -78,7 +79,7 @@ class MultiScalePhotos(Dataset):
         return self.ids[index], torch.from_numpy(np.array(photo)), views(photo)
 
 
-class LabelledPhotos(Dataset):
+class LabelledPhotos(TrainingData):
     """Photos with their label maps, augmented as DeepLab-v2 does; each epoch in an order of its own.
 
     An item's index is a position in the whole run: order and augmentation depend on the seed and that position alone.
