@@ -1,12 +1,18 @@
-"""Reading photos, label maps and saliency maps, and writing label maps, with errors that name the file."""
+"""Reading photos, label maps and saliency maps, and writing label maps, with errors that name the file.
 
+Every file is turned upright first: what is read, and every size, is what a viewer shows.
+"""
+
+import contextlib
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tool.errors import UserError
 from tool.files import atomic_write
@@ -17,16 +23,41 @@ MAX_PIXELS = (
 )
 # Pillow's own warning starts above our limit and would only stand beside the error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # damaged EXIF data: no viewer complains either
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of each EXIF orientation upright; 1 is upright."""
+PHOTO_FORMATS = ("JPEG", "PNG")
+MASK_FORMATS = ("PNG",)
 
 
 def load_photo(path: str | Path) -> Image.Image:
-    """Return the JPEG or PNG photo at `path` as a fully decoded RGB image; raise UserError where that fails."""
-    return _decode(path, "photo", ("JPEG", "PNG")).convert("RGB")
+    """Return the JPEG or PNG photo at `path` as a viewer shows it: decoded, upright, 8-bit RGB.
+
+    16-bit values lose their lower byte, and transparent pixels stand on white. UserError where it cannot be read.
+    """
+    image = _decode(path, "photo", PHOTO_FORMATS)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
+        raise UserError(f"photo {path} is a {image.mode} image; save it as 8-bit RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
 
 
 def load_label(path: str | Path) -> np.ndarray:
     """Return the label map at `path`, uint8 (H, W): the indices of a palette PNG, the values of a grey one."""
-    image = _decode(path, "label map", ("PNG",))
+    image = _decode(path, "label map", MASK_FORMATS)
     if image.mode not in ("P", "L"):
         raise UserError(f"{path} is a {image.mode} image; label maps are 8-bit palette or grey PNGs of class indices")
     return np.array(image)
@@ -34,10 +65,19 @@ def load_label(path: str | Path) -> np.ndarray:
 
 def load_grey(path: str | Path) -> np.ndarray:
     """Return the saliency map at `path`, uint8 (H, W), 0..255; anything but an 8-bit grey PNG raises UserError."""
-    image = _decode(path, "saliency map", ("PNG",))
+    image = _decode(path, "saliency map", MASK_FORMATS)
     if image.mode != "L":
         raise UserError(f"{path} is a {image.mode} image; save saliency maps as 8-bit grey PNGs (Pillow's mode L)")
     return np.array(image)
+
+
+def size_of(path: str | Path, what: str = "photo", formats: tuple[str, ...] = PHOTO_FORMATS) -> tuple[int, int]:
+    """Return (H, W) of the upright image at `path`; no more than its header is read where that tells."""
+    with _opened(path, what, formats) as image:
+        # Of a PNG, Pillow decodes the pixels to see what stands behind them.
+        turned = image.format != "PNG" or _has_metadata(image.fp)
+        width, height = image.size
+        return (width, height) if turned and _orientation(image) >= 5 else (height, width)
 
 
 def save_label(path: str | Path, label: np.ndarray) -> None:
@@ -55,13 +95,24 @@ def save_rgb(path: str | Path, picture: np.ndarray) -> None:
 
 
 def _decode(path: str | Path, what: str, formats: tuple[str, ...]) -> Image.Image:
-    """Open and decode, with the formats named: some that Pillow also knows start other programs."""
+    """The image, decoded and upright; of an animated one the first picture."""
+    with _opened(path, what, formats) as image:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        return image if turn is None else image.transpose(turn)
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """An image whose header was read, for a block; what goes wrong there, too, becomes a UserError.
+
+    Only the formats named are opened: some that Pillow also knows start other programs.
+    """
     try:
         with Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{what} {path} claims {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
-            image.load()
-            return image
+            yield image
     except FileNotFoundError as error:
         raise UserError(f"{what} {path} does not exist") from error
     except UnidentifiedImageError as error:
@@ -70,3 +121,23 @@ def _decode(path: str | Path, what: str, formats: tuple[str, ...]) -> Image.Imag
         raise UserError(f"{what} {path} claims more than {MAX_PIXELS} pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         raise UserError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1 where there is none or it makes no sense."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged metadata, of a dozen types; a viewer shows the photo without it
+        return 1
+    return int(value) if value in range(1, 9) else 1
+
+
+def _has_metadata(file: BinaryIO) -> bool:
+    """Whether a PNG holds a chunk that may turn it. The pixels, which such chunks may follow, are skipped."""
+    start, kind = file.tell(), b""
+    file.seek(8)
+    while kind not in (b"eXIf", b"iTXt", b"tEXt", b"zTXt") and len(head := file.read(8)) == 8:
+        kind = head[4:]
+        file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+    file.seek(start)
+    return kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
