@@ -20,6 +20,7 @@ from tool.files import make_folder
 from voc12.classes import VOID
 from voc12.images import load_label, load_photo, save_label, save_rgb
 from voc12.lists import read_image_list
+from voc12.palette import explain
 
 SHEET_IMAGES = 24
 
@@ -53,7 +54,9 @@ def get_parser() -> argparse.ArgumentParser:
 def read_label(path: Path) -> np.ndarray:
     label = load_label(path)
     if values := out_of_range(np.where(label == VOID, 0, label)):
-        raise UserError(f"{path} holds the value {values[0]}; label maps hold 0..20, and {VOID} for void")
+        raise UserError(
+            f"{path} holds the value {values[0]}; label maps hold 0..20, and {VOID} for void{explain(label)}"
+        )
     return label
 
 

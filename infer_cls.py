@@ -22,7 +22,7 @@ from network import make_net
 from network.file_kind import weights_digest
 from network.weights import load_weights
 from pseudo_label.class_maps import class_maps, prepare
-from pseudo_label.fusion import check_theta
+from pseudo_label.fusion import check_fusion
 from pseudo_label.jobs import LabelJob, LabelPool
 from pseudo_label.manifest import check_folder, claim_folder
 from tool import distributed, flags
@@ -71,10 +71,10 @@ def main() -> None:
     job = LabelJob(**{name: getattr(args, name) for name in LabelJob.__dataclass_fields__})
     folders = output_folders(job)
     check_root(args.voc12_root)
-    if job.sal_path:
-        if not job.sal_path.is_dir():
-            raise UserError(f"--sal_path {job.sal_path}: no such folder")
-        check_theta(job.theta)
+    if job.sal_path and not job.sal_path.is_dir():
+        raise UserError(f"--sal_path {job.sal_path}: no such folder")
+    if job.sal_path or job.out_cam_pred:
+        check_fusion(job.theta, job.alpha, job.beta, saliency=job.sal_path is not None)
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
     failures: list[tuple[str, str]] = []
     labels = load_labels(ids, args.voc12_root, failures=failures if args.skip_errors else None)

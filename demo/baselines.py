@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import numpy as np
 from scipy.optimize import nnls
 
-from pseudo_label.fusion import background_from_saliency, check_theta
+from pseudo_label.fusion import background_from_saliency, check_fusion
 from pseudo_label.manifest import claim_folder, output_of
 from tool import flags
 from tool.errors import UserError, run
@@ -81,7 +81,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    check_theta(args.theta)
+    check_fusion(args.theta, saliency=True)
     outputs = {"guess": args.out_guess, "background": args.out_background}
     outputs = {name: folder for name, folder in outputs.items() if folder is not None}
     if not outputs:

@@ -11,6 +11,7 @@ from tool.errors import UserError
 from tool.files import load_npy_dict
 from voc12.classes import CLASSES, LABELS, VOID
 from voc12.images import load_grey, load_label
+from voc12.palette import explain
 
 CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
 
@@ -68,6 +69,10 @@ def read_scores(path: Path, truth: np.ndarray, crf: bool) -> tuple[np.ndarray, n
         check_size(path, value, truth)
         if not np.isfinite(value).all():
             raise UserError(f"{path} holds values that are not finite for class {key}")
+        if value.max(initial=0) > 1.01:  # rounding aside
+            raise UserError(
+                f"{path} holds scores up to {value.max():g}, where 0..1 was expected: divide each map by its largest value"
+            )
     if crf and 0 not in scores:
         raise UserError(f"{path} holds no background (0), as the CRF's files do; read class maps without --crf")
     background = scores.pop(0) if crf else None
@@ -84,4 +89,4 @@ def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
 
 def check_values(path: Path, label: np.ndarray) -> None:
     if values := out_of_range(label):
-        raise UserError(f"{path} holds the value {values[0]}, where 0..{len(LABELS) - 1} was expected")
+        raise UserError(f"{path} holds the value {values[0]}, where 0..{len(LABELS) - 1} was expected{explain(label)}")

@@ -114,7 +114,7 @@ def test_wrong_values_and_sizes(root):
     save_label(root / "labels" / f"{IDS[1]}.png", np.zeros((30, 21), np.uint8))
     with pytest.raises(UserError, match=r"2099_000002\.jpg is 21x30, but its label map is 30x21 \(height x width\)"):
         colorful(root, "--img_root", str(root))
-    Image.fromarray(np.zeros((21, 30, 3), np.uint8)).save(root / "labels" / f"{IDS[1]}.png")
+    Image.fromarray(np.ones((21, 30, 3), np.uint8)).save(root / "labels" / f"{IDS[1]}.png")
     with pytest.raises(UserError, match=r"2099_000002\.png is a RGB image; label maps are 8-bit"):
         colorful(root)
 

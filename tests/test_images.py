@@ -71,7 +71,7 @@ def test_formats_that_start_programs_are_not_opened(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "saliency", "label"),
-    [("RGB", False, False), ("P", False, True), ("I;16", False, False), ("L", True, True)],
+    [("RGB", True, False), ("P", True, True), ("I;16", False, False), ("L", True, True), ("1", True, False)],
 )
 def test_modes(tmp_path, mode, saliency, label):
     image = Image.fromarray(GREY.astype(np.uint16)) if mode == "I;16" else Image.fromarray(GREY).convert(mode)

@@ -60,7 +60,9 @@ def resize(path: Path) -> None:
 
 
 def colour(path: Path) -> None:
-    Image.open(path).convert("RGB").save(path)
+    image = Image.open(path).convert("RGB")
+    image.putpixel((3, 5), (200, 100, 100))
+    image.save(path)
 
 
 def sixteen_bits(path: Path) -> None:
@@ -82,7 +84,11 @@ def unknown_class(path: Path) -> None:
         (f"saliency/{BAD}.png", cut, f"saliency map .*{BAD}.png cannot be read: "),
         (f"saliency/{BAD}.png", Path.unlink, f"saliency map .*{BAD}.png does not exist"),
         (f"saliency/{BAD}.png", resize, rf"saliency map .*{BAD}.png is 20x30 pixels, its photo \d+x\d+: resize it"),
-        (f"saliency/{BAD}.png", colour, f"{BAD}.png is a RGB image; save saliency maps as 8-bit grey PNGs"),
+        (
+            f"saliency/{BAD}.png",
+            colour,
+            f"{BAD}.png is a RGB image; its pixels .* grey; save saliency maps as 8-bit grey PNGs",
+        ),
         (f"saliency/{BAD}.png", sixteen_bits, f"{BAD}.png is a I;16 image; save saliency maps as 8-bit grey PNGs"),
     ],
 )

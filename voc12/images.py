@@ -7,7 +7,7 @@ import contextlib
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tool.errors import UserError
 from tool.files import atomic_write
 from voc12.classes import PALETTE
+from voc12.palette import meant_values, values_of_colours
 
 MAX_PIXELS = (
     50_000_000  # a VOC photo has 0.2 million; a file that claims more than this is refused before it is decoded
@@ -36,7 +37,7 @@ _UPRIGHT = {
 }
 """What turns an image of each EXIF orientation upright; 1 is upright."""
 PHOTO_FORMATS = ("JPEG", "PNG")
-MASK_FORMATS = ("PNG",)
+LABEL_FORMATS = ("PNG",)
 
 
 def load_photo(path: str | Path) -> Image.Image:
@@ -56,19 +57,65 @@ def load_photo(path: str | Path) -> Image.Image:
 
 
 def load_label(path: str | Path) -> np.ndarray:
-    """Return the label map at `path`, uint8 (H, W): the indices of a palette PNG, the values of a grey one."""
-    image = _decode(path, "label map", MASK_FORMATS)
-    if image.mode not in ("P", "L"):
-        raise UserError(f"{path} is a {image.mode} image; label maps are 8-bit palette or grey PNGs of class indices")
-    return np.array(image)
+    """Return the label map at `path`, uint8 (H, W): the values of a grey PNG, or what the colours of another one mean."""
+    return read_label(path)[0]
+
+
+def read_label(path: str | Path) -> tuple[np.ndarray, bool]:
+    """Return `load_label`'s label map, and whether the file stores these very values, as other programs need it.
+
+    They are the indices of a palette PNG, unless another program sorted its palette anew; the colours then tell the values, as in
+    an RGB PNG of VOC colours. UserError for anything else.
+    """
+    image = _decode(path, "label map", LABEL_FORMATS)
+    if image.mode == "L":
+        return np.array(image), True
+    values = None
+    if image.mode == "P":
+        stored = np.array(image)
+        used = np.flatnonzero(np.bincount(stored.ravel(), minlength=256))
+        meant = meant_values(used, np.array(image.getpalette(), np.uint8).reshape(-1, 3))
+        if np.array_equal(used, meant):
+            return stored, True
+        values = np.zeros(256, np.uint8)
+        values[used] = meant
+        return values[stored], False
+    if image.mode in ("RGB", "RGBA"):
+        pixels = np.array(image.convert("RGBA"))
+        values = values_of_colours(pixels[..., :3]) if (pixels[..., 3] == 255).all() else None
+    if values is None:
+        raise UserError(
+            f"{path} is a {image.mode} image; label maps are 8-bit palette or grey PNGs of class indices, or opaque VOC colours"
+        )
+    return values, False
 
 
 def load_grey(path: str | Path) -> np.ndarray:
-    """Return the saliency map at `path`, uint8 (H, W), 0..255; anything but an 8-bit grey PNG raises UserError."""
-    image = _decode(path, "saliency map", MASK_FORMATS)
-    if image.mode != "L":
-        raise UserError(f"{path} is a {image.mode} image; save saliency maps as 8-bit grey PNGs (Pillow's mode L)")
-    return np.array(image)
+    """Return the saliency map at `path`, uint8 (H, W), 0..255, of an 8-bit image whose pixels are grey.
+
+    UserError: colours, transparency, 16 bits, or values of 0 and 1 only, which a threshold on 0..255 would call background.
+    """
+    image = _decode(path, "saliency map", PHOTO_FORMATS)
+    grey = None
+    if image.mode == "L":
+        grey = np.array(image)
+    elif image.mode in ("1", "P", "LA", "RGB", "RGBA"):
+        pixels = np.array(image.convert("RGBA"))
+        if (pixels[..., 3] == 255).all() and (pixels[..., :3] == pixels[..., :1]).all():
+            grey = np.ascontiguousarray(pixels[..., 0])
+    if grey is None:
+        why = "" if image.mode.startswith("I") else " its pixels are not all opaque and grey;"
+        raise UserError(f"{path} is a {image.mode} image;{why} save saliency maps as 8-bit grey PNGs (Pillow's mode L)")
+    if grey.max(initial=0) == 1:
+        raise UserError(
+            f"saliency map {path} holds 0 and 1 only, where 0..255 was expected: multiply the maps by 255 and save them again"
+        )
+    return grey
+
+
+def without_foreground(folder: str | Path, ids: Iterable[str]) -> list[str]:
+    """Return those of `ids` whose label map `<folder>/<id>.png` is all background (0)."""
+    return [image_id for image_id in ids if not load_label(Path(folder) / f"{image_id}.png").any()]
 
 
 def size_of(path: str | Path, what: str = "photo", formats: tuple[str, ...] = PHOTO_FORMATS) -> tuple[int, int]:

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     say(out / PAIRS_FILE, write_pairs(out / PAIRS_FILE, pairs))
 
     shown = {image_id: mask.classes for image_id, mask in masks.items() if mask is not None}
-    report = [*list_table(lists), *class_table(lists, labels, shown, pairs)]
+    report = [*list_table(lists), *class_table(lists, labels, shown, pairs, findings)]
     report.append(f"pairs: {len(pairs) // args.epochs} per epoch, {args.epochs} epochs, {len(pairs)} in all")
     report.append("nothing looks wrong" if not findings.lines() else "please look at these:")
     print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists)]))
