@@ -32,6 +32,7 @@ from tool.precision import Autocast, setup_precision, training_form
 from voc12.data import TrainPairs
 from voc12.labels import load_labels
 from voc12.lists import check_root, photo_path, read_pairs
+from voc12.pairs import check_pairs
 
 # What a resumed run has to share with the interrupted one.
 MUST_MATCH = (
@@ -98,6 +99,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
     setup_precision(args.tf32)
     pairs = read_pairs(args.train_list)
     labels = load_labels({image_id for pair in pairs for image_id in pair[:2]}, args.voc12_root)
+    check_pairs(pairs, labels, args.train_list)
     max_step = len(pairs) // args.batch_size * args.max_epoches
     if max_step == 0:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(pairs)} pairs of {args.train_list}")

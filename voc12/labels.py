@@ -1,7 +1,8 @@
 """Image-level labels: which of the 20 classes a photo shows."""
 
+import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tool.errors import UserError
 from tool.files import load_npy_dict
 from voc12.classes import CLASSES
 from voc12.lists import PREPARE_COMMAND, check_id
+from voc12.report import one_line
 
 _CLASS_INDEX = {name: index for index, name in enumerate(CLASSES)}
 _LARGEST_XML = 1 << 20  # bytes; the devkit's largest is under 20 kB
@@ -19,7 +21,7 @@ def read_annotation(path: str | Path) -> np.ndarray:
     """Multi-hot label (20,) float32 of a devkit XML: 1 for each class with an `<object>`, difficult ones too.
 
     Difficult objects count because they do in the `cls_labels.npy` that the field shares; parts (head, hand) do not.
-    UserError: missing, not an annotation, an unknown class name, or a document type (which could hold entities).
+    UserError: missing, not an annotation, without objects, an unknown class name, or a document type (which could hold entities).
     """
     try:
         with open(path, "rb") as file:
@@ -46,6 +48,14 @@ def read_annotation(path: str | Path) -> np.ndarray:
         if name not in _CLASS_INDEX:
             raise UserError(f"annotation {path}: unknown class name {name[:40]!r}")
         label[_CLASS_INDEX[name]] = 1
+    if not label.any():
+        other = next((element.tag for element in root.iter() if element.tag.casefold() == "object"), None)
+        why = (
+            f"its <{other}> is not the <object> directly within <annotation> of a devkit"
+            if other
+            else "it has no <object>"
+        )
+        raise UserError(f"annotation {path} names no class: {why}; mend it, or leave its photo out of the list")
     return label
 
 
@@ -62,27 +72,65 @@ def load_labels(
 ) -> dict[str, np.ndarray]:
     """Label (20,) float32, zeros and ones, of each id: from `labels_path` where it exists, else from `Annotations`.
 
-    An id that the file lacks is read from its XML. The file is read without running anything it asks for.
-    UserError: an id in neither place, or a value that is no multi-hot label. Where a list `failures` is given, such
+    An id that the file lacks is read from its XML. The file is read without running anything it asks for. One line on stdout, of the
+    first process alone, tells how many labels came from where.
+    UserError: ids in neither place, or whose value is no multi-hot label or names no class. Where a list `failures` is given, such
     ids are left out and (id, message) is added to it instead.
     """
     table = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
     labels: dict[str, np.ndarray] = {}
+    problems = []
     for image_id in dict.fromkeys(ids):
         try:
             labels[image_id] = _load_label(image_id, table, voc12_root, labels_path)
         except UserError as error:
-            if failures is None:
-                raise
-            failures.append((image_id, str(error)))
+            problems.append((image_id, str(error)))
+    if problems and failures is None:
+        raise UserError(one_line(problems))
+    if failures is not None:
+        failures += problems
+    if os.environ.get("RANK", "0") == "0":  # torchrun's number of the process
+        print(_origins(labels, table, voc12_root, labels_path), flush=True)
     return labels
+
+
+def _origins(labels: Iterable[str], table: Container[str], voc12_root: str | Path, labels_path: str | Path) -> str:
+    """How many labels came from where, and how many XML files are newer than the labels that were taken in their place."""
+    taken = [image_id for image_id in labels if image_id in table]
+    others = len(list(labels)) - len(taken)
+    parts = []
+    if taken:
+        made = os.stat(labels_path).st_mtime
+        newer = sum(_time(annotation_path(voc12_root, image_id)) > made for image_id in taken)
+        note = (
+            f" ({newer} of them have a newer XML, which is not read: remove or remake the file to use it)"
+            if newer
+            else ""
+        )
+        parts.append(f"{len(taken)} from {labels_path}{note}")
+    if others or not taken:
+        parts.append(f"{others} from {Path(voc12_root) / 'Annotations'}")
+    return f"labels: {', '.join(parts)}"
+
+
+def _time(path: Path) -> float:
+    """When the file was last written; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _load_label(
     image_id: str, table: Mapping[int | str, np.ndarray], voc12_root: str | Path, labels_path: str | Path
 ) -> np.ndarray:
     if image_id in table:
-        return _multi_hot(table[image_id], f"{labels_path}, {image_id}")
+        label = _multi_hot(table[image_id], f"{labels_path}, {image_id}")
+        if not label.any():
+            raise UserError(
+                f"{labels_path}, {image_id}: a row of zeros names no class; mend it, or leave the photo out of the list"
+            )
+        return label
     path = annotation_path(voc12_root, image_id)
     if not path.is_file():
         absent = "does not hold it" if table else "does not exist"

@@ -89,6 +89,11 @@ def read_pairs(path: str | Path) -> list[tuple[str, str, int]]:
     return pairs
 
 
+def line_numbers(path: str | Path) -> list[int]:
+    """The line, from 1, of each entry of a list."""
+    return [number for number, _ in _lines(path)]
+
+
 def format_image_list(ids: Iterable[str], with_mask: bool = True) -> str:
     """The text of an image list, in the form that every VOC 2012 pipeline of this family reads."""
     if with_mask:

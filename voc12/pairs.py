@@ -7,7 +7,7 @@ Run by itself it makes a pair list from any image list:
 import argparse
 import itertools
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -18,8 +18,10 @@ import numpy as np
 
 from tool import flags
 from tool.errors import UserError, run
+from voc12.classes import CLASSES
 from voc12.labels import load_labels
-from voc12.lists import format_pairs, read_image_list, write_text
+from voc12.lists import format_pairs, line_numbers, read_image_list, write_text
+from voc12.report import named
 
 EPOCHS = 25
 SEED = 0
@@ -116,6 +118,26 @@ def _shortest_path(linked: np.ndarray, start: int, goals: np.ndarray) -> list[in
                 came_from[neighbour] = node
                 queue.append(neighbour)
     return []
+
+
+def check_pairs(pairs: Sequence[tuple[str, str, int]], labels: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """UserError that names the lines of the pair list at `path` whose class one of their photos does not show.
+
+    pairs: what `read_pairs` gave; labels: id -> (20,) multi-hot of their photos.
+    """
+    wrong = [
+        i for i, (first, second, label) in enumerate(pairs) if not (labels[first][label] and labels[second][label])
+    ]
+    if not wrong:
+        return
+    numbers = line_numbers(path)
+    first, second, label = pairs[wrong[0]]
+    without = " and ".join(dict.fromkeys(i for i in (first, second) if not labels[i][label]))
+    raise UserError(
+        f"{path}: {len(wrong)} of {len(pairs)} pairs have a class that one of their photos does not show (line "
+        f"{named([str(numbers[i]) for i in wrong])}), the first: {CLASSES[label]}, which {without} does not show; make the list anew "
+        "from the labels with voc12/prepare.py or voc12/pairs.py"
+    )
 
 
 def write_pairs(path: str | Path, pairs: Iterable[tuple[str, str, int]]) -> bool:

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     ids = sorted({*lists["train_aug"], *lists["train"], *lists["val"]})
     labels = read_labels(root, ids, findings)
     check_photos(root, ids, masks, findings)
-    paired = {image_id: labels[image_id] for image_id in lists["train_aug"] if labels.get(image_id, np.zeros(1)).any()}
+    paired = {image_id: labels[image_id] for image_id in lists["train_aug"] if image_id in labels}
     if not paired:
         raise UserError(f"no image of train_aug has a label in {root / 'Annotations'}, so there is nothing to train on")
     pairs = make_pairs(paired, args.epochs, args.seed)
@@ -147,9 +147,6 @@ def read_labels(root: Path, ids: Sequence[str], findings: Findings) -> dict[str,
             labels[image_id] = read_annotation(path)
         except UserError as error:
             findings.add("XML files that give no label, so their photos are in no pair", str(error))
-            continue
-        if not labels[image_id].any():
-            findings.add("XML files without an object, so their photos are in no pair", image_id)
     return labels
 
 
