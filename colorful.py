@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from pseudo_label.manifest import claim_folder
 from pseudo_label.metrics import out_of_range
 from pseudo_label.visualise import contact_sheet, overlay
 from tool import flags
 from tool.errors import UserError, run
-from tool.files import make_folder
 from voc12.classes import VOID
 from voc12.images import load_label, load_photo, save_label, save_rgb
 from voc12.lists import read_image_list
@@ -89,7 +89,7 @@ def main() -> None:
     # The published page has a long dash in place of two hyphens, some copies of it the dash's UTF-8 bytes read as Windows-1252.
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     ids = find_ids(args)
-    make_folder(args.out_path)
+    claim_folder(args.out_path, {"output": "colours"}, overwrite=False)
     photos = args.img_root
     if photos is not None and (photos / "JPEGImages").is_dir():
         photos = photos / "JPEGImages"

@@ -49,7 +49,7 @@ def test_labels_get_the_palette_and_keep_their_values(root):
     (root / "labels" / ".hidden.png").write_bytes(b"")
     (root / "labels" / "notes.txt").write_bytes(b"")
     colorful(root)
-    assert sorted(os.listdir(root / "out")) == [f"{image_id}.png" for image_id in IDS]
+    assert sorted(os.listdir(root / "out")) == [*(f"{image_id}.png" for image_id in IDS), "edam_manifest.json"]
     for image_id in IDS:
         label = pixels(root / "labels" / f"{image_id}.png")
         np.testing.assert_array_equal(pixels(root / "out" / f"{image_id}.png"), label)
@@ -76,7 +76,7 @@ def test_labels_over_photos_and_the_sheet(root, capsys, photos):
 def test_list_and_limit(root):
     (root / "list.txt").write_text(f"{IDS[2]}\n{IDS[1]}\n")
     colorful(root, "--list", str(root / "list.txt"), "--limit", "1")
-    assert os.listdir(root / "out") == [f"{IDS[2]}.png"]
+    assert sorted(os.listdir(root / "out")) == [f"{IDS[2]}.png", "edam_manifest.json"]
 
 
 @pytest.mark.parametrize(
@@ -140,3 +140,13 @@ def test_the_published_page_s_long_dash(tmp_path, monkeypatch):
         )
         script.main()
         assert (load_label(out / "a.png") == 3).all()
+
+
+def test_pictures_of_somebody_else_are_never_replaced(root):
+    (root / "out").mkdir()
+    (root / "out" / f"{IDS[0]}.png").write_bytes(b"mine")
+    with pytest.raises(
+        UserError, match=r"out holds files of which no edam_manifest.json says what made them; name another"
+    ):
+        colorful(root)
+    assert (root / "out" / f"{IDS[0]}.png").read_bytes() == b"mine"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tool.errors import UserError
 from tool.files import atomic_write
+from voc12.aside import keep_aside
 from voc12.classes import CLASSES
 
 # Ids become parts of paths, for reading and for writing, so nothing in them may lead out of a folder.
@@ -107,16 +108,26 @@ def format_pairs(pairs: Iterable[tuple[str, str, int]]) -> str:
 
 
 def write_text(path: str | Path, text: str) -> bool:
-    """Write an ASCII text file whole, with the same bytes on every system. False: it was there already, untouched."""
+    """Write an ASCII text file whole, with the same bytes on every system. False: it was there already, untouched.
+
+    Other text that the file held is kept aside, and that is told.
+    """
     data = text.encode("ascii")
     try:
         if Path(path).read_bytes() == data:
             return False
     except OSError:
         pass  # missing or unreadable: to be written
+    tell_aside(path)
     with atomic_write(path) as file:
         file.write(data)
     return True
+
+
+def tell_aside(path: str | Path) -> None:
+    """Keep aside what the file holds that is about to be replaced, if there is one: it may be the user's."""
+    if Path(path).is_file():
+        print(f"{path}: what it held is kept as {keep_aside(path)}")
 
 
 def _lines(path: str | Path) -> Iterator[tuple[int, str]]:

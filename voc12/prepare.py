@@ -24,7 +24,7 @@ from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
 from voc12.images import load_photo, size_of
 from voc12.labels import annotation_path, read_annotation
-from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, write_text
+from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, tell_aside, write_text
 from voc12.masks import AUG, Mask, complete_masks, count_aug, files_by_id
 from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
 from voc12.report import PUBLISHED, Findings, class_table, list_table
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     remove_leftovers(out)
 
     findings = Findings()
-    masks = complete_masks(root, sbd_root, findings)
+    masks = complete_masks(root, sbd_root, findings, args.repair)
     lists = make_lists(root, masks, findings)
     ids = sorted({*lists["train_aug"], *lists["train"], *lists["val"]})
     labels = read_labels(root, ids, findings)
@@ -72,6 +72,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--sbd_root", type=Path, metavar="DIR", help=f"SBD, unpacked: gives the masks that {AUG} lacks")
     fetch = "fetch what is missing of VOC 2012 (2 GB) and SBD (1.4 GB) and unpack it in DIR"
     add("--download", type=Path, metavar="DIR", help=fetch)
+    repair = f"rewrite masks of {AUG} that are damaged, or colours instead of class values; the old files are kept in {AUG}.old"
+    add("--repair", action="store_true", help=repair)
     add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
     add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
     out = "folder for the lists, labels and pairs; otherwise voc12/ of this repository"
@@ -178,6 +180,7 @@ def write_labels(path: Path, labels: Mapping[str, np.ndarray]) -> bool:
         old[key].dtype == np.float32 and np.array_equal(old[key], labels[key]) for key in labels
     ):
         return False
+    tell_aside(path)
     save_npy_dict(path, labels)
     return True
 
