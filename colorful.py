@@ -18,6 +18,7 @@ from pseudo_label.visualise import contact_sheet, overlay
 from tool import flags
 from tool.errors import UserError, run
 from voc12.classes import VOID
+from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of, find_file
 from voc12.images import load_label, load_photo, save_label, save_rgb
 from voc12.lists import read_image_list
 from voc12.palette import explain
@@ -79,7 +80,7 @@ def find_ids(args: argparse.Namespace) -> list[str]:
             raise UserError(f"--out_path is the {flag} folder too; its files would be overwritten")
     if args.list:
         return read_image_list(args.list)[: args.limit]
-    ids = sorted(path.stem for path in args.img_path.glob("[!.]*.png"))
+    ids = sorted(files_of(args.img_path, LABEL_ENDINGS))
     if not ids:
         raise UserError(f"--img_path folder {args.img_path} holds no .png file")
     return ids[: args.limit]
@@ -96,20 +97,22 @@ def main() -> None:
 
     rows, shown = [], set()
     for image_id in tqdm(ids, unit="image", desc="colorful", disable=None):
-        label = read_label(args.img_path / f"{image_id}.png")
+        label = read_label(find_file(args.img_path, image_id, LABEL_ENDINGS))
         if photos is None:
             save_label(args.out_path / f"{image_id}.png", label)
             continue
-        photo = np.array(load_photo(photos / f"{image_id}.jpg"))
-        check_size(photos / f"{image_id}.jpg", photo, label)
+        photo_path = find_file(photos, image_id, PHOTO_ENDINGS)
+        photo = np.array(load_photo(photo_path))
+        check_size(photo_path, photo, label)
         drawn = overlay(photo, label, args.opacity)
         save_rgb(args.out_path / f"{image_id}.png", drawn)
         if args.sheet and len(rows) < SHEET_IMAGES:
             rows.append([photo, drawn])
             shown |= set(np.unique(label).tolist())
             if args.gt_path:
-                truth = read_label(args.gt_path / f"{image_id}.png")
-                check_size(args.gt_path / f"{image_id}.png", truth, label)
+                truth_path = find_file(args.gt_path, image_id, LABEL_ENDINGS)
+                truth = read_label(truth_path)
+                check_size(truth_path, truth, label)
                 rows[-1].append(overlay(photo, truth, args.opacity))
                 shown |= set(np.unique(truth).tolist())
     print(f"{len(ids)} pictures in {args.out_path}")

@@ -31,7 +31,7 @@ from tool.files import make_folder
 from tool.loading import batches
 from tool.precision import autocast, setup_precision
 from voc12.data import MultiScalePhotos
-from voc12.labels import load_labels
+from voc12.labels import IGNORE_FOREIGN, load_labels
 from voc12.lists import check_root, read_image_list
 
 
@@ -43,6 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
+    add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--out_cam", type=Path, metavar="DIR", help="write class maps, <id>.npy: class 0..19 -> (H, W) float32")
     add("--out_cam_pred", type=Path, metavar="DIR", help="write label PNGs of the class maps")
     add("--out_crf", type=Path, metavar="DIR", help="write CRF probabilities, <id>.npy: label 0..20 -> (H, W) float32")
@@ -77,7 +78,8 @@ def main() -> None:
         check_fusion(job.theta, job.alpha, job.beta, saliency=job.sal_path is not None)
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
     failures: list[tuple[str, str]] = []
-    labels = load_labels(ids, args.voc12_root, failures=failures if args.skip_errors else None)
+    kept = failures if args.skip_errors else None
+    labels = load_labels(ids, args.voc12_root, failures=kept, ignore_foreign=args.ignore_foreign)
     digest = weights_digest(args.weights)
 
     pool = LabelPool(job, args.crf_workers)  # before a GPU is touched

@@ -30,7 +30,7 @@ from tool.loading import StepBatches, batches, make_loader
 from tool.optim import make_optimizer, set_learning_rate
 from tool.precision import Autocast, setup_precision, training_form
 from voc12.data import TrainPairs
-from voc12.labels import load_labels
+from voc12.labels import IGNORE_FOREIGN, load_labels
 from voc12.lists import check_root, photo_path, read_pairs
 from voc12.pairs import check_pairs
 
@@ -48,6 +48,7 @@ def get_parser() -> argparse.ArgumentParser:
     network, pairs = "network.resnet38_EDAM_cls", "list of training pairs, made by voc12/prepare.py"
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
     add("--train_list", default="voc12/EDAM_train.txt", metavar="FILE", help=pairs)
+    add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     weights = "initial weights: the ImageNet ResNet-38 (.params) or a PyTorch checkpoint (.pth); random without it"
     add("--weights", metavar="FILE", help=weights)
@@ -98,7 +99,9 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world: int)
     """Read everything, then train: each step's batch is shared by `world` processes, of which this is `rank`."""
     setup_precision(args.tf32)
     pairs = read_pairs(args.train_list)
-    labels = load_labels({image_id for pair in pairs for image_id in pair[:2]}, args.voc12_root)
+    labels = load_labels(
+        {image_id for pair in pairs for image_id in pair[:2]}, args.voc12_root, ignore_foreign=args.ignore_foreign
+    )
     check_pairs(pairs, labels, args.train_list)
     max_step = len(pairs) // args.batch_size * args.max_epoches
     if max_step == 0:

@@ -17,6 +17,7 @@ from pseudo_label.fusion import pseudo_label
 from tool.errors import UserError
 from tool.files import save_npy_dict
 from tool.workers import WorkerPool
+from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
 
 
@@ -48,8 +49,8 @@ class LabelJob:
 
 
 def read_saliency(folder: Path, image_id: str, size: tuple[int, int]) -> np.ndarray:
-    """Saliency map <folder>/<id>.png, uint8 (H, W) = size. UserError: missing, not grey, another size."""
-    path = folder / f"{image_id}.png"
+    """Saliency map of a photo in `folder`, uint8 (H, W) = size. UserError: missing, not grey, another size."""
+    path = find_file(folder, image_id, SALIENCY_ENDINGS)
     saliency = load_grey(path)
     if saliency.shape != size:
         raise UserError(

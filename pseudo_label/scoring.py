@@ -10,6 +10,7 @@ from pseudo_label.metrics import confusion, confusion_curve, out_of_range
 from tool.errors import UserError
 from tool.files import load_npy_dict
 from voc12.classes import CLASSES, LABELS, VOID
+from voc12.folders import LABEL_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, load_label
 from voc12.palette import explain
 
@@ -33,23 +34,24 @@ class Source:
 
 def evaluate_image(image_id: str, source: Source) -> np.ndarray:
     """Return one image's confusion, int64 (1, 21, 21), or (100, 21, 21) for a curve. UserError names a bad file."""
-    truth_path = source.gt_dir / f"{image_id}.png"
+    truth_path = find_file(source.gt_dir, image_id, LABEL_ENDINGS)
     truth = load_label(truth_path)
     check_values(truth_path, np.where(truth == VOID, 0, truth))
     if not source.npy:
-        path = source.predict_dir / f"{image_id}.png"
+        path = find_file(source.predict_dir, image_id, LABEL_ENDINGS)
         predicted = load_label(path)
         check_size(path, predicted, truth)
         # Void predicted where the truth is void too is no error: it lets ground truth be scored against itself.
         check_values(path, np.where((truth == VOID) & (predicted == VOID), 0, predicted))
         return confusion(truth, predicted)[None]
 
-    path = source.predict_dir / f"{image_id}.npy"
+    path = find_file(source.predict_dir, image_id, (".npy",))
     classes, scores, background = read_scores(path, truth, source.crf)
     fusion = {"alpha": source.alpha, "beta": source.beta}
     if source.sal_path is not None:
-        fusion["saliency"] = load_grey(source.sal_path / f"{image_id}.png")
-        check_size(source.sal_path / f"{image_id}.png", fusion["saliency"], truth)
+        sal_path = find_file(source.sal_path, image_id, SALIENCY_ENDINGS)
+        fusion["saliency"] = load_grey(sal_path)
+        check_size(sal_path, fusion["saliency"], truth)
     if source.curve:
         label, level = levels(scores, classes, **fusion)
         unit = 1 if source.sal_path is None else 100

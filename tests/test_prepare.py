@@ -145,7 +145,7 @@ def test_everything_that_looks_wrong_is_named(tmp_path, capsys):
     write_png(aug / "2009_000007.png", np.full((5, 5), 77, np.uint8))
     (root / "SegmentationClass/2007_000002.png").unlink()
     (aug / "2007_000002.png").unlink()
-    (aug / "bad name.png").write_bytes(b"")
+    (aug / "-bad.png").write_bytes(b"")
     (root / "ImageSets/Segmentation/train.txt").write_text("2007_000001\n2007_000003\n2007_000002\n2012_999999\n")
 
     prepare(tmp_path / "out", "--voc12_root", root)
@@ -163,7 +163,7 @@ def test_everything_that_looks_wrong_is_named(tmp_path, capsys):
         ("1 masks with values other than 0..20 and 255", "2009_000007"),
         ("1 masks of another size than their photo", "2009_000007"),
         ("1 photos that cannot be read", "2007_000003"),
-        ("1 file names that are no image id, left out", "bad name.png"),
+        ("1 file names that are no image id, left out", "-bad.png"),
     ):
         assert [name in line for line in said.splitlines() if line.startswith(f"  {kind}: ")] == [True], (kind, said)
     assert "please look at these:" in said

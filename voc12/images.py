@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tool.errors import UserError
 from tool.files import atomic_write
 from voc12.classes import PALETTE
+from voc12.folders import LABEL_ENDINGS, find_file
 from voc12.palette import meant_values, values_of_colours
 
 MAX_PIXELS = (
@@ -114,8 +115,8 @@ def load_grey(path: str | Path) -> np.ndarray:
 
 
 def without_foreground(folder: str | Path, ids: Iterable[str]) -> list[str]:
-    """Return those of `ids` whose label map `<folder>/<id>.png` is all background (0)."""
-    return [image_id for image_id in ids if not load_label(Path(folder) / f"{image_id}.png").any()]
+    """Return those of `ids` whose label map in `folder` is all background (0)."""
+    return [image_id for image_id in ids if not load_label(find_file(folder, image_id, LABEL_ENDINGS)).any()]
 
 
 def size_of(path: str | Path, what: str = "photo", formats: tuple[str, ...] = PHOTO_FORMATS) -> tuple[int, int]:

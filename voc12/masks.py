@@ -12,6 +12,7 @@ from tool.errors import UserError
 from tool.files import make_folder, remove_leftovers
 from voc12.aside import keep_aside
 from voc12.classes import CLASSES, VOID
+from voc12.folders import LABEL_ENDINGS, files_of, find_file
 from voc12.images import load_label, read_label, save_label
 from voc12.lists import check_id
 from voc12.report import Findings
@@ -34,7 +35,7 @@ class Mask:
 
 def count_aug(voc12_root: str | Path) -> int:
     """Number of masks in the devkit's SegmentationClassAug, 0 where there is no such folder."""
-    return sum(not path.name.startswith(".") for path in (Path(voc12_root) / AUG).glob("*.png"))
+    return len(files_of(Path(voc12_root) / AUG, LABEL_ENDINGS))
 
 
 def complete_masks(
@@ -47,8 +48,8 @@ def complete_masks(
     kept in SegmentationClassAug.old. Without SBD and without the folder nothing is written, and VOC's own masks are looked through.
     """
     root = Path(voc12_root)
-    own = files_by_id(root / OWN, ".png", findings)
-    sbd = files_by_id(find_sbd_masks(sbd_root), ".mat", findings) if sbd_root else {}
+    own = files_by_id(root / OWN, LABEL_ENDINGS, findings)
+    sbd = files_by_id(find_sbd_masks(sbd_root), (".mat",), findings) if sbd_root else {}
     folder, partial = root / AUG, root / f"{AUG}.partial"
     if partial.exists():  # from a run that was killed, perhaps with other sources
         shutil.rmtree(partial)
@@ -72,7 +73,7 @@ def _fill(
     folder: Path, own: dict[str, Path], sbd: dict[str, Path], findings: Findings, repair: bool
 ) -> dict[str, Mask | None]:
     """Write to `folder` the masks that it lacks, and look through all."""
-    present = files_by_id(folder, ".png", findings)
+    present = files_by_id(folder, LABEL_ENDINGS, findings)
     masks: dict[str, Mask | None] = {}
     for image_id in tqdm(sorted({*own, *sbd, *present}), "masks", disable=None):
         source = own.get(image_id) or sbd.get(image_id)
@@ -85,22 +86,21 @@ def _fill(
         except UserError as error:
             findings.add("masks that could not be made", str(error))
             continue
-        save_label(folder / f"{image_id}.png", label)
+        save_label(present.get(image_id, folder / f"{image_id}.png"), label)
         masks[image_id] = _facts(label, image_id, findings)
     return masks
 
 
-def files_by_id(folder: Path, suffix: str, findings: Findings) -> dict[str, Path]:
+def files_by_id(folder: Path, endings: tuple[str, ...], findings: Findings) -> dict[str, Path]:
     """id -> path of the files in `folder`, in order of the id; empty if there is no such folder."""
     found = {}
-    for path in sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else ():
-        if path.name.startswith("."):
-            continue
+    for image_id, names in sorted(files_of(folder, endings).items()):
         try:
-            found[check_id(path.stem, str(path))] = path
+            found[check_id(image_id, str(folder / names[0]))] = find_file(folder, image_id, endings)
         except UserError as error:
-            findings.add("file names that are no image id, left out", str(error))
-    return dict(sorted(found.items()))
+            kind = "images with more than one file" if len(names) > 1 else "file names that are no image id"
+            findings.add(f"{kind}, left out", str(error))
+    return found
 
 
 def _look(path: Path, findings: Findings, repair: bool, replaceable: bool) -> Mask | None:

@@ -19,7 +19,7 @@ import numpy as np
 from tool import flags
 from tool.errors import UserError, run
 from voc12.classes import CLASSES
-from voc12.labels import load_labels
+from voc12.labels import IGNORE_FOREIGN, load_labels
 from voc12.lists import format_pairs, line_numbers, read_image_list, write_text
 from voc12.report import named
 
@@ -152,6 +152,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
     add("--out", required=True, metavar="FILE", help="pair list to write")
     add("--labels", default="voc12/cls_labels.npy", metavar="FILE", help="labels, read where the file exists")
+    add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--epochs", type=flags.count(1), default=EPOCHS, help="matchings of all photos to make")
     add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
     return parser
@@ -159,8 +160,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
+    ids = read_image_list(args.image_list)
     pairs = make_pairs(
-        load_labels(read_image_list(args.image_list), args.voc12_root, args.labels), args.epochs, args.seed
+        load_labels(ids, args.voc12_root, args.labels, ignore_foreign=args.ignore_foreign), args.epochs, args.seed
     )
     write_pairs(args.out, pairs)
     print(f"{args.out}: {len(pairs)} pairs, {len(pairs) // args.epochs} per epoch")

@@ -22,8 +22,9 @@ from tqdm import tqdm
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
+from voc12.folders import PHOTO_ENDINGS
 from voc12.images import load_photo, size_of
-from voc12.labels import annotation_path, read_annotation
+from voc12.labels import IGNORE_FOREIGN, annotation_path, read_annotation
 from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, tell_aside, write_text
 from voc12.masks import AUG, Mask, complete_masks, count_aug, files_by_id
 from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     masks = complete_masks(root, sbd_root, findings, args.repair)
     lists = make_lists(root, masks, findings)
     ids = sorted({*lists["train_aug"], *lists["train"], *lists["val"]})
-    labels = read_labels(root, ids, findings)
+    labels = read_labels(root, ids, findings, args.ignore_foreign)
     check_photos(root, ids, masks, findings)
     paired = {image_id: labels[image_id] for image_id in lists["train_aug"] if image_id in labels}
     if not paired:
@@ -74,6 +75,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--download", type=Path, metavar="DIR", help=fetch)
     repair = f"rewrite masks of {AUG} that are damaged, or colours instead of class values; the old files are kept in {AUG}.old"
     add("--repair", action="store_true", help=repair)
+    add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
     add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
     out = "folder for the lists, labels and pairs; otherwise voc12/ of this repository"
@@ -111,7 +113,7 @@ def check_devkit(root: Path) -> None:
 
 def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings) -> dict[str, list[str]]:
     """list name -> ids in order, only those with a photo; `test` only where the devkit has that list."""
-    photos = files_by_id(root / "JPEGImages", ".jpg", findings)
+    photos = files_by_id(root / "JPEGImages", PHOTO_ENDINGS, findings)
     splits = {}
     for name in ("train", "val", "test"):
         path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
@@ -137,7 +139,7 @@ def _keep(ids: Sequence[str], known: Mapping[str, object], otherwise: str, findi
     return [image_id for image_id in ids if image_id in known]
 
 
-def read_labels(root: Path, ids: Sequence[str], findings: Findings) -> dict[str, np.ndarray]:
+def read_labels(root: Path, ids: Sequence[str], findings: Findings, ignore_foreign: bool) -> dict[str, np.ndarray]:
     """id -> label (20,) float32 of each image with a sound XML; the others become findings."""
     labels = {}
     for image_id in tqdm(ids, "labels", disable=None):
@@ -146,7 +148,7 @@ def read_labels(root: Path, ids: Sequence[str], findings: Findings) -> dict[str,
             findings.add("photos without XML, so without label and in no pair", image_id)
             continue
         try:
-            labels[image_id] = read_annotation(path)
+            labels[image_id] = read_annotation(path, ignore_foreign)
         except UserError as error:
             findings.add("XML files that give no label, so their photos are in no pair", str(error))
     return labels
