@@ -29,6 +29,7 @@ from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
 from tool.workers import WorkerPool
 from voc12.classes import LABELS
+from voc12.folders import files_of
 from voc12.lists import read_image_list
 
 # infer_cls.py's outputs -> --type, --crf
@@ -174,8 +175,23 @@ def check_arguments(args: argparse.Namespace) -> Source:
         kind, crf = WRITTEN[output]
         right = f"--type {kind}" + (" --crf" if crf else ", without --crf" if args.crf else "")
         raise UserError(f"{args.predict_dir} was written with --{output}: it is read with {right}")
+    check_type(args)
     npy = args.type == "npy"
     return Source(args.predict_dir, gt_dir, npy, args.crf, args.sal_path, args.theta, args.alpha, args.beta, args.curve)
+
+
+def check_type(args: argparse.Namespace) -> None:
+    """UserError where --predict_dir holds no file of --type, with a look at what it holds instead."""
+    if files_of(args.predict_dir, (f".{args.type}",)):
+        return
+    other = "npy" if args.type == "png" else "png"
+    if not files_of(args.predict_dir, (f".{other}",)):
+        raise UserError(
+            f"--predict_dir {args.predict_dir} holds no .{args.type} file: give the folder of the predictions"
+        )
+    what = "label PNGs" if args.type == "npy" else "score files (.npy) and no label PNGs"
+    crf = ", and --crf where they are CRF probabilities" if args.type == "png" else ", without --crf and --curve"
+    raise UserError(f"--predict_dir {args.predict_dir} holds {what}: give --type {other}{crf}")
 
 
 def tell_idle_flags(args: argparse.Namespace) -> None:

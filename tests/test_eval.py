@@ -185,8 +185,12 @@ def test_bad_images_are_named_and_the_run_fails_unless_told_to_skip(root, capsys
 
 
 def test_skipping_everything_is_an_error(root):
-    with pytest.raises(UserError, match=r"^20 of 20 images cannot be evaluated, the first: cannot read .*npy"):
-        evaluate(root, "png", "--type", "npy", "--skip_errors")
+    for image_id in IDS:
+        (root / "cam" / f"{image_id}.npy").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"^20 of 20 images cannot be evaluated, the first: .*npy is not a dict of arrays"
+    ):
+        evaluate(root, "cam", "--type", "npy", "--skip_errors")
 
 
 @pytest.mark.parametrize(
@@ -283,3 +287,20 @@ def test_the_result_names_theta_only_where_it_counts(root):
     fused = ("--theta", "0.3", "--sal_path", str(root / "sal"))
     assert evaluate(root, "crf", "--type", "npy", "--crf", *fused)["theta"] == 0.3
     assert "theta" not in evaluate(root, "png")
+
+
+@pytest.mark.parametrize(
+    ("predictions", "flags", "message"),
+    [
+        (
+            "cam",
+            (),
+            r"cam holds score files \(\.npy\) and no label PNGs: give --type npy, and --crf where they are CRF",
+        ),
+        ("png", ("--type", "npy"), "png holds label PNGs: give --type png, without --crf and --curve"),
+        (".", (), r"holds no \.png file: give the folder of the predictions"),
+    ],
+)
+def test_a_folder_of_the_other_type_is_told(root, predictions, flags, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(root, predictions, *flags)

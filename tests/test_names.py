@@ -11,6 +11,7 @@ from voc12_devkit import contents, hot, mask, write_devkit, write_png, xml
 
 from pseudo_label.jobs import read_saliency
 from tool.errors import UserError
+from tool.files import save_npy_dict
 from voc12 import folders
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.labels import class_index, load_labels, read_annotation
@@ -246,3 +247,20 @@ def test_preparing_a_devkit_of_such_names(tmp_path, capsys):
         ("été", "my photo (1)"),
     }
     assert "photos that cannot be read" not in said and "labels and masks agree on 4 of 4" not in said
+
+
+def test_an_empty_file_of_labels_is_not_called_missing(tmp_path):
+    save_npy_dict(tmp_path / "cls.npy", {})
+    with pytest.raises(UserError, match=r"no label for a: .*cls\.npy does not hold it"):
+        load_labels("a", tmp_path, tmp_path / "cls.npy")
+    (tmp_path / "a.xml").write_bytes(b"")
+    with pytest.raises(UserError, match=r"annotation .*a\.xml is empty: copy or make it again"):
+        read_annotation(tmp_path / "a.xml")
+
+
+def test_preparing_does_not_advise_to_run_itself(tmp_path):
+    root = write_devkit(tmp_path / "VOC2012", {"a": (0,)}, ["a"], [], own="a")
+    with pytest.raises(
+        UserError, match=r"val\.txt is empty; it comes with the devkit: unpack that again, or --download DIR"
+    ):
+        prepare(["--voc12_root", str(root), "--out_dir", str(tmp_path / "out")])

@@ -40,7 +40,7 @@ def test_annotation_counts_difficult_objects_and_not_their_parts(tmp_path):
             "its <object> is not the <object> directly within <annotation>",
         ),
         ("<annotation><object><name>cat</name>", "is damaged"),
-        ("", "is damaged"),
+        ("", "is empty"),
         ("<html></html>", "<html>, where <annotation>"),
         (f'<!DOCTYPE a [<!ENTITY b "cat">]>{xml(["&b;"])}', "document type"),
         (f"<annotation>{' ' * (1 << 20)}</annotation>", "larger than"),

@@ -4,6 +4,7 @@ Every file is turned upright first: what is read, and every size, is what a view
 """
 
 import contextlib
+import re
 import struct
 import warnings
 import zlib
@@ -37,6 +38,21 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns an image of each EXIF orientation upright; 1 is upright."""
+_MARKS = {  # what the first bytes of a file look like; used in messages only
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG",
+    "WebP": rb"RIFF....WEBP",
+    "GIF": rb"GIF8",
+    "BMP": rb"BM",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "HEIC or AVIF": rb"....ftyp",
+    "JPEG 2000": rb"\0\0\0\x0cjP|\xffO\xffQ",
+    "JPEG XL": rb"\xff\n|\0\0\0\x0cJXL",
+    "NumPy": rb"\x93NUMPY",
+    "PDF": rb"%PDF",
+    "zip": rb"PK\x03\x04",
+    "HTML": rb"(?i:\s*<(!doctype )?html)",
+}
 PHOTO_FORMATS = ("JPEG", "PNG")
 LABEL_FORMATS = ("PNG",)
 
@@ -164,11 +180,26 @@ def _opened(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[I
     except FileNotFoundError as error:
         raise UserError(f"{what} {path} does not exist") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{what} {path} is not a whole {' or '.join(formats)} file") from error
+        raise UserError(f"{what} {path} {_unreadable(path, formats)}") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{what} {path} claims more than {MAX_PIXELS} pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         raise UserError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _unreadable(path: str | Path, formats: tuple[str, ...]) -> str:
+    """Why a file holds no image of these formats, and the remedy."""
+    with open(path, "rb") as file:
+        head = file.read(32)
+    wanted = " or ".join(formats)
+    if not head:
+        return "is empty (0 bytes): copy or make it again"
+    kind = next((name for name, mark in _MARKS.items() if re.match(mark, head, re.DOTALL)), None)
+    if kind is None or kind in formats:
+        return f"is not a whole {wanted} file: copy or make it again"
+    if kind == "JPEG":
+        return f"is a JPEG file, which changes class values: make it anew as {wanted}"
+    return f"is a {kind} file, whatever its name: convert it to {wanted}"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -50,6 +50,8 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False) -> np.ndarra
         raise UserError(f"cannot read annotation {path}: {error.strerror}") from None
     if len(data) > _LARGEST_XML:
         raise UserError(f"annotation {path} is larger than {_LARGEST_XML} bytes, which no devkit annotation is")
+    if not data.strip():
+        raise UserError(f"annotation {path} is empty: copy or make it again")
     try:
         text = _decoded(data)
         if "<!DOCTYPE" in text:  # the only place where entities, which can grow without bound, are declared
@@ -187,7 +189,7 @@ def _load_label(
         return label
     path = annotation_path(voc12_root, image_id)
     if not path.is_file():
-        absent = "does not hold it" if table else "does not exist"
+        absent = "does not hold it" if Path(labels_path).exists() else "does not exist"
         raise UserError(
             f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; "
             f"{PREPARE_COMMAND} makes the labels of a devkit; is the id right?"

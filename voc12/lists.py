@@ -24,6 +24,7 @@ _IMAGE_LINES = (
 _CLASS_LINE = re.compile(r"\S+ (?:-1| [01])")  # of VOC's ImageSets/Main: an id, and whether the photo shows a class
 _PAIR_LINE = re.compile(rf"/?JPEGImages/{_PHOTO}\s+/?JPEGImages/{_PHOTO}\s+([0-9]{{1,2}})", re.IGNORECASE)
 PREPARE_COMMAND = "python voc12/prepare.py --voc12_root ROOT"
+LISTS_REMEDY = f"{PREPARE_COMMAND} makes the lists under voc12/"
 
 
 def check_id(image_id: str, where: str) -> str:
@@ -61,14 +62,15 @@ def photo_path(root: str | Path, image_id: str) -> Path:
     return find_file(Path(root) / "JPEGImages", check_id(image_id, "photo"), PHOTO_ENDINGS)
 
 
-def read_image_list(path: str | Path) -> list[str]:
+def read_image_list(path: str | Path, remedy: str = LISTS_REMEDY) -> list[str]:
     """Image ids in the order of the file, duplicates kept.
 
     A line is `/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png`, the photo alone, or a bare id. Blank lines
-    are skipped, and ids may hold blanks. UserError: the file is missing, unreadable or empty, or a line is none of these.
+    are skipped, and ids may hold blanks. `remedy`: against a list that is missing or empty.
+    UserError: the file is missing, unreadable or empty, or a line is none of these.
     """
     ids = []
-    for number, line in _lines(path):
+    for number, line in _lines(path, remedy):
         match = next(filter(None, (form.fullmatch(line) for form in _IMAGE_LINES)), None)
         if match is None or _CLASS_LINE.fullmatch(line):
             raise UserError(
@@ -145,7 +147,7 @@ def tell_aside(path: str | Path) -> None:
         print(f"{path}: what it held is kept as {keep_aside(path)}")
 
 
-def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def _lines(path: str | Path, remedy: str = LISTS_REMEDY) -> Iterator[tuple[int, str]]:
     """Non-blank lines, stripped, with their numbers from 1."""
     some = False
     try:
@@ -159,10 +161,10 @@ def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
                     some = True
                     yield number, line
     except FileNotFoundError:
-        raise UserError(f"list {path} does not exist; {PREPARE_COMMAND} makes the lists under voc12/") from None
+        raise UserError(f"list {path} does not exist; {remedy}") from None
     except UnicodeDecodeError:
         raise UserError(f"list {path} is not a text file in UTF-8 or UTF-16; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"cannot read list {path}: {error.strerror}") from None
     if not some:
-        raise UserError(f"list {path} is empty; {PREPARE_COMMAND} makes the lists under voc12/")
+        raise UserError(f"list {path} is empty; {remedy}")

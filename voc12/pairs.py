@@ -46,7 +46,7 @@ def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int
     ids = sorted(labels)
     shown = np.stack([labels[image_id] for image_id in ids]) > 0  # (images, classes)
     if not shown.any(1).all():
-        raise UserError(f"image {ids[int(np.argmin(shown.any(1)))]} shows no class, so it has no partner")
+        raise UserError(f"image {ids[int(np.argmin(shown.any(1)))]} shows no class, so it has no partner: leave it out")
     bits = np.random.PCG64(seed)
     matchings = [_match(shown, bits) for _ in range(epochs)]
     return [(ids[first], ids[second], label) for matching in matchings for first, second, label in matching.tolist()]

@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     check_photos(root, ids, masks, findings)
     paired = {image_id: labels[image_id] for image_id in lists["train_aug"] if image_id in labels}
     if not paired:
-        raise UserError(f"no image of train_aug has a label in {root / 'Annotations'}, so there is nothing to train on")
+        raise UserError(
+            f"no image of train_aug has a label in {root / 'Annotations'}, so there is nothing to train on: are these its XML files?"
+        )
     pairs = make_pairs(paired, args.epochs, args.seed)
 
     for name, ids in lists.items():
@@ -119,7 +121,9 @@ def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings)
         path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
         if name == "test" and not path.exists():  # comes with an archive of its own
             continue
-        ids = sorted(set(read_image_list(path)))
+        ids = sorted(
+            set(read_image_list(path, remedy="it comes with the devkit: unpack that again, or --download DIR"))
+        )
         splits[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
         if name != "test" and count_aug(root):
             _keep(splits[name], masks, f"images of {name}.txt without a mask", findings)
