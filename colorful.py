@@ -17,11 +17,13 @@ from pseudo_label.metrics import out_of_range
 from pseudo_label.visualise import contact_sheet, overlay
 from tool import flags
 from tool.errors import UserError, run
+from voc12 import inputs
 from voc12.classes import VOID
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of, find_file
 from voc12.images import load_label, load_photo, save_label, save_rgb
 from voc12.lists import read_image_list
 from voc12.palette import explain
+from voc12.report import one_line
 
 SHEET_IMAGES = 24
 
@@ -61,12 +63,6 @@ def read_label(path: Path) -> np.ndarray:
     return label
 
 
-def check_size(path: Path, picture: np.ndarray, label: np.ndarray) -> None:
-    if picture.shape[:2] != label.shape:
-        found, expected = (f"{shape[0]}x{shape[1]}" for shape in (picture.shape, label.shape))
-        raise UserError(f"{path} is {found}, but its label map is {expected} (height x width)")
-
-
 def find_ids(args: argparse.Namespace) -> list[str]:
     """Check flags and folders and return the ids to draw; raise UserError where there are none."""
     if args.sheet and args.img_root is None:
@@ -86,14 +82,29 @@ def find_ids(args: argparse.Namespace) -> list[str]:
     return ids[: args.limit]
 
 
+def photo_folder(args: argparse.Namespace) -> Path | None:
+    devkit = args.img_root and args.img_root / "JPEGImages"
+    return devkit if devkit and devkit.is_dir() else args.img_root
+
+
+def check_files(ids: list[str], args: argparse.Namespace) -> None:
+    """UserError naming the files that are missing or of another size than their label map, before the first is drawn."""
+    labels, folder = inputs.label_maps(args.img_path), photo_folder(args)
+    problems = inputs.check_inputs(ids, [*([inputs.photos(folder)] if folder else []), labels])
+    if args.gt_path:
+        sound = [image_id for image_id in ids[:SHEET_IMAGES] if image_id not in dict(problems)]
+        problems += inputs.check_inputs(sound, [labels, inputs.label_maps(args.gt_path, "ground truth")])
+    if problems:
+        raise UserError(one_line(problems))
+
+
 def main() -> None:
     # The published page has a long dash in place of two hyphens, some copies of it the dash's UTF-8 bytes read as Windows-1252.
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     ids = find_ids(args)
+    check_files(ids, args)
     claim_folder(args.out_path, {"output": "colours"}, overwrite=False)
-    photos = args.img_root
-    if photos is not None and (photos / "JPEGImages").is_dir():
-        photos = photos / "JPEGImages"
+    photos = photo_folder(args)
 
     rows, shown = [], set()
     for image_id in tqdm(ids, unit="image", desc="colorful", disable=None):
@@ -101,18 +112,14 @@ def main() -> None:
         if photos is None:
             save_label(args.out_path / f"{image_id}.png", label)
             continue
-        photo_path = find_file(photos, image_id, PHOTO_ENDINGS)
-        photo = np.array(load_photo(photo_path))
-        check_size(photo_path, photo, label)
+        photo = np.array(load_photo(find_file(photos, image_id, PHOTO_ENDINGS)))
         drawn = overlay(photo, label, args.opacity)
         save_rgb(args.out_path / f"{image_id}.png", drawn)
         if args.sheet and len(rows) < SHEET_IMAGES:
             rows.append([photo, drawn])
             shown |= set(np.unique(label).tolist())
             if args.gt_path:
-                truth_path = find_file(args.gt_path, image_id, LABEL_ENDINGS)
-                truth = read_label(truth_path)
-                check_size(truth_path, truth, label)
+                truth = read_label(find_file(args.gt_path, image_id, LABEL_ENDINGS))
                 rows[-1].append(overlay(photo, truth, args.opacity))
                 shown |= set(np.unique(truth).tolist())
     print(f"{len(ids)} pictures in {args.out_path}")

@@ -30,7 +30,9 @@ from tool.files import atomic_write, check_writable
 from tool.workers import WorkerPool
 from voc12.classes import LABELS
 from voc12.folders import files_of
+from voc12.inputs import Input, check_inputs, label_maps, saliency_maps, score_files
 from voc12.lists import read_image_list
+from voc12.report import named
 
 # infer_cls.py's outputs -> --type, --crf
 WRITTEN = {
@@ -75,15 +77,13 @@ def evaluate_chunk(ids: list[str], source: Source) -> Evaluation:
 
 
 def evaluate(ids: list[str], source: Source, workers: int) -> Evaluation:
-    """Evaluate all images; the problems come in the order of `ids`."""
+    """Evaluate all images; the problems come in any order."""
     chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
     result = Evaluation(np.zeros((len(CURVE) if source.curve else 1, len(LABELS), len(LABELS)), np.int64))
     with tqdm(total=len(ids), unit="image", desc="eval", disable=None) as bar:
         for count, part in run_chunks(chunks, source, workers):
             result.add(part)
             bar.update(count)
-    places = {image_id: place for place, image_id in enumerate(ids)}
-    result.problems.sort(key=lambda problem: places[problem[0]])
     return result
 
 
@@ -184,14 +184,29 @@ def check_type(args: argparse.Namespace) -> None:
     """UserError where --predict_dir holds no file of --type, with a look at what it holds instead."""
     if files_of(args.predict_dir, (f".{args.type}",)):
         return
-    other = "npy" if args.type == "png" else "png"
-    if not files_of(args.predict_dir, (f".{other}",)):
+    hint = "holds label PNGs: give --type png, without --crf and --curve"
+    if args.type == "png":
+        hint = "holds score files (.npy) and no label PNGs: give --type npy, and --crf where they are CRF probabilities"
+    if not files_of(args.predict_dir, (".png", ".npy")):
+        hint = f"holds no .{args.type} file: give the folder of the predictions"
+    raise UserError(f"--predict_dir {args.predict_dir} {hint}")
+
+
+def inputs_of(source: Source) -> list[Input]:
+    """What is read of each image."""
+    predictions = score_files(source.predict_dir) if source.npy else label_maps(source.predict_dir)
+    saliency = [saliency_maps(source.sal_path)] if source.sal_path else []
+    return [label_maps(source.gt_dir, "ground truth"), predictions, *saliency]
+
+
+def stop_at(problems: list[tuple[str, str]], ids: list[str], skip: bool) -> None:
+    """UserError naming the problems, (id, message), unless such images are to be skipped and others are left."""
+    if problems and not (skip and len(problems) < len(ids)):
+        remedy = "" if skip else "; --skip_errors leaves such images out"
+        every = f" (all: {named([image_id for image_id, _ in problems])})" if len(problems) > 1 else ""
         raise UserError(
-            f"--predict_dir {args.predict_dir} holds no .{args.type} file: give the folder of the predictions"
+            f"{len(problems)} of {len(ids)} images cannot be evaluated, the first: {problems[0][1]}{every}{remedy}"
         )
-    what = "label PNGs" if args.type == "npy" else "score files (.npy) and no label PNGs"
-    crf = ", and --crf where they are CRF probabilities" if args.type == "png" else ", without --crf and --curve"
-    raise UserError(f"--predict_dir {args.predict_dir} holds {what}: give --type {other}{crf}")
 
 
 def tell_idle_flags(args: argparse.Namespace) -> None:
@@ -254,13 +269,13 @@ def main() -> None:
     if logfile:
         append_log(logfile, "")  # an unwritable log shows now, not after the work
 
-    result = evaluate(ids, source, args.num_workers)
-    problems = result.problems
-    if problems and not (args.skip_errors and len(problems) < len(ids)):
-        remedy = "" if args.skip_errors else "; --skip_errors leaves such images out"
-        raise UserError(
-            f"{len(problems)} of {len(ids)} images cannot be evaluated, the first: {problems[0][1]}{remedy}"
-        )
+    problems = check_inputs(ids, inputs_of(source))
+    stop_at(problems, ids, args.skip_errors)
+    bad = dict(problems)
+    result = evaluate([image_id for image_id in ids if image_id not in bad], source, args.num_workers)
+    bad |= result.problems
+    problems = [(image_id, bad[image_id]) for image_id in ids if image_id in bad]
+    stop_at(problems, ids, args.skip_errors)
     for _, message in problems:
         print(f"skipped: {message}", file=sys.stderr)
 

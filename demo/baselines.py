@@ -24,8 +24,10 @@ from tool import flags
 from tool.errors import UserError, run
 from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
+from voc12.inputs import check_inputs, saliency_maps
 from voc12.labels import IGNORE_FOREIGN, load_labels
 from voc12.lists import read_image_list
+from voc12.report import one_line
 
 
 def class_areas(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
@@ -95,6 +97,8 @@ def main() -> None:
             raise UserError(f"{folder} holds other labels ({held}); name another folder")
     ids = read_image_list(args.infer_list)
     labels = load_labels(ids, args.voc12_root, ignore_foreign=args.ignore_foreign)
+    if problems := check_inputs(ids, [saliency_maps(args.sal_path)]):
+        raise UserError(one_line(problems))
     for name, folder in outputs.items():
         claim_folder(folder, {"output": f"baseline_{name}"}, overwrite=False)
     write_baselines(ids, labels, args.sal_path, args.theta, args.out_guess, args.out_background)

@@ -111,7 +111,7 @@ def test_wrong_values_and_sizes(root):
     with pytest.raises(UserError, match=r"labels/2099_000002\.png holds the value 21; label maps hold 0\.\.20"):
         colorful(root)
     save_label(root / "labels" / f"{IDS[1]}.png", np.zeros((30, 21), np.uint8))
-    with pytest.raises(UserError, match=r"2099_000002\.jpg is 21x30, but its label map is 30x21 \(height x width\)"):
+    with pytest.raises(UserError, match=r"2099_000002\.png is 21x30 pixels, its photo 30x21: resize it without mixing"):
         colorful(root, "--img_root", str(root))
     Image.fromarray(np.ones((21, 30, 3), np.uint8)).save(root / "labels" / f"{IDS[1]}.png")
     with pytest.raises(UserError, match=r"2099_000002\.png is a RGB image; label maps are 8-bit"):

@@ -102,7 +102,7 @@ def test_it_is_told_how_many_labels_came_from_where(tmp_path, capsys, monkeypatc
 def test_all_photos_without_a_label_are_named_or_left_out(tmp_path):
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (), "c": (3,)})
     save_npy_dict(tmp_path / "cls.npy", {"c": hot()})
-    with pytest.raises(UserError, match=r"^3 photos cannot be used \(d, c, b\), the first: no label for d: "):
+    with pytest.raises(UserError, match=r"^3 images cannot be used \(d, c, b\), the first: no label for d: "):
         load_labels("adcb", root, tmp_path / "cls.npy")
     with pytest.raises(UserError, match=r"^.*cls\.npy, c: a row of zeros names no class"):
         load_labels("ac", root, tmp_path / "cls.npy")

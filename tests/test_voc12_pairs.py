@@ -163,7 +163,7 @@ def test_photos_that_name_no_class_are_refused(tmp_path):
     (tmp_path / "list.txt").write_text("a\nb\nc\n")
     flags = ["--voc12_root", root, "--image_list", tmp_path / "list.txt", "--out", tmp_path / "pairs.txt"]
     done = pairs_command(*flags, "--labels", tmp_path / "none.npy")
-    message = f"2 photos cannot be used (b, c), the first: annotation {root}/Annotations/b.xml names no class: it has no <object>"
+    message = f"2 images cannot be used (b, c), the first: annotation {root}/Annotations/b.xml names no class: it has no <object>"
     assert done.returncode == 1 and done.stderr.startswith(f"pairs.py: error: {message}")
 
 

@@ -72,10 +72,11 @@ def read_image_list(path: str | Path, remedy: str = LISTS_REMEDY) -> list[str]:
     ids = []
     for number, line in _lines(path, remedy):
         match = next(filter(None, (form.fullmatch(line) for form in _IMAGE_LINES)), None)
-        if match is None or _CLASS_LINE.fullmatch(line):
+        of_class = "; of a list of ImageSets/Main keep the ids alone" if _CLASS_LINE.fullmatch(line) else ""
+        if match is None or of_class:
             raise UserError(
                 f"{path}, line {number}: {line[:80]!r} is neither '/JPEGImages/<id>.jpg "
-                "/SegmentationClassAug/<id>.png', nor the photo alone, nor a bare id"
+                f"/SegmentationClassAug/<id>.png', nor the photo alone, nor a bare id{of_class}"
             )
         photo, mask, bare = match.groups()
         if mask and mask != photo:

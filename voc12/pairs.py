@@ -19,9 +19,10 @@ import numpy as np
 from tool import flags
 from tool.errors import UserError, run
 from voc12.classes import CLASSES
+from voc12.inputs import check_inputs, photos
 from voc12.labels import IGNORE_FOREIGN, load_labels
 from voc12.lists import format_pairs, line_numbers, read_image_list, write_text
-from voc12.report import named
+from voc12.report import named, one_line
 
 EPOCHS = 25
 SEED = 0
@@ -161,6 +162,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     ids = read_image_list(args.image_list)
+    folder = Path(args.voc12_root) / "JPEGImages"
+    if folder.is_dir() and (problems := check_inputs(ids, [photos(folder)])):  # labels alone make a list, too
+        raise UserError(one_line(problems))
     pairs = make_pairs(
         load_labels(ids, args.voc12_root, args.labels, ignore_foreign=args.ignore_foreign), args.epochs, args.seed
     )

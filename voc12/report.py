@@ -21,12 +21,12 @@ def named(items: Sequence[str]) -> str:
 
 
 def one_line(problems: Sequence[tuple[str, str]]) -> str:
-    """(id, message) of each photo that cannot be used, at least one, as one message: it names the first ten, and says how many."""
+    """(id, message) of each image that cannot be used, at least one, as one message: it names the first ten, and says how many."""
     message = problems[0][1]
     if len(problems) == 1:
         return message
     return (
-        f"{len(problems)} photos cannot be used ({named([image_id for image_id, _ in problems])}), the first: {message}"
+        f"{len(problems)} images cannot be used ({named([image_id for image_id, _ in problems])}), the first: {message}"
     )
 
 
