@@ -1,6 +1,7 @@
 """Pseudo labels in colour: the VOC palette, or drawn over their photos; and a contact sheet of the first of them.
 
 Palette PNGs:   python colorful.py --img_path OUT_CRF_PRED --out_path COLOURS
+Grey PNGs:      python colorful.py --img_path OUT_CRF_PRED --out_path GREY --grey
 Over photos:    python colorful.py --img_path OUT_CRF_PRED --out_path COLOURS --img_root VOC2012 --sheet sheet.png
 """
 
@@ -49,6 +50,10 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"contact sheet PNG of the first {SHEET_IMAGES} images; needs --img_root",
     )
+    grey = (
+        "write class values as grey PNGs, the form of the published code, which cv2.imread(FILE, 0) reads as they are"
+    )
+    add("--grey", action="store_true", help=grey)
     add("--list", metavar="FILE", help="the images to draw, as infer_cls.py's list (default: every PNG of --img_path)")
     add("--limit", type=flags.count(1), metavar="N", help="only the first N images (default: all)")
     return parser
@@ -67,6 +72,8 @@ def find_ids(args: argparse.Namespace) -> list[str]:
     """Check flags and folders and return the ids to draw; raise UserError where there are none."""
     if args.sheet and args.img_root is None:
         raise UserError("--sheet shows the photos too: give their folder with --img_root")
+    if args.grey and args.img_root is not None:
+        raise UserError("--grey writes class values, --img_root draws over photos: give one of them")
     if args.gt_path and not args.sheet:
         raise UserError("--gt_path is a column of the contact sheet: name its file with --sheet")
     for flag, folder in (("--img_path", args.img_path), ("--img_root", args.img_root), ("--gt_path", args.gt_path)):
@@ -103,14 +110,14 @@ def main() -> None:
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     ids = find_ids(args)
     check_files(ids, args)
-    claim_folder(args.out_path, {"output": "colours"}, overwrite=False)
+    claim_folder(args.out_path, {"output": "grey labels" if args.grey else "colours"}, overwrite=False)
     photos = photo_folder(args)
 
     rows, shown = [], set()
     for image_id in tqdm(ids, unit="image", desc="colorful", disable=None):
         label = read_label(find_file(args.img_path, image_id, LABEL_ENDINGS))
         if photos is None:
-            save_label(args.out_path / f"{image_id}.png", label)
+            save_label(args.out_path / f"{image_id}.png", label, args.grey)
             continue
         photo = np.array(load_photo(find_file(photos, image_id, PHOTO_ENDINGS)))
         drawn = overlay(photo, label, args.opacity)

@@ -149,3 +149,18 @@ def test_pictures_of_somebody_else_are_never_replaced(root):
     ):
         colorful(root)
     assert (root / "out" / f"{IDS[0]}.png").read_bytes() == b"mine"
+
+
+def test_grey_pngs_are_read_as_they_are_by_opencv(root):
+    import cv2
+
+    colorful(root, "--grey")
+    for image_id in IDS:
+        label = pixels(root / "labels" / f"{image_id}.png")
+        np.testing.assert_array_equal(cv2.imread(str(root / "out" / f"{image_id}.png"), 0), label)
+    with pytest.raises(UserError, match="out holds files made with output grey labels, this run has colours"):
+        colorful(root)
+    with pytest.raises(UserError, match="--grey writes class values, --img_root draws over photos: give one of them"):
+        colorful(root, "--grey", "--img_root", str(root))
+    save_label(root / "labels" / f"{IDS[0]}.png", np.ones((2, 2), np.uint8))
+    assert cv2.imread(str(root / "labels" / f"{IDS[0]}.png"), 0).tolist() == [[38, 38]] * 2  # what the README says

@@ -144,10 +144,14 @@ def size_of(path: str | Path, what: str = "photo", formats: tuple[str, ...] = PH
         return (width, height) if turned and _orientation(image) >= 5 else (height, width)
 
 
-def save_label(path: str | Path, label: np.ndarray) -> None:
-    """Write `label`, uint8 (H, W), as an 8-bit PNG with the VOC palette: any viewer shows colours, the values stay."""
+def save_label(path: str | Path, label: np.ndarray, grey: bool = False) -> None:
+    """Write `label`, uint8 (H, W), as an 8-bit PNG with the VOC palette: any viewer shows colours, the values stay.
+
+    `grey`: without the palette, as the published code does; a viewer shows it nearly black.
+    """
     image = Image.fromarray(np.ascontiguousarray(label, dtype=np.uint8))
-    image.putpalette(PALETTE.tobytes())
+    if not grey:
+        image.putpalette(PALETTE.tobytes())
     with atomic_write(path) as file:
         image.save(file, format="PNG")
 
