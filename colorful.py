@@ -1,6 +1,7 @@
 """Pseudo labels in colour: the VOC palette, or drawn over their photos; and a contact sheet of the first of them.
 
 Palette PNGs:   python colorful.py --img_path OUT_CRF_PRED --out_path COLOURS
+Grey PNGs:      python colorful.py --img_path OUT_CRF_PRED --out_path GREY --grey
 Over photos:    python colorful.py --img_path OUT_CRF_PRED --out_path COLOURS --img_root VOC2012 --sheet sheet.png
 """
 
@@ -12,14 +13,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from pseudo_label.manifest import claim_folder
 from pseudo_label.metrics import out_of_range
 from pseudo_label.visualise import contact_sheet, overlay
 from tool import flags
 from tool.errors import UserError, run
-from tool.files import make_folder
+from voc12 import inputs
 from voc12.classes import LABELS, PALETTE, VOID
+from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of, find_file
 from voc12.images import load_label, load_photo, save_label, save_rgb
 from voc12.lists import read_image_list
+from voc12.palette import explain
+from voc12.report import one_line
 
 SHEET_IMAGES = 24
 
@@ -45,6 +50,10 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"contact sheet PNG of the first {SHEET_IMAGES} images; needs --img_root",
     )
+    grey = (
+        "write class values as grey PNGs, the form of the published code, which cv2.imread(FILE, 0) reads as they are"
+    )
+    add("--grey", action="store_true", help=grey)
     add("--list", metavar="FILE", help="the images to draw, as infer_cls.py's list (default: every PNG of --img_path)")
     add("--limit", type=flags.count(1), metavar="N", help="only the first N images (default: all)")
     return parser
@@ -54,20 +63,18 @@ def read_label(path: Path) -> np.ndarray:
     label = load_label(path)
     if values := out_of_range(np.where(label == VOID, 0, label), len(LABELS)):
         most = len(LABELS) - 1
-        raise UserError(f"{path} holds the value {values[0]}; label maps hold 0..{most}, and {VOID} for void")
+        raise UserError(
+            f"{path} holds the value {values[0]}; label maps hold 0..{most}, and {VOID} for void{explain(label)}"
+        )
     return label
-
-
-def check_size(path: Path, picture: np.ndarray, label: np.ndarray) -> None:
-    if picture.shape[:2] != label.shape:
-        found, expected = (f"{shape[0]}x{shape[1]}" for shape in (picture.shape, label.shape))
-        raise UserError(f"{path} is {found}, but its label map is {expected} (height x width)")
 
 
 def find_ids(args: argparse.Namespace) -> list[str]:
     """Check flags and folders and return the ids to draw; raise UserError where there are none."""
     if args.sheet and args.img_root is None:
         raise UserError("--sheet shows the photos too: give their folder with --img_root")
+    if args.grey and args.img_root is not None:
+        raise UserError("--grey writes class values, --img_root draws over photos: give one of them")
     if args.gt_path and not args.sheet:
         raise UserError("--gt_path is a column of the contact sheet: name its file with --sheet")
     for flag, folder in (("--img_path", args.img_path), ("--img_root", args.img_root), ("--gt_path", args.gt_path)):
@@ -77,38 +84,51 @@ def find_ids(args: argparse.Namespace) -> list[str]:
             raise UserError(f"--out_path is the {flag} folder too; its files would be overwritten")
     if args.list:
         return read_image_list(args.list)[: args.limit]
-    ids = sorted(path.stem for path in args.img_path.glob("[!.]*.png"))
+    ids = sorted(files_of(args.img_path, LABEL_ENDINGS))
     if not ids:
         raise UserError(f"--img_path folder {args.img_path} holds no .png file")
     return ids[: args.limit]
+
+
+def photo_folder(args: argparse.Namespace) -> Path | None:
+    devkit = args.img_root and args.img_root / "JPEGImages"
+    return devkit if devkit and devkit.is_dir() else args.img_root
+
+
+def check_files(ids: list[str], args: argparse.Namespace) -> None:
+    """UserError naming the files that are missing or of another size than their label map, before the first is drawn."""
+    labels, folder = inputs.label_maps(args.img_path), photo_folder(args)
+    problems = inputs.check_inputs(ids, [*([inputs.photos(folder)] if folder else []), labels])
+    if args.gt_path:
+        sound = [image_id for image_id in ids[:SHEET_IMAGES] if image_id not in dict(problems)]
+        problems += inputs.check_inputs(sound, [labels, inputs.label_maps(args.gt_path, "ground truth")])
+    if problems:
+        raise UserError(one_line(problems))
 
 
 def main() -> None:
     # The published page has a long dash in place of two hyphens, some copies of it the dash's UTF-8 bytes read as Windows-1252.
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     ids = find_ids(args)
-    make_folder(args.out_path)
-    photos = args.img_root
-    if photos is not None and (photos / "JPEGImages").is_dir():
-        photos = photos / "JPEGImages"
+    check_files(ids, args)
+    claim_folder(args.out_path, {"output": "grey labels" if args.grey else "colours"}, overwrite=False)
+    photos = photo_folder(args)
 
     rows: list[list[np.ndarray]] = []
     shown: set[int] = set()
     for image_id in tqdm(ids, unit="image", desc="colorful", disable=None):
-        label = read_label(args.img_path / f"{image_id}.png")
+        label = read_label(find_file(args.img_path, image_id, LABEL_ENDINGS))
         if photos is None:
-            save_label(args.out_path / f"{image_id}.png", label)
+            save_label(args.out_path / f"{image_id}.png", label, args.grey)
             continue
-        photo = np.array(load_photo(photos / f"{image_id}.jpg"))
-        check_size(photos / f"{image_id}.jpg", photo, label)
+        photo = np.array(load_photo(find_file(photos, image_id, PHOTO_ENDINGS)))
         drawn = overlay(photo, label, PALETTE, args.opacity)
         save_rgb(args.out_path / f"{image_id}.png", drawn)
         if args.sheet and len(rows) < SHEET_IMAGES:
             rows.append([photo, drawn])
             shown |= set(np.unique(label).tolist())
             if args.gt_path:
-                truth = read_label(args.gt_path / f"{image_id}.png")
-                check_size(args.gt_path / f"{image_id}.png", truth, label)
+                truth = read_label(find_file(args.gt_path, image_id, LABEL_ENDINGS))
                 rows[-1].append(overlay(photo, truth, PALETTE, args.opacity))
                 shown |= set(np.unique(truth).tolist())
     print(f"{len(ids)} pictures in {args.out_path}")

@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from pseudo_label.fusion import check_theta
+from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import output_of
 from pseudo_label.metrics import iou, mean_iou
 from pseudo_label.scoring import CURVE, Source, evaluate_image
@@ -29,7 +30,10 @@ from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
 from tool.workers import WorkerPool
 from voc12.classes import LABELS, VOID
+from voc12.folders import files_of
+from voc12.inputs import Input, check_inputs, label_maps, saliency_maps, score_files
 from voc12.lists import read_image_list
+from voc12.report import named
 
 # infer_cls.py's outputs -> --type, --crf
 WRITTEN = {
@@ -39,44 +43,62 @@ WRITTEN = {
     "out_crf_pred": ("png", False),
 }
 CHUNK = 8  # images per task of a worker process
+NEARLY_ALL = 0.9
 
 
-def evaluate_chunk(ids: list[str], source: Source) -> tuple[np.ndarray | int, list[tuple[str, str]]]:
-    """Return the summed confusion of the images that can be read, and (id, message) of the others."""
-    total: np.ndarray | int = 0
-    problems = []
+@dataclass
+class Evaluation:
+    """What is known of some images: the summed confusion, int64 (1 or 100, n, n); (id, message) of those that cannot be read; how many
+    show objects in the ground truth, and how many of these are all background in the prediction."""
+
+    total: Any = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    with_objects: int = 0
+    all_background: int = 0
+
+    def add(self, other: "Evaluation") -> None:
+        self.total = self.total + other.total
+        self.problems += other.problems
+        self.with_objects += other.with_objects
+        self.all_background += other.all_background
+
+
+def evaluate_chunk(ids: list[str], source: Source) -> Evaluation:
+    """Evaluate some images."""
+    result = Evaluation()
     for image_id in ids:
         try:
-            total = total + evaluate_image(image_id, source)
+            matrix = evaluate_image(image_id, source)
         except UserError as error:
-            problems.append((image_id, str(error)))
-    return total, problems
+            result.problems.append((image_id, str(error)))
+            continue
+        shown = bool(matrix[0, 1:].any())  # of a curve: at its first theta, which leaves most foreground
+        result.add(Evaluation(matrix, [], int(shown), int(shown and not matrix[0, :, 1:].any())))
+    return result
 
 
-def evaluate(ids: list[str], source: Source, workers: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Return the confusion over all images, int64 (1 or 100, n, n), and the problems in the order of `ids`."""
+def evaluate(ids: list[str], source: Source, workers: int) -> Evaluation:
+    """Evaluate all images; the problems come in any order."""
     chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
     n = len(source.names)
-    total = np.zeros((len(CURVE) if source.curve else 1, n, n), np.int64)
-    problems: dict[str, str] = {}
+    result = Evaluation(np.zeros((len(CURVE) if source.curve else 1, n, n), np.int64))
     with tqdm(total=len(ids), unit="image", desc="eval", disable=None) as bar:
-        for count, part, found in run_chunks(chunks, source, workers):
-            total += part
-            problems.update(found)
+        for count, part in run_chunks(chunks, source, workers):
+            result.add(part)
             bar.update(count)
-    return total, [(image_id, problems[image_id]) for image_id in ids if image_id in problems]
+    return result
 
 
-def run_chunks(chunks: list[list[str]], source: Source, workers: int) -> Iterator[tuple[int, np.ndarray | int, list]]:
+def run_chunks(chunks: list[list[str]], source: Source, workers: int) -> Iterator[tuple[int, Evaluation]]:
     if workers < 2 or len(chunks) < 2:
         for chunk in chunks:
-            yield len(chunk), *evaluate_chunk(chunk, source)
+            yield len(chunk), evaluate_chunk(chunk, source)
         return
     with WorkerPool(min(workers, len(chunks))) as pool:
         tasks = {pool.submit(evaluate_chunk, chunk, source): len(chunk) for chunk in chunks}
         try:
             for task in as_completed(tasks):
-                yield tasks[task], *task.result()
+                yield tasks[task], task.result()
         except BrokenProcessPool as error:
             raise UserError("an evaluation process was killed (out of memory?); try --num_workers 1") from error
 
@@ -147,15 +169,46 @@ def check_arguments(args: argparse.Namespace) -> Source:
     for what, folder in (("--predict_dir", args.predict_dir), ("ground truth", gt_dir), ("--sal_path", args.sal_path)):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{what} folder {folder} does not exist")
-    if args.sal_path and not args.curve:
-        check_theta(args.theta)
+    if args.sal_path or (args.type == "npy" and not args.crf):
+        theta = 0.5 if args.curve else args.theta  # a curve tries its own
+        check_fusion(theta, args.alpha, args.beta, saliency=args.sal_path is not None)
     output = output_of(args.predict_dir)
     if output in WRITTEN and (args.type, args.crf) != WRITTEN[output]:
         kind, crf = WRITTEN[output]
         right = f"--type {kind}" + (" --crf" if crf else ", without --crf" if args.crf else "")
         raise UserError(f"{args.predict_dir} was written with --{output}: it is read with {right}")
+    check_type(args)
     fusion = (args.sal_path, args.theta, args.alpha, args.beta)
     return Source(args.predict_dir, gt_dir, args.type == "npy", args.crf, *fusion, args.curve, LABELS, VOID)
+
+
+def check_type(args: argparse.Namespace) -> None:
+    """UserError where --predict_dir holds no file of --type, with a look at what it holds instead."""
+    if files_of(args.predict_dir, (f".{args.type}",)):
+        return
+    hint = "holds label PNGs: give --type png, without --crf and --curve"
+    if args.type == "png":
+        hint = "holds score files (.npy) and no label PNGs: give --type npy, and --crf where they are CRF probabilities"
+    if not files_of(args.predict_dir, (".png", ".npy")):
+        hint = f"holds no .{args.type} file: give the folder of the predictions"
+    raise UserError(f"--predict_dir {args.predict_dir} {hint}")
+
+
+def inputs_of(source: Source) -> list[Input]:
+    """What is read of each image."""
+    predictions = score_files(source.predict_dir) if source.npy else label_maps(source.predict_dir)
+    saliency = [saliency_maps(source.sal_path)] if source.sal_path else []
+    return [label_maps(source.gt_dir, "ground truth"), predictions, *saliency]
+
+
+def stop_at(problems: list[tuple[str, str]], ids: list[str], skip: bool) -> None:
+    """UserError naming the problems, (id, message), unless such images are to be skipped and others are left."""
+    if problems and not (skip and len(problems) < len(ids)):
+        remedy = "" if skip else "; --skip_errors leaves such images out"
+        every = f" (all: {named([image_id for image_id, _ in problems])})" if len(problems) > 1 else ""
+        raise UserError(
+            f"{len(problems)} of {len(ids)} images cannot be evaluated, the first: {problems[0][1]}{every}{remedy}"
+        )
 
 
 def tell_idle_flags(args: argparse.Namespace) -> None:
@@ -220,20 +273,27 @@ def main() -> None:
     if logfile:
         append_log(logfile, "")  # an unwritable log shows now, not after the work
 
-    total, problems = evaluate(ids, source, args.num_workers)
-    if problems and not (args.skip_errors and len(problems) < len(ids)):
-        remedy = "" if args.skip_errors else "; --skip_errors leaves such images out"
-        raise UserError(
-            f"{len(problems)} of {len(ids)} images cannot be evaluated, the first: {problems[0][1]}{remedy}"
-        )
+    problems = check_inputs(ids, inputs_of(source))
+    stop_at(problems, ids, args.skip_errors)
+    bad = dict(problems)
+    result = evaluate([image_id for image_id in ids if image_id not in bad], source, args.num_workers)
+    bad |= result.problems
+    problems = [(image_id, bad[image_id]) for image_id in ids if image_id in bad]
+    stop_at(problems, ids, args.skip_errors)
     for _, message in problems:
         print(f"skipped: {message}", file=sys.stderr)
 
-    text, result = report(total, source, len(ids) - len(problems))
+    if result.with_objects and result.all_background >= NEARLY_ALL * result.with_objects:
+        print(
+            f"note: {result.all_background} of the {result.with_objects} predictions whose ground truth shows objects are all "
+            f"background; was {source.predict_dir} made with the right --theta and saliency (0..255), and labels?",
+            file=sys.stderr,
+        )
+    text, figures = report(result.total, source, len(ids) - len(problems))
     print(text)
     if args.json:
         with atomic_write(args.json, "w") as file:
-            json.dump(result | {"skipped": [image_id for image_id, _ in problems]}, file, indent=1)
+            json.dump(figures | {"skipped": [image_id for image_id, _ in problems]}, file, indent=1)
     if logfile:
         settings = " ".join(f"--{name} {value}" for name, value in vars(args).items() if value not in (None, "", False))
         append_log(logfile, f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {args.comment}\n{settings}\n{text}\n\n")

@@ -19,14 +19,15 @@ from network import make_net
 from network.weights import load_weights
 from pseudo_label import inference
 from pseudo_label.class_maps import class_maps
-from pseudo_label.fusion import check_theta
+from pseudo_label.fusion import check_fusion
 from pseudo_label.jobs import LabelJob
 from pseudo_label.manifest import weights_digest
 from tool import flags
 from tool.errors import UserError, run
 from voc12.data import MultiScalePhotos
-from voc12.labels import load_labels
-from voc12.lists import check_root, read_image_list
+from voc12.inputs import photos, saliency_maps
+from voc12.labels import IGNORE_FOREIGN, load_labels
+from voc12.lists import check_root, photo_folder, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -37,6 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
+    add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--out_cam", type=Path, metavar="DIR", help="write class maps, <id>.npy: class 0..19 -> (H, W) float32")
     add("--out_cam_pred", type=Path, metavar="DIR", help="write label PNGs of the class maps")
     add("--out_crf", type=Path, metavar="DIR", help="write CRF probabilities, <id>.npy: label 0..20 -> (H, W) float32")
@@ -55,13 +57,16 @@ def main() -> None:
     job = LabelJob(**{name: getattr(args, name) for name in LabelJob.__dataclass_fields__})
     inference.check_outputs(job)
     check_root(args.voc12_root)
-    if job.sal_path:
-        if not job.sal_path.is_dir():
-            raise UserError(f"--sal_path {job.sal_path}: no such folder")
-        check_theta(job.theta)
+    if job.sal_path and not job.sal_path.is_dir():
+        raise UserError(f"--sal_path {job.sal_path}: no such folder")
+    if job.sal_path or job.out_cam_pred:
+        check_fusion(job.theta, job.alpha, job.beta, saliency=job.sal_path is not None)
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
     failures: list[tuple[str, str]] = []
-    labels = load_labels(ids, args.voc12_root, failures=failures if args.skip_errors else None)
+    kept = failures if args.skip_errors else None
+    labels = load_labels(ids, args.voc12_root, failures=kept, ignore_foreign=args.ignore_foreign)
+
+    saliency = job.sal_path and (job.out_cam_pred or job.out_crf_pred)
 
     def load_network() -> tuple[nn.Module, str]:
         net = make_net(args.network)
@@ -80,6 +85,7 @@ def main() -> None:
     task = inference.Task(
         job=job,
         ids=list(labels),
+        inputs=[photos(photo_folder(args.voc12_root)), *([saliency_maps(job.sal_path)] if saliency else [])],
         weights_sha256=weights_digest(args.weights),
         load_network=load_network,
         photos=partial(MultiScalePhotos, voc12_root=args.voc12_root),

@@ -20,7 +20,8 @@ from pseudo_label.segmentation import SegmentationJob, probabilities
 from tool import flags
 from tool.errors import UserError, run
 from voc12.data import WholePhotos
-from voc12.lists import check_root, read_image_list
+from voc12.inputs import photos
+from voc12.lists import check_root, photo_folder, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -61,6 +62,7 @@ def main() -> None:
     task = inference.Task(
         job=job,
         ids=list(dict.fromkeys(read_image_list(args.infer_list))),
+        inputs=[photos(photo_folder(args.voc12_root))],
         weights_sha256=weights_digest(args.weights),
         load_network=load_network,
         photos=partial(WholePhotos, voc12_root=args.voc12_root),

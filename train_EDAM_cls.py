@@ -22,8 +22,11 @@ from tool.errors import UserError, run
 from tool.optim import lr_factor, make_sgd, set_learning_rate
 from tool.precision import training_form
 from voc12.data import TrainPairs
-from voc12.labels import load_labels
-from voc12.lists import check_root, photo_path, read_pairs
+from voc12.inputs import check_inputs, photos
+from voc12.labels import IGNORE_FOREIGN, load_labels
+from voc12.lists import check_root, photo_folder, photo_path, read_pairs
+from voc12.pairs import check_pairs
+from voc12.report import one_line
 
 # Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
 MUST_MATCH = ("max_epoches", "crop_size", "long_side", "warmup_steps", "attn_dropout")
@@ -35,6 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
     network, pairs = "network.resnet38_EDAM_cls", "list of training pairs, made by voc12/prepare.py"
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
     add("--train_list", default="voc12/EDAM_train.txt", metavar="FILE", help=pairs)
+    add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     weights = "initial weights: the ImageNet ResNet-38 (.params) or a PyTorch checkpoint (.pth); random without it"
     add("--weights", metavar="FILE", help=weights)
@@ -65,7 +69,12 @@ def main() -> None:
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Read lists and labels and make the network. UserError: what the flags name is not there or does not fit."""
     pairs = read_pairs(args.train_list)
-    labels = load_labels({image_id for pair in pairs for image_id in pair[:2]}, args.voc12_root)
+    labels = load_labels(
+        {image_id for pair in pairs for image_id in pair[:2]}, args.voc12_root, ignore_foreign=args.ignore_foreign
+    )
+    check_pairs(pairs, labels, args.train_list)
+    if problems := check_inputs(labels, [photos(photo_folder(args.voc12_root))]):
+        raise UserError(one_line(problems))
     max_step = len(pairs) // args.batch_size * args.max_epoches
     if max_step == 0:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(pairs)} pairs of {args.train_list}")

@@ -18,13 +18,16 @@ if __name__ == "__main__":
 import numpy as np
 from scipy.optimize import nnls
 
-from pseudo_label.fusion import background_from_saliency, check_theta
+from pseudo_label.fusion import background_from_saliency, check_fusion
 from pseudo_label.manifest import claim_folder, output_of
 from tool import flags
 from tool.errors import UserError, run
+from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
-from voc12.labels import load_labels
+from voc12.inputs import check_inputs, saliency_maps
+from voc12.labels import IGNORE_FOREIGN, load_labels
 from voc12.lists import read_image_list
+from voc12.report import one_line
 
 
 def class_areas(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
@@ -42,7 +45,7 @@ def largest_class(label: np.ndarray, areas: np.ndarray) -> int:
 
 def salient_pixels(sal_path: Path, image_id: str, theta: float) -> np.ndarray:
     """Where a pseudo label with saliency may be foreground: bool (H, W)."""
-    return background_from_saliency(load_grey(sal_path / f"{image_id}.png"), theta) == 0
+    return background_from_saliency(load_grey(find_file(sal_path, image_id, SALIENCY_ENDINGS)), theta) == 0
 
 
 def write_baselines(
@@ -74,6 +77,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
     add("--sal_path", required=True, type=Path, metavar="DIR", help="grey saliency maps <id>.png")
     add("--theta", type=flags.number(float), default=0.2, help="saliency up to theta x 100 is background")
+    add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--out_guess", type=Path, metavar="DIR", help="write label PNGs of the largest-area guess")
     add("--out_background", type=Path, metavar="DIR", help="write label PNGs that are all background")
     return parser
@@ -81,7 +85,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    check_theta(args.theta)
+    check_fusion(args.theta, saliency=True)
     outputs = {"guess": args.out_guess, "background": args.out_background}
     outputs = {name: folder for name, folder in outputs.items() if folder is not None}
     if not outputs:
@@ -92,7 +96,9 @@ def main() -> None:
         if (held := output_of(folder)) not in (None, f"baseline_{name}"):
             raise UserError(f"{folder} holds other labels ({held}); name another folder")
     ids = read_image_list(args.infer_list)
-    labels = load_labels(ids, args.voc12_root)
+    labels = load_labels(ids, args.voc12_root, ignore_foreign=args.ignore_foreign)
+    if problems := check_inputs(ids, [saliency_maps(args.sal_path)]):
+        raise UserError(one_line(problems))
     for name, folder in outputs.items():
         claim_folder(folder, {"output": f"baseline_{name}"}, overwrite=False)
     write_baselines(ids, labels, args.sal_path, args.theta, args.out_guess, args.out_background)

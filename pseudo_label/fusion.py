@@ -49,11 +49,28 @@ def suppress(scores: np.ndarray, alpha: float, beta: float) -> np.ndarray:
     return np.where(scores < alpha, -2, np.where(scores > beta, 2, scores)).astype(scores.dtype)
 
 
-def check_theta(theta: float) -> None:
-    """UserError where `theta * 100` is no threshold of saliency maps: all of their values would be background."""
-    if theta * 100 >= 255:
+def check_fusion(theta: float, alpha: float = 0.0, beta: float = 1.0, *, saliency: bool) -> None:
+    """UserError where a setting of `pseudo_label` is on another scale than what it is compared with.
+
+    `saliency`: whether saliency maps decide, which `theta * 100` is a threshold of; else `theta` is one of class maps, 0..1.
+    """
+    if not saliency:
+        if not 0 <= theta < 1:
+            percent = f"; {theta:g} percent are {theta / 100:g}" if 1 < theta < 100 else ""
+            raise UserError(
+                f"--theta {theta:g}: the background score of class maps, which are 0..1, is below 1 and not negative{percent}"
+            )
+        return
+    if not 0 <= theta < 2.55:
+        instead = f"; a threshold of {theta:g} is --theta {theta / 100:g}" if 0 < theta < 255 else ""
         raise UserError(
-            f"--theta {theta:g}: with --sal_path, saliency (0..255) up to theta x 100 is background, so it is below 2.55"
+            f"--theta {theta:g}: with --sal_path, saliency (0..255) up to theta x 100 is background, so it is below 2.55 "
+            f"and not negative{instead}"
+        )
+    if not 0 <= alpha <= beta <= 1:
+        raise UserError(
+            f"--alpha {alpha:g} --beta {beta:g}: scores, 0..1, below alpha are out and those above beta win, "
+            "so 0 <= alpha <= beta <= 1"
         )
 
 

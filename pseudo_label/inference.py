@@ -22,6 +22,8 @@ from tool.errors import BadPhoto, UserError
 from tool.files import make_folder
 from tool.loading import SizedDataset, items
 from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
+from voc12.inputs import Input, check_inputs
+from voc12.report import named, one_line
 
 MORE_MEMORY = "smaller photos or --amp bf16 need less; --device cpu has all of the machine's"
 
@@ -32,6 +34,7 @@ class Task:
 
     job: what is written of each photo.
     ids: the photos, each once; those that are finished are left out.
+    inputs: the files of each photo, looked at before anything is computed.
     weights_sha256: which weights it is computed with, for the manifests.
     load_network: makes the network, trained weights loaded, and the line to report.
     photos: ids -> dataset of (id, photo uint8 RGB (H, W, 3), inputs of the network), or (id, UserError, None) for a bad one.
@@ -42,6 +45,7 @@ class Task:
 
     job: Job
     ids: Sequence[str]
+    inputs: Sequence[Input]
     weights_sha256: str
     load_network: Callable[[], tuple[nn.Module, str]]
     photos: Callable[[list[str]], SizedDataset]
@@ -78,6 +82,13 @@ def check_outputs(job: Job) -> None:
 def run(args: argparse.Namespace, task: Task) -> None:
     """Compute and write what is not there yet. UserError: photos were skipped, or what ended the run."""
     folders = task.job.folders()
+    if problems := check_inputs(task.ids, task.inputs):
+        if not args.skip_errors:
+            raise UserError(
+                f"{one_line(problems)} (--skip_errors goes on without {'it' if len(problems) == 1 else 'them'})"
+            )
+        task.failures += problems
+        task.ids = [image_id for image_id in task.ids if image_id not in dict(problems)]
     pool = JobPool(task.job, args.crf_workers)  # before a GPU is touched
     try:
         device, rank, world = distributed.setup(args.device, apart=True)
@@ -183,7 +194,6 @@ def _summarise(remarks: Iterable[tuple[str, str]], failures: Iterable[tuple[str,
     for image_id, text in remarks:
         by_text.setdefault(text, []).append(image_id)
     for text, ids in by_text.items():
-        more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
-        print(f"note: {len(ids)} photos {text}: {', '.join(ids[:10])}{more}", file=sys.stderr)
+        print(f"note: {len(ids)} photos {text}: {named(ids)}", file=sys.stderr)
     for image_id, message in failures:
         print(f"skipped {image_id}: {message}", file=sys.stderr)

@@ -15,6 +15,7 @@ from pseudo_label.fusion import pseudo_label
 from tool.errors import BadPhoto, UserError
 from tool.files import save_npy_dict
 from tool.workers import WorkerPool
+from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
 
 
@@ -109,9 +110,9 @@ class LabelJob:
 
 
 def read_saliency(folder: Path, image_id: str, size: tuple[int, ...]) -> np.ndarray:
-    """Saliency map <folder>/<id>.png, uint8 (H, W) = size. BadPhoto: missing, not grey, another size."""
-    path = folder / f"{image_id}.png"
+    """Saliency map of a photo in `folder`, uint8 (H, W) = size. BadPhoto: missing, not grey, another size."""
     try:
+        path = find_file(folder, image_id, SALIENCY_ENDINGS)
         saliency = load_grey(path)
     except UserError as error:
         raise BadPhoto(str(error)) from error

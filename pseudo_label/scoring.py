@@ -10,7 +10,9 @@ from pseudo_label.fusion import levels, pseudo_label
 from pseudo_label.metrics import confusion, confusion_curve, out_of_range
 from tool.errors import UserError
 from tool.files import load_npy_dict
+from voc12.folders import LABEL_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, load_label
+from voc12.palette import explain
 
 CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
 
@@ -38,23 +40,24 @@ class Source:
 def evaluate_image(image_id: str, source: Source) -> np.ndarray:
     """Return one image's confusion, int64 (1, n, n) for n labels, or (100, n, n) for a curve. UserError names a bad file."""
     n, void = len(source.names), source.void
-    truth_path = source.gt_dir / f"{image_id}.png"
+    truth_path = find_file(source.gt_dir, image_id, LABEL_ENDINGS)
     truth = load_label(truth_path)
     check_values(truth_path, np.where(truth == void, 0, truth), n)
     if not source.npy:
-        path = source.predict_dir / f"{image_id}.png"
+        path = find_file(source.predict_dir, image_id, LABEL_ENDINGS)
         predicted = load_label(path)
         check_size(path, predicted, truth)
         # Void predicted where the truth is void too is no error: it lets ground truth be scored against itself.
         check_values(path, np.where((truth == void) & (predicted == void), 0, predicted), n)
         return confusion(truth, predicted, n, void)[None]
 
-    path = source.predict_dir / f"{image_id}.npy"
+    path = find_file(source.predict_dir, image_id, (".npy",))
     classes, scores, background = read_scores(path, truth, n, source.crf)
     fusion: dict[str, Any] = {"alpha": source.alpha, "beta": source.beta}
     if source.sal_path is not None:
-        fusion["saliency"] = load_grey(source.sal_path / f"{image_id}.png")
-        check_size(source.sal_path / f"{image_id}.png", fusion["saliency"], truth)
+        sal_path = find_file(source.sal_path, image_id, SALIENCY_ENDINGS)
+        fusion["saliency"] = load_grey(sal_path)
+        check_size(sal_path, fusion["saliency"], truth)
     if source.curve:
         label, level = levels(scores, classes, **fusion)
         unit = 1 if source.sal_path is None else 100
@@ -80,6 +83,10 @@ def read_scores(
         check_size(path, value, truth)
         if not np.isfinite(value).all():
             raise UserError(f"{path} holds values that are not finite for class {key}")
+        if value.max(initial=0) > 1.01:  # rounding aside
+            raise UserError(
+                f"{path} holds scores up to {value.max():g}, where 0..1 was expected: divide each map by its largest value"
+            )
     if crf and 0 not in scores:
         raise UserError(f"{path} holds no background (0), as the CRF's files do; read class maps without --crf")
     background = scores.pop(0) if crf else None
@@ -96,4 +103,4 @@ def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
 
 def check_values(path: Path, label: np.ndarray, n: int) -> None:
     if values := out_of_range(label, n):
-        raise UserError(f"{path} holds the value {values[0]}, where 0..{n - 1} was expected")
+        raise UserError(f"{path} holds the value {values[0]}, where 0..{n - 1} was expected{explain(label)}")

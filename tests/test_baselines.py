@@ -64,7 +64,7 @@ def test_the_command(devkit):
     command += ["--sal_path", "saliency", "--out_guess", "new/guess"]
     done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "baselines of 2 photos written to new/guess\n"
+    assert done.stdout == "labels: 2 from Annotations\nbaselines of 2 photos written to new/guess\n"
     assert np.unique(load_label(devkit / "new/guess/b.png")).tolist() == [0, 7]
     assert not (devkit / "new/background").exists()
 

@@ -49,7 +49,7 @@ def test_labels_get_the_palette_and_keep_their_values(root):
     (root / "labels" / ".hidden.png").write_bytes(b"")
     (root / "labels" / "notes.txt").write_bytes(b"")
     colorful(root)
-    assert sorted(os.listdir(root / "out")) == [f"{image_id}.png" for image_id in IDS]
+    assert sorted(os.listdir(root / "out")) == [*(f"{image_id}.png" for image_id in IDS), "edam_manifest.json"]
     for image_id in IDS:
         label = pixels(root / "labels" / f"{image_id}.png")
         np.testing.assert_array_equal(pixels(root / "out" / f"{image_id}.png"), label)
@@ -76,7 +76,7 @@ def test_labels_over_photos_and_the_sheet(root, capsys, photos):
 def test_list_and_limit(root):
     (root / "list.txt").write_text(f"{IDS[2]}\n{IDS[1]}\n")
     colorful(root, "--list", str(root / "list.txt"), "--limit", "1")
-    assert os.listdir(root / "out") == [f"{IDS[2]}.png"]
+    assert sorted(os.listdir(root / "out")) == [f"{IDS[2]}.png", "edam_manifest.json"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,6 @@ def test_list_and_limit(root):
         (["--gt_path", "truth"], "name its file with --sheet"),
         (["--img_root", "nowhere"], "--img_root folder nowhere does not exist"),
         (["--list", "nowhere.txt"], r"nowhere\.txt does not exist"),
-        (["--img_root", "truth"], r"photo truth/2099_000001\.jpg does not exist"),
         (["--img_root", ".", "--gt_path", "labels", "--sheet", "no/sheet.png"], r"cannot write no/sheet\.png"),
         (["--out_path", "labels"], "--out_path is the --img_path folder too"),
         (["--out_path", "list.txt/out"], "cannot create the folder list.txt/out"),
@@ -112,9 +111,9 @@ def test_wrong_values_and_sizes(root):
     with pytest.raises(UserError, match=r"labels/2099_000002\.png holds the value 21; label maps hold 0\.\.20"):
         colorful(root)
     save_label(root / "labels" / f"{IDS[1]}.png", np.zeros((30, 21), np.uint8))
-    with pytest.raises(UserError, match=r"2099_000002\.jpg is 21x30, but its label map is 30x21 \(height x width\)"):
+    with pytest.raises(UserError, match=r"2099_000002\.png is 21x30 pixels, its photo 30x21: resize it without mixing"):
         colorful(root, "--img_root", str(root))
-    Image.fromarray(np.zeros((21, 30, 3), np.uint8)).save(root / "labels" / f"{IDS[1]}.png")
+    Image.fromarray(np.ones((21, 30, 3), np.uint8)).save(root / "labels" / f"{IDS[1]}.png")
     with pytest.raises(UserError, match=r"2099_000002\.png is a RGB image; label maps are 8-bit"):
         colorful(root)
 
@@ -140,3 +139,28 @@ def test_the_published_page_s_long_dash(tmp_path, monkeypatch):
         )
         script.main()
         assert (load_label(out / "a.png") == 3).all()
+
+
+def test_pictures_of_somebody_else_are_never_replaced(root):
+    (root / "out").mkdir()
+    (root / "out" / f"{IDS[0]}.png").write_bytes(b"mine")
+    with pytest.raises(
+        UserError, match=r"out holds files of which no edam_manifest.json says what made them; name another"
+    ):
+        colorful(root)
+    assert (root / "out" / f"{IDS[0]}.png").read_bytes() == b"mine"
+
+
+def test_grey_pngs_are_read_as_they_are_by_opencv(root):
+    import cv2
+
+    colorful(root, "--grey")
+    for image_id in IDS:
+        label = pixels(root / "labels" / f"{image_id}.png")
+        np.testing.assert_array_equal(cv2.imread(str(root / "out" / f"{image_id}.png"), 0), label)
+    with pytest.raises(UserError, match="out holds files made with output grey labels, this run has colours"):
+        colorful(root)
+    with pytest.raises(UserError, match="--grey writes class values, --img_root draws over photos: give one of them"):
+        colorful(root, "--grey", "--img_root", str(root))
+    save_label(root / "labels" / f"{IDS[0]}.png", np.ones((2, 2), np.uint8))
+    assert cv2.imread(str(root / "labels" / f"{IDS[0]}.png"), 0).tolist() == [[38, 38]] * 2  # what the README says

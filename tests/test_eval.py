@@ -182,18 +182,24 @@ def spoil(root: Path, fault: str) -> None:
         (root / "SegmentationClass" / f"{IDS[2]}.png").unlink()
     elif fault == "truth range":
         save_label(root / "SegmentationClass" / f"{IDS[2]}.png", np.full(SHAPE, 77, np.uint8))
-    seventh.unlink()
+    if fault in ("missing", "size", "truth"):  # found before anything is evaluated
+        seventh.unlink()
+    else:
+        save_label(seventh, np.full(SHAPE, 30, np.uint8))
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
         ("missing", r"label map .*png/2099_000003\.png does not exist"),
-        ("size", r"png/2099_000003\.png is 15x12, but the ground truth is 12x15 \(height x width\)"),
+        (
+            "size",
+            r"label map .*png/2099_000003\.png is 12x15 pixels, its ground truth 15x12: resize it without mixing values",
+        ),
         ("range", r"png/2099_000003\.png holds the value 21, where 0\.\.20 was expected"),
         ("void", r"png/2099_000003\.png holds the value 255, where 0\.\.20 was expected"),
         ("truncated", r"label map .*png/2099_000003\.png cannot be read"),
-        ("truth", r"label map .*SegmentationClass/2099_000003\.png does not exist"),
+        ("truth", r"ground truth .*SegmentationClass/2099_000003\.png does not exist"),
         ("truth range", r"SegmentationClass/2099_000003\.png holds the value 77"),
     ],
 )
@@ -207,12 +213,16 @@ def test_bad_images_are_named_and_the_run_fails_unless_told_to_skip(root, capsys
     result = evaluate(root, "png", "--skip_errors")
     assert result["images"] == 18 and result["skipped"] == [IDS[2], IDS[6]]
     skipped = capsys.readouterr().err.splitlines()
-    assert len(skipped) == 2 and "2099_000003.png" in skipped[0] and "png/2099_000007.png does not exist" in skipped[1]
+    assert len(skipped) == 2 and "2099_000003.png" in skipped[0] and "png/2099_000007.png" in skipped[1]
 
 
 def test_skipping_everything_is_an_error(root):
-    with pytest.raises(UserError, match=r"^20 of 20 images cannot be evaluated, the first: cannot read .*npy"):
-        evaluate(root, "png", "--type", "npy", "--skip_errors")
+    for image_id in IDS:
+        (root / "cam" / f"{image_id}.npy").write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"^20 of 20 images cannot be evaluated, the first: .*npy is not a dict of arrays"
+    ):
+        evaluate(root, "cam", "--type", "npy", "--skip_errors")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +250,9 @@ def test_bad_score_files(root, scores, flags, message):
 
 def test_bad_saliency_map(root):
     Image.fromarray(np.zeros((5, 6), np.uint8)).save(root / "sal" / f"{IDS[1]}.png")
-    with pytest.raises(UserError, match=r"the first: .*sal/2099_000002\.png is 5x6, but the ground truth is 12x15"):
+    with pytest.raises(
+        UserError, match=r"the first: .*sal/2099_000002\.png is 6x5 pixels, its ground truth 15x12: resize it; --skip"
+    ):
         evaluate(root, "cam", "--type", "npy", "--sal_path", str(root / "sal"))
 
 
@@ -309,3 +321,20 @@ def test_the_result_names_theta_only_where_it_counts(root):
     fused = ("--theta", "0.3", "--sal_path", str(root / "sal"))
     assert evaluate(root, "crf", "--type", "npy", "--crf", *fused)["theta"] == 0.3
     assert "theta" not in evaluate(root, "png")
+
+
+@pytest.mark.parametrize(
+    ("predictions", "flags", "message"),
+    [
+        (
+            "cam",
+            (),
+            r"cam holds score files \(\.npy\) and no label PNGs: give --type npy, and --crf where they are CRF",
+        ),
+        ("png", ("--type", "npy"), "png holds label PNGs: give --type png, without --crf and --curve"),
+        (".", (), r"holds no \.png file: give the folder of the predictions"),
+    ],
+)
+def test_a_folder_of_the_other_type_is_told(root, predictions, flags, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(root, predictions, *flags)

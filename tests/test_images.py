@@ -7,7 +7,7 @@ from PIL import Image
 
 from tool.errors import UserError
 from voc12.classes import PALETTE
-from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb
+from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb, size_of
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -59,7 +59,7 @@ def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(UserError, match=r"saliency map .* cannot be read: Is a directory"):
         load_grey(tmp_path)
     Image.fromarray(GREY).save(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match="is not a whole PNG file"):
+    with pytest.raises(UserError, match="is a JPEG file, which changes class values: make it anew as PNG"):
         load_label(tmp_path / "a.jpg")
 
 
@@ -71,7 +71,7 @@ def test_formats_that_start_programs_are_not_opened(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "saliency", "label"),
-    [("RGB", False, False), ("P", False, True), ("I;16", False, False), ("L", True, True)],
+    [("RGB", True, False), ("P", True, True), ("I;16", False, False), ("L", True, True), ("1", True, False)],
 )
 def test_modes(tmp_path, mode, saliency, label):
     image = Image.fromarray(GREY.astype(np.uint16)) if mode == "I;16" else Image.fromarray(GREY).convert(mode)
@@ -98,3 +98,30 @@ def test_a_header_that_claims_a_huge_picture_is_refused(tmp_path, side):
     for load in (load_photo, load_label, load_grey):
         with pytest.raises(UserError, match=r"a\.png claims .* 50000000"):
             load(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["WebP", "GIF", "TIFF", "BMP", "JPEG 2000"])
+def test_a_sound_file_of_another_format_is_called_what_it_is(tmp_path, kind):
+    """Under the name of a photo, as downloads and renaming give it."""
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", kind.replace(" ", "").upper())
+    for load, wanted in ((load_photo, "JPEG or PNG"), (load_label, "PNG"), (load_grey, "JPEG or PNG")):
+        with pytest.raises(UserError, match=rf"a\.jpg is a {kind} file, whatever its name: convert it to {wanted}$"):
+            load(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r"is empty \(0 bytes\): copy or make it again"),
+        (b"\x93NUMPY\x01\x00", "is a NumPy file"),
+        (b"<!DOCTYPE html><html>", "is a HTML file"),
+        (b"\0\0\0\x18ftypheic", "is a HEIC or AVIF file"),
+        (b"\x89PNG\r\n", "is not a whole JPEG or PNG file: copy or make it again"),
+        (b"\xff\xd8\xff\xe0", "is not a whole JPEG or PNG file"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(tmp_path, data, message):
+    (tmp_path / "a.jpg").write_bytes(data)
+    for read in (load_photo, size_of):
+        with pytest.raises(UserError, match=rf"photo .*a\.jpg {message}"):
+            read(tmp_path / "a.jpg")

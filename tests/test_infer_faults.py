@@ -61,11 +61,17 @@ def resize(path: Path) -> None:
 
 
 def colour(path: Path) -> None:
-    Image.open(path).convert("RGB").save(path)
+    image = Image.open(path).convert("RGB")
+    image.putpixel((3, 5), (200, 100, 100))
+    image.save(path)
 
 
 def sixteen_bits(path: Path) -> None:
     Image.fromarray(np.array(Image.open(path)).astype(np.uint16)).save(path)
+
+
+def no_object(path: Path) -> None:
+    path.write_text("<annotation></annotation>")
 
 
 def unknown_class(path: Path) -> None:
@@ -79,11 +85,16 @@ def unknown_class(path: Path) -> None:
         (f"JPEGImages/{BAD}.jpg", Path.unlink, f"photo .*{BAD}.jpg does not exist"),
         (f"Annotations/{BAD}.xml", cut, f"annotation .*{BAD}.xml is damaged: "),
         (f"Annotations/{BAD}.xml", Path.unlink, f"no label for {BAD}: .* there is no .*{BAD}.xml"),
+        (f"Annotations/{BAD}.xml", no_object, f"annotation .*{BAD}.xml names no class: it has no <object>"),
         (f"Annotations/{BAD}.xml", unknown_class, f"annotation .*{BAD}.xml: unknown class name 'unicorn'"),
         (f"saliency/{BAD}.png", cut, f"saliency map .*{BAD}.png cannot be read: "),
         (f"saliency/{BAD}.png", Path.unlink, f"saliency map .*{BAD}.png does not exist"),
         (f"saliency/{BAD}.png", resize, rf"saliency map .*{BAD}.png is 20x30 pixels, its photo \d+x\d+: resize it"),
-        (f"saliency/{BAD}.png", colour, f"{BAD}.png is a RGB image; save saliency maps as 8-bit grey PNGs"),
+        (
+            f"saliency/{BAD}.png",
+            colour,
+            f"{BAD}.png is a RGB image; its pixels .* grey; save saliency maps as 8-bit grey PNGs",
+        ),
         (f"saliency/{BAD}.png", sixteen_bits, f"{BAD}.png is a I;16 image; save saliency maps as 8-bit grey PNGs"),
     ],
 )
@@ -123,6 +134,7 @@ def test_unknown_and_escaping_ids(whole, commands, devkit, tiny_weights, tmp_pat
     ("label", "message"),
     [
         (np.ones(21, np.float32), rf"voc12/cls_labels.npy, {BAD}: label of shape \(21,\), where \(20,\) was expected"),
+        (np.zeros(20, np.float32), f"voc12/cls_labels.npy, {BAD}: a row of zeros names no class"),
         (np.full(20, 0.5, np.float32), f"voc12/cls_labels.npy, {BAD}: a label holds zeros and ones only"),
     ],
 )
@@ -133,12 +145,6 @@ def test_wrong_labels(label, message, whole, commands, devkit, tiny_weights, tmp
     assert re.match(message, commands.error(tmp_path, "infer_cls.py", *arguments)) and contents(tmp_path) == {}
     commands.run(tmp_path, "infer_cls.py", *arguments, "--skip_errors", status=1)
     assert contents(tmp_path) == {path: data for path, data in whole.items() if BAD not in path}
-
-
-def test_a_photo_without_classes_is_background(commands, devkit, tiny_weights, tmp_path):
-    (devkit / f"Annotations/{BAD}.xml").write_text("<annotation></annotation>")
-    commands.run(tmp_path, "infer_cls.py", *flags(tmp_path, devkit, tiny_weights))
-    assert not np.array(Image.open(tmp_path / f"crf/{BAD}.png")).any()
 
 
 @pytest.mark.parametrize("more", [(), ("--skip_errors",), ("--crf_workers", 0)])

@@ -133,6 +133,7 @@ def test_an_archive_that_is_there_is_not_fetched_again(tmp_path, server, capsys)
     said = capsys.readouterr().out
     assert f"{tmp_path / 'data' / VOC_TAR}: downloaded already\n" in said
     assert f"{tmp_path / 'data' / SBD_TGZ}: its checksum is wrong, so it is fetched again\n" in said
+    assert (tmp_path / "data" / f"{SBD_TGZ}.1").read_bytes() == server.files[SBD_TGZ][:-1]
     assert (tmp_path / "data" / SBD_TGZ).read_bytes() == server.files[SBD_TGZ]
 
 

@@ -28,9 +28,10 @@ def run(commands, drawn, tmp_path_factory):
     return folder, command
 
 
-def test_it_says_what_it_does(run, device):
+def test_it_says_what_it_does(run, drawn, device):
     folder, command = run
     lines = [line for line in command.stdout.splitlines() if line.strip()]
+    assert lines.pop(0) == f"labels: 24 from {drawn / 'Annotations'}"
     assert lines[1:] == [
         "no --weights and nothing to resume: starts from random weights",
         "12 pairs, 12 steps of 1 pairs, checkpoints in checkpoints/short",
@@ -53,7 +54,7 @@ def test_curves_have_one_value_a_step(run, drawn, device):
     net = Net().to(device)
     seed_step(0, 0, 0)
     pairs = TrainPairs(
-        read_pairs(folder / "pairs.txt"), load_labels([image_id(1), image_id(8)], drawn), drawn, 32, 0, (32, 48)
+        read_pairs(folder / "pairs.txt"), load_labels([image_id(1), image_id(21)], drawn), drawn, 32, 0, (32, 48)
     )
     images, targets = pairs[0]
     expected = F.binary_cross_entropy_with_logits(net(images[None].to(device))[0], targets.to(device))
@@ -66,7 +67,7 @@ def test_curves_have_one_value_a_step(run, drawn, device):
 def test_class_maps_are_shown(run):
     folder, _ = run
     events = EventAccumulator(str(folder / "runs/short"), size_guidance={"images": 0}).Reload()
-    shown = [image_id(1), image_id(8), image_id(2), image_id(11)]  # the first four photos of the list
+    shown = [image_id(1), image_id(21), image_id(2), image_id(22)]  # the first four photos of the list
     assert sorted(events.Tags()["images"]) == sorted(f"Class_maps/{i}" for i in shown)
     pictures = events.Images(f"Class_maps/{shown[0]}")
     assert [picture.step for picture in pictures] == [4, 9, 11]

@@ -27,16 +27,21 @@ def test_image_list_in_all_its_forms(tmp_path):
         ".hidden",
         "a..b",
         "C:\\x",
-        "a b",
         "2007_000032 -1",
-        "/JPEGImages/a.png",
+        "2007_000032  1",
+        "a\tb",
+        "-flag",
+        "a.jpg b.png",
+        "a.jpg /masks/b c.png",
         "x\0y",
-        "é",
+        "x\u202ey",
+        "x\u2028y",
+        "é" * 101,
     ],
 )
 def test_a_line_that_is_no_image_is_refused_with_its_number(tmp_path, line):
     path = tmp_path / "list.txt"
-    path.write_text(f"good\n{line}\n", encoding="utf-8")
+    path.write_bytes(f"good\n{line}\n".encode())
     with pytest.raises(UserError, match="line 2"):
         read_image_list(path)
 

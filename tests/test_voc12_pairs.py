@@ -12,7 +12,7 @@ from voc12_devkit import REPO, SHARED, hot, write_devkit
 from tool.errors import UserError
 from voc12.labels import load_labels
 from voc12.lists import format_pairs, read_image_list, read_pairs
-from voc12.pairs import make_pairs
+from voc12.pairs import check_pairs, make_pairs
 
 
 def some_labels(number: int) -> dict[str, np.ndarray]:
@@ -123,6 +123,50 @@ def test_what_cannot_be_paired_is_named():
             make_pairs(labels, epochs, seed)
 
 
+LIST = """/JPEGImages/a.jpg /JPEGImages/b.jpg 0
+
+/JPEGImages/a.jpg /JPEGImages/c.jpg 1
+/JPEGImages/c.jpg /JPEGImages/c.jpg 0
+/JPEGImages/b.jpg /JPEGImages/b.jpg 5
+"""
+
+
+def test_a_pair_shows_its_class_or_the_list_is_refused_with_its_lines(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_text(LIST)
+    pairs = read_pairs(path)
+    labels = {"a": hot(0), "b": hot(0, 5), "c": hot(1)}
+    check_pairs(pairs[:1], labels, path)
+    check_pairs(pairs[3:], labels, path)
+    with pytest.raises(UserError) as error:
+        check_pairs(pairs, labels, path)
+    assert str(error.value).startswith(
+        f"{path}: 2 of 4 pairs have a class that one of their photos does not show (line 3, 4), the first: bicycle, which a does "
+        "not show; make the list anew"
+    )
+    path.write_text("/JPEGImages/a.jpg /JPEGImages/a.jpg 7\n" * 12)
+    with pytest.raises(
+        UserError, match=r"12 of 12 pairs .* \(line 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more\), the first: cat"
+    ):
+        check_pairs(read_pairs(path), labels, path)
+
+
+def test_training_refuses_such_a_list(commands, drawn, tmp_path):
+    (tmp_path / "pairs.txt").write_text("/JPEGImages/2099_000001.jpg /JPEGImages/2099_000021.jpg 3\n")
+    line = commands.error(tmp_path, "train_EDAM_cls.py", "--voc12_root", drawn, "--train_list", "pairs.txt")
+    assert line.startswith("pairs.txt: 1 of 1 pairs have a class that one of their photos does not show (line 1)")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_photos_that_name_no_class_are_refused(tmp_path):
+    root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (), "c": ()})
+    (tmp_path / "list.txt").write_text("a\nb\nc\n")
+    flags = ["--voc12_root", root, "--image_list", tmp_path / "list.txt", "--out", tmp_path / "pairs.txt"]
+    done = pairs_command(*flags, "--labels", tmp_path / "none.npy")
+    message = f"2 images cannot be used (b, c), the first: annotation {root}/Annotations/b.xml names no class: it has no <object>"
+    assert done.returncode == 1 and done.stderr.startswith(f"pairs.py: error: {message}")
+
+
 def pairs_command(*arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, "voc12/pairs.py", *map(str, arguments)]
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
@@ -134,7 +178,10 @@ def test_command_line(tmp_path):
     flags = ["--voc12_root", root, "--image_list", tmp_path / "list.txt", "--out", tmp_path / "pairs.txt"]
     done = pairs_command(*flags, "--epochs", 3, "--labels", tmp_path / "none.npy")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{tmp_path / 'pairs.txt'}: 6 pairs, 2 per epoch\n"
+    assert done.stdout.splitlines() == [
+        f"labels: 4 from {root / 'Annotations'}",
+        f"{tmp_path / 'pairs.txt'}: 6 pairs, 2 per epoch",
+    ]
     pairs = read_pairs(tmp_path / "pairs.txt")
     assert sorted(map(sorted, (pair[:2] for pair in pairs[:2]))) == [["a", "b"], ["c", "d"]]
     done = pairs_command("--voc12_root", root, "--image_list", tmp_path / "no.txt", "--out", tmp_path / "x.txt")

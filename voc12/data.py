@@ -14,8 +14,11 @@ from tool.errors import UserError
 from tool.training import TrainingData
 from tool.transforms import PictureStatistics, augment, views
 from voc12.classes import VOID
-from voc12.images import load_label, load_photo, photo_size
-from voc12.lists import photo_path
+from voc12.folders import LABEL_ENDINGS, find_file
+from voc12.images import load_label, load_photo
+from voc12.inputs import check_inputs, label_maps, photos
+from voc12.lists import photo_folder, photo_path
+from voc12.palette import explain
 
 
 class TrainPairs(TrainingData):
@@ -116,10 +119,14 @@ class LabelledPhotos(TrainingData):
         rng = np.random.default_rng([self.seed, 1, position])
         return segmentation.augment(photo, label, self.crop_size, rng, self.statistics)
 
+    def label_path(self, image_id: str) -> Path:
+        """Of the label map."""
+        return find_file(self.label_dir, image_id, LABEL_ENDINGS)
+
     def load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Photo uint8 RGB (H, W, 3) and label map uint8 (H, W). UserError: one of them is missing or bad, or their sizes differ."""
         photo = np.array(load_photo(photo_path(self.voc12_root, image_id)))
-        path = self.label_dir / f"{image_id}.png"
+        path = self.label_path(image_id)
         label = load_label(path)
         if label.shape != photo.shape[:2]:
             sizes = (f"{shape[1]}x{shape[0]}" for shape in (label.shape, photo.shape))
@@ -151,19 +158,21 @@ def bad_items(data: LabelledPhotos, num_labels: int) -> list[tuple[str, str]]:
     """
 
     def problem(image_id: str) -> str | None:
-        path = data.label_dir / f"{image_id}.png"
         try:
-            width, height = photo_size(photo_path(data.voc12_root, image_id))
-            label = load_label(path)
+            label = load_label(path := data.label_path(image_id))
         except UserError as error:
             return str(error)
-        if label.shape != (height, width):
-            return f"label map {path} is {label.shape[1]}x{label.shape[0]} pixels, its photo {width}x{height}"
         foreign = np.flatnonzero(np.bincount(label.ravel(), minlength=256)[num_labels:VOID])
-        if len(foreign):
-            return f"label map {path} holds the value {foreign[0] + num_labels}, where 0..{num_labels - 1} and {VOID} were expected"
-        return None
+        if not len(foreign):
+            return None
+        wanted = f"0..{num_labels - 1} and {VOID}"
+        return (
+            f"label map {path} holds the value {foreign[0] + num_labels}, where {wanted} were expected{explain(label)}"
+        )
 
+    found = dict(check_inputs(data.ids, [photos(photo_folder(data.voc12_root)), label_maps(data.label_dir)]))
+    there = [image_id for image_id in data.ids if image_id not in found]
     with ThreadPoolExecutor(4) as pool:
-        problems = list(tqdm(pool.map(problem, data.ids), "checking", len(data.ids), unit="photo", disable=None))
-    return [(image_id, text) for image_id, text in zip(data.ids, problems, strict=True) if text]
+        problems = tqdm(pool.map(problem, there), "checking", len(there), unit="photo", disable=None)
+        found |= {image_id: text for image_id, text in zip(there, problems, strict=True) if text}
+    return [(image_id, found[image_id]) for image_id in data.ids if image_id in found]

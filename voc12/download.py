@@ -12,6 +12,7 @@ from torchvision.datasets.utils import check_integrity, download_url, extract_ar
 
 from tool.errors import UserError
 from tool.files import make_folder
+from voc12.aside import next_free
 
 TIMEOUT = 60.0  # seconds without a single byte
 
@@ -49,6 +50,8 @@ def _fetch(url: str, md5: str, filename: str, inner: str, folder: Path) -> Path:
                 print(f"{archive}: its checksum is wrong, so it is fetched again")
             print(f"fetching {url}")
             download_url(url, partial, filename, md5)
+            if archive.exists():
+                print(f"{archive}: what it held is kept as {archive.rename(next_free(archive))}")
             os.replace(partial / filename, archive)
         print(f"unpacking {archive}")
         extract_archive(archive, make_folder(partial))

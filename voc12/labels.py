@@ -1,7 +1,11 @@
 """Image-level labels: which of the 20 classes a photo shows."""
 
+import codecs
+import difflib
+import os
+import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +13,33 @@ import numpy as np
 from tool.errors import UserError
 from tool.files import load_npy_dict
 from voc12.classes import CLASSES
+from voc12.folders import find_file
 from voc12.lists import PREPARE_COMMAND, check_id
+from voc12.report import one_line
 
+IGNORE_FOREIGN = "leave objects of other classes than VOC's 20 out, as the published code does"
+"""Help of the flag --ignore_foreign."""
 _CLASS_INDEX = {name: index for index, name in enumerate(CLASSES)}
+_OTHER_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}  # COCO's
+_ENCODINGS = (
+    r"utf-?8|utf-?16\w*|(us-)?ascii|iso-?8859-\d+|latin-?1|(windows-|cp)125\d|koi8-r|gb\w+|big5|shift_jis|euc-(jp|kr)"
+)
 _LARGEST_XML = 1 << 20  # bytes; the devkit's largest is under 20 kB
 
 
-def read_annotation(path: str | Path) -> np.ndarray:
+def class_index(name: str) -> int | None:
+    """The class, 0..19, of a name in VOC's spelling or COCO's, whatever its case, blanks, hyphens and underscores; else None."""
+    plain = "".join(filter(str.isalnum, name.casefold()))
+    return _CLASS_INDEX.get(_OTHER_NAMES.get(plain, plain))
+
+
+def read_annotation(path: str | Path, ignore_foreign: bool = False) -> np.ndarray:
     """Multi-hot label (20,) float32 of a devkit XML: 1 for each class with an `<object>`, difficult ones too.
 
-    Difficult objects count because they do in the `cls_labels.npy` that the field shares; parts (head, hand) do not.
-    UserError: missing, not an annotation, an unknown class name, or a document type (which could hold entities).
+    Difficult objects count because they do in the `cls_labels.npy` that the field shares; parts (head, hand) do not. Objects of other
+    classes than VOC's are left out where `ignore_foreign` is set, as by the published code.
+    UserError: missing, not an annotation, no object of VOC's classes, an unknown class name, or a document type (which could hold
+    entities).
     """
     try:
         with open(path, "rb") as file:
@@ -30,12 +50,14 @@ def read_annotation(path: str | Path) -> np.ndarray:
         raise UserError(f"cannot read annotation {path}: {error.strerror}") from None
     if len(data) > _LARGEST_XML:
         raise UserError(f"annotation {path} is larger than {_LARGEST_XML} bytes, which no devkit annotation is")
+    if not data.strip():
+        raise UserError(f"annotation {path} is empty: copy or make it again")
     try:
-        text = data.decode("utf-8-sig")
+        text = _decoded(data)
         if "<!DOCTYPE" in text:  # the only place where entities, which can grow without bound, are declared
             raise UserError(f"annotation {path} has a document type declaration, which no devkit annotation has")
         root = ElementTree.fromstring(text)
-    except (UnicodeDecodeError, ElementTree.ParseError) as error:
+    except (UnicodeError, LookupError, ElementTree.ParseError) as error:
         raise UserError(f"annotation {path} is damaged: {error}") from None
     if root.tag != "annotation":
         raise UserError(f"annotation {path} holds <{root.tag[:40]}>, where <annotation> was expected")
@@ -43,15 +65,54 @@ def read_annotation(path: str | Path) -> np.ndarray:
     label = np.zeros(len(CLASSES), np.float32)
     for found in root.iterfind("object"):
         name = (found.findtext("name") or "").strip()
-        if name not in _CLASS_INDEX:
-            raise UserError(f"annotation {path}: unknown class name {name[:40]!r}")
-        label[_CLASS_INDEX[name]] = 1
+        index = class_index(name)
+        if index is not None:
+            label[index] = 1
+        elif not ignore_foreign:
+            raise UserError(f"annotation {path}: {_unknown(name)}")
+    if not label.any():
+        raise UserError(
+            f"annotation {path} names no class: {_no_class(root)}; mend it, or leave its photo out of the list"
+        )
     return label
+
+
+def _unknown(name: str) -> str:
+    """What to do about a class name that is none of VOC's."""
+    near = difflib.get_close_matches(name.casefold(), [*CLASSES, *_OTHER_NAMES], 1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    others = "--ignore_foreign leaves objects of other classes out"
+    return f"unknown class name {name[:40]!r}{meant}; VOC's are {', '.join(CLASSES)}; {others}"
+
+
+def _no_class(root: ElementTree.Element) -> str:
+    """Why an annotation has no object of VOC's classes."""
+    if root.find("object") is not None:
+        return "its objects are of other classes than VOC's 20"
+    other = next((element.tag for element in root.iter() if element.tag.casefold() == "object"), None)
+    return (
+        f"its <{other}> is not the <object> directly within <annotation> of a devkit" if other else "it has no <object>"
+    )
+
+
+def _decoded(data: bytes) -> str:
+    """The text of an XML file in the encoding that its first bytes or its declaration name, UTF-8 otherwise."""
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return data.decode("utf-16")
+    if data[:4] in (b"<\0?\0", b"\0<\0?"):
+        return data.decode("utf-16-le" if data[0] else "utf-16-be")
+    declared = re.match(rb"(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?encoding\s*=\s*[\"']([^\"'>]*)", data[:200])
+    name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
+    if not re.fullmatch(_ENCODINGS, name):
+        raise LookupError(f"unknown encoding {name[:40]!r}")
+    return data.decode(
+        "utf-8-sig" if name.startswith("utf") else name
+    )  # a declaration that can be read is not in UTF-16
 
 
 def annotation_path(voc12_root: str | Path, image_id: str) -> Path:
     """Path of the XML in the devkit `voc12_root`."""
-    return Path(voc12_root) / "Annotations" / f"{check_id(image_id, 'annotation')}.xml"
+    return find_file(Path(voc12_root) / "Annotations", check_id(image_id, "annotation"), (".xml",))
 
 
 def load_labels(
@@ -59,38 +120,83 @@ def load_labels(
     voc12_root: str | Path,
     labels_path: str | Path = "voc12/cls_labels.npy",
     failures: list[tuple[str, str]] | None = None,
+    ignore_foreign: bool = False,
 ) -> dict[str, np.ndarray]:
     """Label (20,) float32, zeros and ones, of each id: from `labels_path` where it exists, else from `Annotations`.
 
-    An id that the file lacks is read from its XML. The file is read without running anything it asks for.
-    UserError: an id in neither place, or a value that is no multi-hot label. Where a list `failures` is given, such
+    An id that the file lacks is read from its XML. The file is read without running anything it asks for. One line on stdout, of the
+    first process alone, tells how many labels came from where. `ignore_foreign`: see `read_annotation`.
+    UserError: ids in neither place, or whose value is no multi-hot label or names no class. Where a list `failures` is given, such
     ids are left out and (id, message) is added to it instead.
     """
     table = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
     labels: dict[str, np.ndarray] = {}
+    problems = []
     for image_id in dict.fromkeys(ids):
         try:
-            labels[image_id] = _load_label(image_id, table, voc12_root, labels_path)
+            labels[image_id] = _load_label(image_id, table, voc12_root, labels_path, ignore_foreign)
         except UserError as error:
-            if failures is None:
-                raise
-            failures.append((image_id, str(error)))
+            problems.append((image_id, str(error)))
+    if problems and failures is None:
+        raise UserError(one_line(problems))
+    if failures is not None:
+        failures += problems
+    if os.environ.get("RANK", "0") == "0":  # torchrun's number of the process
+        print(_origins(labels, table, voc12_root, labels_path), flush=True)
     return labels
 
 
+def _origins(
+    labels: Iterable[str], table: Container[int | str], voc12_root: str | Path, labels_path: str | Path
+) -> str:
+    """How many labels came from where, and how many XML files are newer than the labels that were taken in their place."""
+    taken = [image_id for image_id in labels if image_id in table]
+    others = len(list(labels)) - len(taken)
+    parts = []
+    if taken:
+        made = os.stat(labels_path).st_mtime
+        newer = sum(_time(annotation_path(voc12_root, image_id)) > made for image_id in taken)
+        note = (
+            f" ({newer} of them have a newer XML, which is not read: remove or remake the file to use it)"
+            if newer
+            else ""
+        )
+        parts.append(f"{len(taken)} from {labels_path}{note}")
+    if others or not taken:
+        parts.append(f"{others} from {Path(voc12_root) / 'Annotations'}")
+    return f"labels: {', '.join(parts)}"
+
+
+def _time(path: Path) -> float:
+    """When the file was last written; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _load_label(
-    image_id: str, table: Mapping[int | str, np.ndarray], voc12_root: str | Path, labels_path: str | Path
+    image_id: str,
+    table: Mapping[int | str, np.ndarray],
+    voc12_root: str | Path,
+    labels_path: str | Path,
+    ignore_foreign: bool,
 ) -> np.ndarray:
     if image_id in table:
-        return _multi_hot(table[image_id], f"{labels_path}, {image_id}")
+        label = _multi_hot(table[image_id], f"{labels_path}, {image_id}")
+        if not label.any():
+            raise UserError(
+                f"{labels_path}, {image_id}: a row of zeros names no class; mend it, or leave the photo out of the list"
+            )
+        return label
     path = annotation_path(voc12_root, image_id)
     if not path.is_file():
-        absent = "does not hold it" if table else "does not exist"
+        absent = "does not hold it" if Path(labels_path).exists() else "does not exist"
         raise UserError(
             f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; "
             f"{PREPARE_COMMAND} makes the labels of a devkit; is the id right?"
         )
-    return read_annotation(path)
+    return read_annotation(path, ignore_foreign)
 
 
 def _multi_hot(value: np.ndarray, where: str) -> np.ndarray:

@@ -1,26 +1,43 @@
 """Reading and writing the lists under voc12/: which photos, and which pairs of photos."""
 
+import codecs
+import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tool.errors import UserError
 from tool.files import atomic_write
+from voc12.aside import keep_aside
 from voc12.classes import CLASSES
+from voc12.folders import PHOTO_ENDINGS, find_file
 
 # Ids become parts of paths, for reading and for writing, so nothing in them may lead out of a folder.
-_ID = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
 _LONGEST_LINE = 2000  # so that a file without line ends is not read into memory whole
-_LONGEST_ID = 200  # leaves room for a suffix within the 255 bytes that file systems allow
-_IMAGE_LINE = re.compile(rf"(?:/?JPEGImages/)?({_ID})\.jpg(?:\s+(?:\S*/)?({_ID})\.png)?|({_ID})")
-_PAIR_LINE = re.compile(rf"/?JPEGImages/({_ID})\.jpg\s+/?JPEGImages/({_ID})\.jpg\s+(\d{{1,2}})")
+_LONGEST_ID = 200  # bytes; leaves room for a suffix within the 255 that file systems allow
+_PHOTO = r"([^/]+)\.(?:jpe?g|png)"
+_IMAGE_LINES = (
+    re.compile(r"(?:/?JPEGImages/)?([^/]+?)\.(?:jpe?g|png)\s+(?:\S*/)?([^/]+?)\.png()", re.IGNORECASE),
+    re.compile(rf"(?:/?JPEGImages/)?{_PHOTO}()()", re.IGNORECASE),
+    re.compile(r"()()([^/]+)"),
+)
+_CLASS_LINE = re.compile(r"\S+ (?:-1| [01])")  # of VOC's ImageSets/Main: an id, and whether the photo shows a class
+_PAIR_LINE = re.compile(rf"/?JPEGImages/{_PHOTO}\s+/?JPEGImages/{_PHOTO}\s+([0-9]{{1,2}})", re.IGNORECASE)
 PREPARE_COMMAND = "python voc12/prepare.py --voc12_root ROOT"
+LISTS_REMEDY = f"{PREPARE_COMMAND} makes the lists under voc12/"
 
 
 def check_id(image_id: str, where: str) -> str:
-    """The id itself. UserError naming `where` if it holds anything but letters, digits, `_`, `-` and single dots."""
-    if not re.fullmatch(_ID, image_id) or len(image_id) > _LONGEST_ID:
-        raise UserError(f"{where}: {image_id[:80]!r} is no image id (letters, digits, '_', '-' and '.' only)")
+    """The id itself. UserError naming `where` if it could lead out of a folder, be taken for a flag, or break a list.
+
+    Allowed are up to 200 bytes of printable characters of any script, blanks between them.
+    """
+    allowed = image_id.isprintable() and image_id == image_id.strip() and 0 < len(image_id.encode()) <= _LONGEST_ID
+    if not allowed or re.search(r"[/\\]|\.\.|^[-.]|\.$", image_id):
+        raise UserError(
+            f"{where}: {image_id[:80]!r} is no image id (up to {_LONGEST_ID} bytes of printable characters and blanks; no '/', '\\' "
+            "or '..', no '-' or '.' in front, no '.' at the end)"
+        )
     return image_id
 
 
@@ -40,27 +57,34 @@ def deeper_devkit(root: Path) -> Path | None:
     return next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
 
 
+def photo_folder(root: str | Path) -> Path:
+    """Folder of the photos in the devkit `root`."""
+    return Path(root) / "JPEGImages"
+
+
 def photo_path(root: str | Path, image_id: str) -> Path:
-    """Path of the photo in the devkit `root`."""
-    return Path(root) / "JPEGImages" / f"{check_id(image_id, 'photo')}.jpg"
+    """Path of the photo in the devkit `root`: .jpg, .jpeg or .png. UserError where there are two."""
+    return find_file(photo_folder(root), check_id(image_id, "photo"), PHOTO_ENDINGS)
 
 
-def read_image_list(path: str | Path) -> list[str]:
+def read_image_list(path: str | Path, remedy: str = LISTS_REMEDY) -> list[str]:
     """Image ids in the order of the file, duplicates kept.
 
     A line is `/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png`, the photo alone, or a bare id. Blank lines
-    are skipped. UserError: the file is missing, unreadable or empty, or a line is none of these.
+    are skipped, and ids may hold blanks. `remedy`: against a list that is missing or empty.
+    UserError: the file is missing, unreadable or empty, or a line is none of these.
     """
     ids = []
-    for number, line in _lines(path):
-        match = _IMAGE_LINE.fullmatch(line)
-        if match is None:
+    for number, line in _lines(path, remedy):
+        match = next(filter(None, (form.fullmatch(line) for form in _IMAGE_LINES)), None)
+        of_class = "; of a list of ImageSets/Main keep the ids alone" if _CLASS_LINE.fullmatch(line) else ""
+        if match is None or of_class:
             raise UserError(
                 f"{path}, line {number}: {line[:80]!r} is neither '/JPEGImages/<id>.jpg "
-                "/SegmentationClassAug/<id>.png', nor the photo alone, nor a bare id"
+                f"/SegmentationClassAug/<id>.png', nor the photo alone, nor a bare id{of_class}"
             )
         photo, mask, bare = match.groups()
-        if mask is not None and mask != photo:
+        if mask and mask != photo:
             raise UserError(f"{path}, line {number}: photo {photo} and mask {mask} are different images")
         ids.append(check_id(photo or bare, f"{path}, line {number}"))
     return ids
@@ -89,6 +113,11 @@ def read_pairs(path: str | Path) -> list[tuple[str, str, int]]:
     return pairs
 
 
+def line_numbers(path: str | Path) -> list[int]:
+    """The line, from 1, of each entry of a list."""
+    return [number for number, _ in _lines(path)]
+
+
 def format_image_list(ids: Iterable[str], with_mask: bool = True) -> str:
     """The text of an image list, in the form that every VOC 2012 pipeline of this family reads."""
     if with_mask:
@@ -102,23 +131,35 @@ def format_pairs(pairs: Iterable[tuple[str, str, int]]) -> str:
 
 
 def write_text(path: str | Path, text: str) -> bool:
-    """Write an ASCII text file whole, with the same bytes on every system. False: it was there already, untouched."""
-    data = text.encode("ascii")
+    """Write a text file (UTF-8) whole, with the same bytes on every system. False: it was there already, untouched.
+
+    Other text that the file held is kept aside, and that is told.
+    """
+    data = text.encode()
     try:
         if Path(path).read_bytes() == data:
             return False
     except OSError:
         pass  # missing or unreadable: to be written
+    tell_aside(path)
     with atomic_write(path) as file:
         file.write(data)
     return True
 
 
-def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def tell_aside(path: str | Path) -> None:
+    """Keep aside what the file holds that is about to be replaced, if there is one: it may be the user's."""
+    if Path(path).is_file():
+        print(f"{path}: what it held is kept as {keep_aside(path)}")
+
+
+def _lines(path: str | Path, remedy: str = LISTS_REMEDY) -> Iterator[tuple[int, str]]:
     """Non-blank lines, stripped, with their numbers from 1."""
     some = False
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, "rb") as data:
+            encoding = "utf-16" if data.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+            file = io.TextIOWrapper(data, encoding)
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), 1):
                 if len(line) == _LONGEST_LINE:
                     raise UserError(f"{path}, line {number}: {line[:80]!r}... is too long for a line of a list")
@@ -126,10 +167,10 @@ def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
                     some = True
                     yield number, line
     except FileNotFoundError:
-        raise UserError(f"list {path} does not exist; {PREPARE_COMMAND} makes the lists under voc12/") from None
+        raise UserError(f"list {path} does not exist; {remedy}") from None
     except UnicodeDecodeError:
-        raise UserError(f"list {path} is not a text file") from None
+        raise UserError(f"list {path} is not a text file in UTF-8 or UTF-16; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"cannot read list {path}: {error.strerror}") from None
     if not some:
-        raise UserError(f"list {path} is empty; {PREPARE_COMMAND} makes the lists under voc12/")
+        raise UserError(f"list {path} is empty; {remedy}")

@@ -10,8 +10,10 @@ from tqdm import tqdm
 
 from tool.errors import UserError
 from tool.files import make_folder, remove_leftovers
+from voc12.aside import keep_aside
 from voc12.classes import CLASSES, VOID
-from voc12.images import load_label, save_label
+from voc12.folders import LABEL_ENDINGS, files_of, find_file
+from voc12.images import load_label, read_label, save_label
 from voc12.lists import check_id
 from voc12.report import Findings
 from voc12.sbd import find_sbd_masks, read_sbd_mask
@@ -33,28 +35,33 @@ class Mask:
 
 def count_aug(voc12_root: str | Path) -> int:
     """Number of masks in the devkit's SegmentationClassAug, 0 where there is no such folder."""
-    return sum(not path.name.startswith(".") for path in (Path(voc12_root) / AUG).glob("*.png"))
+    return len(files_of(Path(voc12_root) / AUG, LABEL_ENDINGS))
 
 
-def complete_masks(voc12_root: str | Path, sbd_root: str | Path | None, findings: Findings) -> dict[str, Mask | None]:
-    """Make the masks that SegmentationClassAug lacks, and say what each mask shows; None for one that cannot be read.
+def complete_masks(
+    voc12_root: str | Path, sbd_root: str | Path | None, findings: Findings, repair: bool = False
+) -> dict[str, Mask | None]:
+    """Make the masks that SegmentationClassAug lacks, and say what each mask shows; None for one that cannot be used.
 
-    VOC's own masks win over SBD's. A new folder appears when it is whole. A damaged mask is made anew where its source
-    is at hand. Without SBD and without the folder nothing is written, and VOC's own masks are looked through.
+    VOC's own masks win over SBD's. A new folder appears when it is whole. What is there already stays, unless `repair` is set: then
+    colours become class values, and a mask that cannot be used is made anew where its source is at hand; the old files are
+    kept in SegmentationClassAug.old. Without SBD and without the folder nothing is written, and VOC's own masks are looked through.
     """
     root = Path(voc12_root)
-    own = files_by_id(root / OWN, ".png", findings)
-    sbd = files_by_id(find_sbd_masks(sbd_root), ".mat", findings) if sbd_root else {}
+    own = files_by_id(root / OWN, LABEL_ENDINGS, findings)
+    sbd = files_by_id(find_sbd_masks(sbd_root), (".mat",), findings) if sbd_root else {}
     folder, partial = root / AUG, root / f"{AUG}.partial"
     if partial.exists():  # from a run that was killed, perhaps with other sources
         shutil.rmtree(partial)
     if not sbd and not count_aug(root):
-        return {image_id: _look(path, findings) for image_id, path in tqdm(own.items(), "masks", disable=None)}
+        return {
+            image_id: _look(path, findings, False, False) for image_id, path in tqdm(own.items(), "masks", disable=None)
+        }
     if folder.exists():
         remove_leftovers(folder)
-        return _fill(folder, own, sbd, findings)
+        return _fill(folder, own, sbd, findings, repair)
     try:
-        masks = _fill(make_folder(partial), own, sbd, findings)
+        masks = _fill(make_folder(partial), own, sbd, findings, repair)
         os.replace(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -62,47 +69,66 @@ def complete_masks(voc12_root: str | Path, sbd_root: str | Path | None, findings
     return masks
 
 
-def _fill(folder: Path, own: dict[str, Path], sbd: dict[str, Path], findings: Findings) -> dict[str, Mask | None]:
+def _fill(
+    folder: Path, own: dict[str, Path], sbd: dict[str, Path], findings: Findings, repair: bool
+) -> dict[str, Mask | None]:
     """Write to `folder` the masks that it lacks, and look through all."""
-    present = files_by_id(folder, ".png", findings)
+    present = files_by_id(folder, LABEL_ENDINGS, findings)
     masks: dict[str, Mask | None] = {}
     for image_id in tqdm(sorted({*own, *sbd, *present}), "masks", disable=None):
         source = own.get(image_id) or sbd.get(image_id)
         if image_id in present:
-            masks[image_id] = _look(present[image_id], findings, quiet=source is not None)
-            if masks[image_id] or source is None:
+            masks[image_id] = _look(present[image_id], findings, repair, source is not None)
+            if masks[image_id] or source is None or not repair:
                 continue
-            findings.add("damaged masks, to be made anew", image_id)
         try:
             label = load_label(own[image_id]) if image_id in own else read_sbd_mask(sbd[image_id])
         except UserError as error:
             findings.add("masks that could not be made", str(error))
             continue
-        save_label(folder / f"{image_id}.png", label)
+        save_label(present.get(image_id, folder / f"{image_id}.png"), label)
         masks[image_id] = _facts(label, image_id, findings)
     return masks
 
 
-def files_by_id(folder: Path, suffix: str, findings: Findings) -> dict[str, Path]:
+def files_by_id(folder: Path, endings: tuple[str, ...], findings: Findings) -> dict[str, Path]:
     """id -> path of the files in `folder`, in order of the id; empty if there is no such folder."""
     found = {}
-    for path in sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else ():
-        if path.name.startswith("."):
-            continue
+    for image_id, names in sorted(files_of(folder, endings).items()):
         try:
-            found[check_id(path.stem, str(path))] = path
+            found[check_id(image_id, str(folder / names[0]))] = find_file(folder, image_id, endings)
         except UserError as error:
-            findings.add("file names that are no image id, left out", str(error))
-    return dict(sorted(found.items()))
+            kind = "images with more than one file" if len(names) > 1 else "file names that are no image id"
+            findings.add(f"{kind}, left out", str(error))
+    return found
 
 
-def _look(path: Path, findings: Findings, quiet: bool = False) -> Mask | None:
+def _look(path: Path, findings: Findings, repair: bool, replaceable: bool) -> Mask | None:
+    """What a mask shows; None if it cannot be used. Where `repair` is set, one of colours is rewritten, and one that cannot be used
+    is kept aside if it is `replaceable`, for the caller to make anew."""
+    kept = path.parent.with_name(f"{AUG}.old")
     try:
-        return _facts(load_label(path), path.stem, findings)
+        label, stored = read_label(path)
     except UserError as error:
-        if not quiet:
-            findings.add("masks that cannot be read", str(error))
+        if not replaceable:
+            findings.add("masks that cannot be used", str(error))
+        elif not repair:
+            findings.add(
+                f"masks that cannot be used; --repair makes them anew and keeps the old ones in {kept}", str(error)
+            )
+        else:
+            findings.add(f"masks that could not be used, made anew; the old ones are in {kept}", path.stem)
+            keep_aside(path, kept)
         return None
+    if not stored and path.parent.name == AUG:  # elsewhere it is only read
+        if repair:
+            keep_aside(path, kept)
+            save_label(path, label)
+            findings.add(f"masks of colours, converted to class values; the old ones are in {kept}", path.stem)
+        else:
+            kind = "masks of colours, not class values; --repair converts them and keeps the old ones in"
+            findings.add(f"{kind} {kept}", path.stem)
+    return _facts(label, path.stem, findings)
 
 
 def _facts(label: np.ndarray, image_id: str, findings: Findings) -> Mask:

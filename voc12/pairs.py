@@ -7,7 +7,7 @@ Run by itself it makes a pair list from any image list:
 import argparse
 import itertools
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -18,8 +18,11 @@ import numpy as np
 
 from tool import flags
 from tool.errors import UserError, run
-from voc12.labels import load_labels
-from voc12.lists import format_pairs, read_image_list, write_text
+from voc12.classes import CLASSES
+from voc12.inputs import check_inputs, photos
+from voc12.labels import IGNORE_FOREIGN, load_labels
+from voc12.lists import format_pairs, line_numbers, read_image_list, write_text
+from voc12.report import named, one_line
 
 EPOCHS = 25
 SEED = 0
@@ -44,7 +47,7 @@ def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int
     ids = sorted(labels)
     shown = np.stack([labels[image_id] for image_id in ids]) > 0  # (images, classes)
     if not shown.any(1).all():
-        raise UserError(f"image {ids[int(np.argmin(shown.any(1)))]} shows no class, so it has no partner")
+        raise UserError(f"image {ids[int(np.argmin(shown.any(1)))]} shows no class, so it has no partner: leave it out")
     bits = np.random.PCG64(seed)
     matchings = [_match(shown, bits) for _ in range(epochs)]
     return [(ids[first], ids[second], label) for matching in matchings for first, second, label in matching.tolist()]
@@ -118,6 +121,26 @@ def _shortest_path(linked: np.ndarray, start: int, goals: np.ndarray) -> list[in
     return []
 
 
+def check_pairs(pairs: Sequence[tuple[str, str, int]], labels: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """UserError that names the lines of the pair list at `path` whose class one of their photos does not show.
+
+    pairs: what `read_pairs` gave; labels: id -> (20,) multi-hot of their photos.
+    """
+    wrong = [
+        i for i, (first, second, label) in enumerate(pairs) if not (labels[first][label] and labels[second][label])
+    ]
+    if not wrong:
+        return
+    numbers = line_numbers(path)
+    first, second, label = pairs[wrong[0]]
+    without = " and ".join(dict.fromkeys(i for i in (first, second) if not labels[i][label]))
+    raise UserError(
+        f"{path}: {len(wrong)} of {len(pairs)} pairs have a class that one of their photos does not show (line "
+        f"{named([str(numbers[i]) for i in wrong])}), the first: {CLASSES[label]}, which {without} does not show; make the list anew "
+        "from the labels with voc12/prepare.py or voc12/pairs.py"
+    )
+
+
 def write_pairs(path: str | Path, pairs: Iterable[tuple[str, str, int]]) -> bool:
     """Write a pair list whole. False: it was there already, with the same bytes."""
     return write_text(path, format_pairs(pairs))
@@ -130,6 +153,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
     add("--out", required=True, metavar="FILE", help="pair list to write")
     add("--labels", default="voc12/cls_labels.npy", metavar="FILE", help="labels, read where the file exists")
+    add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--epochs", type=flags.count(1), default=EPOCHS, help="matchings of all photos to make")
     add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
     return parser
@@ -137,8 +161,12 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
+    ids = read_image_list(args.image_list)
+    folder = Path(args.voc12_root) / "JPEGImages"
+    if folder.is_dir() and (problems := check_inputs(ids, [photos(folder)])):  # labels alone make a list, too
+        raise UserError(one_line(problems))
     pairs = make_pairs(
-        load_labels(read_image_list(args.image_list), args.voc12_root, args.labels), args.epochs, args.seed
+        load_labels(ids, args.voc12_root, args.labels, ignore_foreign=args.ignore_foreign), args.epochs, args.seed
     )
     write_pairs(args.out, pairs)
     print(f"{args.out}: {len(pairs)} pairs, {len(pairs) // args.epochs} per epoch")

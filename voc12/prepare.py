@@ -17,15 +17,15 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
-from voc12.images import load_photo
-from voc12.labels import annotation_path, read_annotation
-from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, write_text
+from voc12.folders import PHOTO_ENDINGS
+from voc12.images import load_photo, size_of
+from voc12.labels import IGNORE_FOREIGN, annotation_path, read_annotation
+from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, tell_aside, write_text
 from voc12.masks import AUG, Mask, complete_masks, count_aug, files_by_id
 from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
 from voc12.report import PUBLISHED, Findings, class_table, list_table
@@ -44,14 +44,16 @@ def main(argv: list[str] | None = None) -> None:
     remove_leftovers(out)
 
     findings = Findings()
-    masks = complete_masks(root, sbd_root, findings)
+    masks = complete_masks(root, sbd_root, findings, args.repair)
     lists = make_lists(root, masks, findings)
     ids = sorted({*lists["train_aug"], *lists["train"], *lists["val"]})
-    labels = read_labels(root, ids, findings)
+    labels = read_labels(root, ids, findings, args.ignore_foreign)
     check_photos(root, ids, masks, findings)
-    paired = {image_id: labels[image_id] for image_id in lists["train_aug"] if labels.get(image_id, np.zeros(1)).any()}
+    paired = {image_id: labels[image_id] for image_id in lists["train_aug"] if image_id in labels}
     if not paired:
-        raise UserError(f"no image of train_aug has a label in {root / 'Annotations'}, so there is nothing to train on")
+        raise UserError(
+            f"no image of train_aug has a label in {root / 'Annotations'}, so there is nothing to train on: are these its XML files?"
+        )
     pairs = make_pairs(paired, args.epochs, args.seed)
 
     for name, ids in lists.items():
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     say(out / PAIRS_FILE, write_pairs(out / PAIRS_FILE, pairs))
 
     shown = {image_id: mask.classes for image_id, mask in masks.items() if mask is not None}
-    report = [*list_table(lists), *class_table(lists, labels, shown, pairs)]
+    report = [*list_table(lists), *class_table(lists, labels, shown, pairs, findings)]
     report.append(f"pairs: {len(pairs) // args.epochs} per epoch, {args.epochs} epochs, {len(pairs)} in all")
     report.append("nothing looks wrong" if not findings.lines() else "please look at these:")
     print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists)]))
@@ -73,6 +75,9 @@ def get_parser() -> argparse.ArgumentParser:
     add("--sbd_root", type=Path, metavar="DIR", help=f"SBD, unpacked: gives the masks that {AUG} lacks")
     fetch = "fetch what is missing of VOC 2012 (2 GB) and SBD (1.4 GB) and unpack it in DIR"
     add("--download", type=Path, metavar="DIR", help=fetch)
+    repair = f"rewrite masks of {AUG} that are damaged, or colours instead of class values; the old files are kept in {AUG}.old"
+    add("--repair", action="store_true", help=repair)
+    add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
     add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
     out = "folder for the lists, labels and pairs; otherwise voc12/ of this repository"
@@ -110,13 +115,15 @@ def check_devkit(root: Path) -> None:
 
 def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings) -> dict[str, list[str]]:
     """list name -> ids in order, only those with a photo; `test` only where the devkit has that list."""
-    photos = files_by_id(root / "JPEGImages", ".jpg", findings)
+    photos = files_by_id(root / "JPEGImages", PHOTO_ENDINGS, findings)
     splits = {}
     for name in ("train", "val", "test"):
         path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
         if name == "test" and not path.exists():  # comes with an archive of its own
             continue
-        ids = sorted(set(read_image_list(path)))
+        ids = sorted(
+            set(read_image_list(path, remedy="it comes with the devkit: unpack that again, or --download DIR"))
+        )
         splits[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
         if name != "test" and count_aug(root):
             _keep(splits[name], masks, f"images of {name}.txt without a mask", findings)
@@ -136,7 +143,7 @@ def _keep(ids: Sequence[str], known: Mapping[str, object], otherwise: str, findi
     return [image_id for image_id in ids if image_id in known]
 
 
-def read_labels(root: Path, ids: Sequence[str], findings: Findings) -> dict[str, np.ndarray]:
+def read_labels(root: Path, ids: Sequence[str], findings: Findings, ignore_foreign: bool) -> dict[str, np.ndarray]:
     """id -> label (20,) float32 of each image with a sound XML; the others become findings."""
     labels = {}
     for image_id in tqdm(ids, "labels", disable=None):
@@ -145,12 +152,9 @@ def read_labels(root: Path, ids: Sequence[str], findings: Findings) -> dict[str,
             findings.add("photos without XML, so without label and in no pair", image_id)
             continue
         try:
-            labels[image_id] = read_annotation(path)
+            labels[image_id] = read_annotation(path, ignore_foreign)
         except UserError as error:
             findings.add("XML files that give no label, so their photos are in no pair", str(error))
-            continue
-        if not labels[image_id].any():
-            findings.add("XML files without an object, so their photos are in no pair", image_id)
     return labels
 
 
@@ -159,17 +163,16 @@ def check_photos(root: Path, ids: Sequence[str], masks: Mapping[str, Mask | None
     for image_id in tqdm(ids, "photos", disable=None):
         path = photo_path(root, image_id)
         try:
-            with Image.open(path, formats=("JPEG", "PNG")) as image:  # reads no more than the header
-                width, height = image.size
+            size = size_of(path)
             with open(path, "rb") as file:
                 file.seek(max(0, path.stat().st_size - 1024))
                 if b"\xff\xd9" not in file.read():  # the end mark of a JPEG is missing: decode it to be sure
                     load_photo(path)
-        except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except (UserError, OSError):
             findings.add("photos that cannot be read", image_id)
             continue
         mask = masks.get(image_id)
-        if mask is not None and mask.shape != (height, width):
+        if mask is not None and mask.shape != size:
             findings.add("masks of another size than their photo", image_id)
 
 
@@ -183,6 +186,7 @@ def write_labels(path: Path, labels: Mapping[str, np.ndarray]) -> bool:
         old[key].dtype == np.float32 and np.array_equal(old[key], labels[key]) for key in labels
     ):
         return False
+    tell_aside(path)
     save_npy_dict(path, labels)
     return True
 

@@ -1,5 +1,6 @@
 """What prepare.py tells: the counts, and all that looks wrong."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,7 +9,25 @@ from voc12.classes import CLASSES
 
 PUBLISHED = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
 """Images per list of VOC 2012, train_aug with SBD."""
+PLAUSIBLE = 0.9
+"""Share of the images whose label and mask show the same classes, at least; of VOC's own masks it is all."""
 _NAMED = 10
+
+
+def named(items: Sequence[str]) -> str:
+    """The first ten, and how many there are besides."""
+    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return f"{', '.join(items[:_NAMED])}{more}"
+
+
+def one_line(problems: Sequence[tuple[str, str]]) -> str:
+    """(id, message) of each image that cannot be used, at least one, as one message: it names the first ten, and says how many."""
+    message = problems[0][1]
+    if len(problems) == 1:
+        return message
+    return (
+        f"{len(problems)} images cannot be used ({named([image_id for image_id, _ in problems])}), the first: {message}"
+    )
 
 
 class Findings:
@@ -22,11 +41,7 @@ class Findings:
 
     def lines(self) -> list[str]:
         """One line a kind: how many, and the first names."""
-        lines = []
-        for kind, items in self._by_kind.items():
-            more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-            lines.append(f"  {len(items)} {kind}: {', '.join(items[:_NAMED])}{more}")
-        return lines
+        return [f"  {len(items)} {kind}: {named(items)}" for kind, items in self._by_kind.items()]
 
 
 def list_table(lists: Mapping[str, Sequence[str]]) -> list[str]:
@@ -43,8 +58,9 @@ def class_table(
     labels: Mapping[str, np.ndarray],
     shown: Mapping[str, Sequence[int]],
     pairs: Sequence[tuple[str, str, int]],
+    findings: Findings,
 ) -> list[str]:
-    """Images and pairs per class, and where the labels (from XML) and the masks disagree.
+    """Images and pairs per class, and where the labels (from XML) and the masks disagree: a finding if that is often.
 
     labels: id -> (20,) multi-hot; shown: id -> the classes with pixels in the mask.
     """
@@ -57,7 +73,11 @@ def class_table(
     columns["pairs"] = np.bincount([label for *_, label in pairs], minlength=len(CLASSES))
     columns["XML only"] = (of_label & ~of_mask).sum(0)
     columns["mask only"] = (of_mask & ~of_label).sum(0)
-    agree = int((of_label == of_mask).all(1).sum())
+    same = (of_label == of_mask).all(1)
+    if same.sum() < PLAUSIBLE * len(both):
+        kind = f"of {len(both)} images whose mask shows other classes than their label (is each mask class values, of this photo?)"
+        for image_id in itertools.compress(both, ~same):
+            findings.add(kind, image_id)
     return [
         "images per class; pairs; images whose XML or whose mask alone shows the class:",
         f"  {'':<12}" + "".join(f"{name:>11}" for name in columns),
@@ -65,7 +85,7 @@ def class_table(
             f"  {name:<12}" + "".join(f"{counts[index]:>11}" for counts in columns.values())
             for index, name in enumerate(CLASSES)
         ),
-        f"  labels and masks agree on {agree} of {len(both)} images",
+        f"  labels and masks agree on {same.sum()} of {len(both)} images",
     ]
 
 

@@ -1,0 +1,184 @@
+"""Photos as a viewer shows them: upright, 8-bit, on white, whatever their bytes say."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+from voc12_devkit import mask, write_devkit, write_png
+
+from tool.errors import UserError
+from voc12.data import MultiScalePhotos, TrainPairs
+from voc12.images import load_grey, load_label, load_photo, save_label, size_of
+from voc12.prepare import main as prepare
+
+# Red, green, blue, white at the corners of a picture that is 24 high and 40 wide.
+UPRIGHT = np.zeros((24, 40, 3), np.uint8)
+UPRIGHT[:12, :20], UPRIGHT[:12, 20:], UPRIGHT[12:, :20], UPRIGHT[12:, 20:] = (
+    *((200, 20, 20), (20, 200, 20)),
+    *((20, 20, 200), (220, 220, 220)),
+)
+# How a camera stores the upright picture under each orientation, from the EXIF standard's table of row 0 and column 0.
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.transpose(1, 0, 2),
+    6: UPRIGHT.transpose(1, 0, 2)[::-1],
+    7: UPRIGHT[::-1, ::-1].transpose(1, 0, 2),
+    8: UPRIGHT.transpose(1, 0, 2)[:, ::-1],
+}
+
+
+def exif(orientation: object) -> Image.Exif:
+    found = Image.Exif()
+    found[ExifTags.Base.Orientation] = orientation
+    return found
+
+
+def near(photo: Image.Image, expected: np.ndarray) -> bool:
+    """Equal but for JPEG's losses."""
+    found = np.array(photo)
+    return found.shape == expected.shape and np.abs(found.astype(int) - expected).mean() < 6
+
+
+def png(depth: int, kind: int, rows: np.ndarray, *chunks: tuple[bytes, bytes], after: bool = False) -> bytes:
+    """A PNG of these samples (H, row bytes); `chunks` stand before or after the pixels."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    width = rows.shape[1] * 8 // (depth * channels)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    more = b"".join(chunk(*part) for part in chunks)
+    return b"\x89PNG\r\n\x1a\n" + header + (pixels + more if after else more + pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_photos_are_upright(tmp_path, orientation, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.ascontiguousarray(STORED[orientation])).save(path, exif=exif(orientation), quality=95)
+    assert near(load_photo(path), UPRIGHT)
+    assert size_of(path) == (24, 40)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_png_may_say_how_it_stands_behind_its_pixels(tmp_path, after):
+    body = exif(6).tobytes().removeprefix(b"Exif\0\0")
+    rows = np.ascontiguousarray(STORED[6]).reshape(40, -1)
+    (tmp_path / "a.png").write_bytes(png(8, 2, rows, (b"eXIf", body), after=after))
+    assert size_of(tmp_path / "a.png") == (24, 40)
+    assert np.array_equal(np.array(load_photo(tmp_path / "a.png")), UPRIGHT)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_makes_no_sense_is_none(tmp_path, orientation):
+    Image.fromarray(UPRIGHT).save(tmp_path / "a.jpg", exif=exif(orientation), quality=95)
+    assert near(load_photo(tmp_path / "a.jpg"), UPRIGHT)
+
+
+def test_damaged_metadata_does_not_hide_the_photo(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(UPRIGHT).save(file, "JPEG", exif=exif(6), quality=95)
+    whole = file.getvalue()
+    start = whole.index(b"Exif\0\0") + 6
+    for at in range(start, start + 26):
+        for value in (0, 255):
+            (tmp_path / "a.jpg").write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            assert sorted(load_photo(tmp_path / "a.jpg").size) == [24, 40]
+            assert load_photo(tmp_path / "a.jpg").size[::-1] == size_of(tmp_path / "a.jpg")
+
+
+def test_label_and_saliency_pngs_are_upright_too(tmp_path):
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for name, image, load in (("grey", Image.fromarray(values), load_grey), ("label", None, load_label)):
+        if image is None:
+            save_label(tmp_path / "a.png", values)
+            image = Image.open(tmp_path / "a.png")
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"{name}.png", exif=exif(6))
+        assert np.array_equal(load(tmp_path / f"{name}.png"), values)
+
+
+def test_training_and_inference_see_the_upright_photo(tmp_path):
+    write_devkit(tmp_path, {"a": (0,)})
+    found = []
+    for orientation in (1, 6):
+        stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+        stored.save(tmp_path / "JPEGImages/a.jpg", "PNG", exif=exif(orientation))
+        _, photo, views = MultiScalePhotos(["a"], tmp_path)[0]
+        assert np.array_equal(photo.numpy(), UPRIGHT)
+        pairs = TrainPairs([("a", "a", 0)], {"a": np.zeros(20, np.float32)}, tmp_path, 40, 0, (40, 40))
+        found.append([*views, pairs[0][0]])
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
+
+
+def test_preparing_compares_masks_with_the_upright_photo(tmp_path, capsys):
+    root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (0,)}, ["a"], ["b"], own="ab")
+    for image_id, orientation in (("a", 8), ("b", 1)):
+        picture = Image.new("RGB", (12, 16))  # stored 16 high and 12 wide
+        picture.save(root / f"JPEGImages/{image_id}.jpg", exif=exif(orientation))
+    write_png(root / "SegmentationClass/a.png", mask(0, shape=(12, 16)))
+    prepare(["--voc12_root", str(root), "--out_dir", str(tmp_path / "out")])
+    assert "  1 masks of another size than their photo: b\n" in capsys.readouterr().out
+
+
+def test_16_bit_photos_keep_their_upper_byte(tmp_path):
+    values = np.array([[0, 255, 256, 32768, 65535]], ">u2")
+    expected = np.array([[0, 0, 1, 128, 255]], np.uint8)
+    alpha = np.full(5, 65535, ">u2")
+    for kind, samples in (
+        (0, values),
+        (2, np.stack([values[0]] * 3, 1).reshape(1, -1)),
+        (4, np.stack([values[0], alpha], 1).reshape(1, -1)),
+        (6, np.stack([*[values[0]] * 3, alpha], 1).reshape(1, -1)),
+    ):
+        (tmp_path / "a.png").write_bytes(png(16, kind, samples.astype(">u2").view(np.uint8)))
+        photo = load_photo(tmp_path / "a.png")
+        assert photo.mode == "RGB"
+        assert np.array_equal(np.array(photo), np.stack([expected] * 3, 2)), kind
+
+
+def test_transparent_pixels_stand_on_white(tmp_path):
+    seen = np.array([[[10, 20, 30], [255, 255, 255]]])
+    picture = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
+    Image.fromarray(picture).save(tmp_path / "rgba.png")
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8))
+    palette.putpalette([10, 20, 30, 1, 2, 3])
+    palette.save(tmp_path / "p.png", transparency=1)
+    (tmp_path / "rgb.png").write_bytes(
+        png(8, 2, np.array([[10, 20, 30, 7, 8, 9]], np.uint8), (b"tRNS", bytes([0, 7, 0, 8, 0, 9])))
+    )
+    for name in ("rgba", "p", "rgb"):
+        assert np.array_equal(np.array(load_photo(tmp_path / f"{name}.png")), seen), name
+    Image.fromarray(np.array([[[10, 255], [10, 0]]], np.uint8), "LA").save(tmp_path / "la.png")
+    assert np.array(load_photo(tmp_path / "la.png"))[0, :, 0].tolist() == [10, 255]
+
+
+def test_black_and_white_and_cmyk(tmp_path):
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "a.png")
+    assert np.array(load_photo(tmp_path / "a.png"))[0, :, 1].tolist() == [0, 255]
+    Image.fromarray(UPRIGHT).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)  # inverted, as Adobe does
+    assert near(load_photo(tmp_path / "cmyk.jpg"), UPRIGHT)
+
+
+def test_of_an_animated_png_the_first_picture_counts(tmp_path):
+    first, second = Image.fromarray(UPRIGHT), Image.new("RGB", (40, 24), "black")
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second])
+    assert np.array_equal(np.array(load_photo(tmp_path / "a.png")), UPRIGHT)
+
+
+def test_a_header_is_enough_for_the_size(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 48, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg", exif=exif(6))
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[:900])
+    assert size_of(tmp_path / "a.jpg") == (48, 64)
+    with pytest.raises(UserError, match="truncated"):
+        load_photo(tmp_path / "a.jpg")

@@ -1,0 +1,74 @@
+"""Looking at all files that a run will read, before its first second of work: whether they are there, and what their headers say."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tool.errors import UserError
+from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, SALIENCY_ENDINGS, find_file
+from voc12.images import LABEL_FORMATS, PHOTO_FORMATS, size_of
+
+
+@dataclass(frozen=True)
+class Input:
+    """A folder with a file of each image. `formats`: of pictures; None where only their presence is looked at."""
+
+    what: str
+    folder: Path
+    endings: tuple[str, ...]
+    formats: tuple[str, ...] | None = None
+
+
+def photos(folder: str | Path) -> Input:
+    """Photos; `folder` is the devkit's JPEGImages or one like it."""
+    return Input("photo", Path(folder), PHOTO_ENDINGS, PHOTO_FORMATS)
+
+
+def saliency_maps(folder: str | Path) -> Input:
+    return Input("saliency map", Path(folder), SALIENCY_ENDINGS, PHOTO_FORMATS)
+
+
+def label_maps(folder: str | Path, what: str = "label map") -> Input:
+    return Input(what, Path(folder), LABEL_ENDINGS, LABEL_FORMATS)
+
+
+def score_files(folder: str | Path) -> Input:
+    """Class maps or CRF probabilities, .npy."""
+    return Input("score file", Path(folder), (".npy",))
+
+
+def check_inputs(ids: Iterable[str], inputs: Sequence[Input]) -> list[tuple[str, str]]:
+    """(id, message) of each image of which a file is missing, there twice, empty, of another format or another size than the first.
+
+    Sizes are those of the upright pictures. No more than headers is read: about 0.1 ms a file on a local disk.
+    `report.one_line` makes one message of what is returned.
+    """
+    problems = []
+    for image_id in dict.fromkeys(ids):
+        try:
+            _check(image_id, inputs)
+        except UserError as error:
+            problems.append((image_id, str(error)))
+    return problems
+
+
+def _check(image_id: str, inputs: Sequence[Input]) -> None:
+    """UserError naming the first of the image's files that cannot be used."""
+    first = None
+    for one in inputs:
+        path = find_file(one.folder, image_id, one.endings)
+        if one.formats is None:
+            if not path.exists():
+                raise UserError(f"{one.what} {path} does not exist")
+            if path.stat().st_size == 0:
+                raise UserError(f"{one.what} {path} is empty (0 bytes): copy or make it again")
+            continue
+        height, width = size_of(path, one.what, one.formats)
+        first = first or (one.what, height, width)
+        if (height, width) != first[1:]:
+            remedy = (
+                "resize it" if one.formats == PHOTO_FORMATS else "resize it without mixing values (nearest neighbour)"
+            )
+            raise UserError(
+                f"{one.what} {path} is {width}x{height} pixels, its {first[0]} {first[2]}x{first[1]}: {remedy}"
+            )
