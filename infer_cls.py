@@ -66,7 +66,7 @@ def main() -> None:
     kept = failures if args.skip_errors else None
     labels = load_labels(ids, args.voc12_root, failures=kept, ignore_foreign=args.ignore_foreign)
 
-    saliency = job.sal_path and (job.out_cam_pred or job.out_crf_pred)
+    saliency = job.sal_path if job.out_cam_pred or job.out_crf_pred else None
 
     def load_network() -> tuple[nn.Module, str]:
         net = make_net(args.network)
@@ -85,7 +85,7 @@ def main() -> None:
     task = inference.Task(
         job=job,
         ids=list(labels),
-        inputs=[photos(photo_folder(args.voc12_root)), *([saliency_maps(job.sal_path)] if saliency else [])],
+        inputs=[photos(photo_folder(args.voc12_root)), *([saliency_maps(saliency)] if saliency else [])],
         weights_sha256=weights_digest(args.weights),
         load_network=load_network,
         photos=partial(MultiScalePhotos, voc12_root=args.voc12_root),

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace, task: Task) -> None:
     if rank == 0:
         done = sum(count for count, _, _ in counts) + len(task.ids) - len(todo)
         print(f"{done} photos labelled in {', '.join(map(str, folders.values()))}", flush=True)
-        _summarise([remark for _, _, some in counts for remark in some], failures)
+        summarise([remark for _, _, some in counts for remark in some], failures)
     distributed.barrier()
     distributed.cleanup()
     if rank == 0 and failures:
@@ -188,7 +188,7 @@ def _compute(task: Task, net: nn.Module, image_id: str, photo: Tensor, inputs: A
     raise BadPhoto(f"photo {image_id}, {size}: out of memory; {MORE_MEMORY}")
 
 
-def _summarise(remarks: Iterable[tuple[str, str]], failures: Iterable[tuple[str, str]]) -> None:
+def summarise(remarks: Iterable[tuple[str, str]], failures: Iterable[tuple[str, str]]) -> None:
     """Print what a user would want to look at: photos with remarks, and those that were skipped."""
     by_text: dict[str, list[str]] = {}
     for image_id, text in remarks:

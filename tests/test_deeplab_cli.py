@@ -100,7 +100,8 @@ def test_killed_and_resumed(whole, commands, devkit, tmp_path, workers):
 
 
 def rgb(path: Path) -> None:
-    Image.open(path).convert("RGB").save(path)
+    """In colours that are not VOC's; an RGB PNG of VOC's colours is read as what they mean."""
+    Image.fromarray(np.array(Image.open(path).convert("RGB")) ^ 3).save(path)
 
 
 def resize(path: Path) -> None:

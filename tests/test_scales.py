@@ -10,11 +10,13 @@ from PIL import Image
 from voc12_devkit import mask, write_devkit, write_png, write_voc_and_sbd
 
 import eval as eval_script
+from pseudo_label import inference
 from pseudo_label.fusion import check_fusion
+from pseudo_label.jobs import JobPool, LabelJob
 from tool.errors import UserError
 from tool.files import save_npy_dict
 from voc12.classes import PALETTE
-from voc12.images import load_grey, load_label, read_label, save_label, without_foreground
+from voc12.images import load_grey, load_label, read_label, save_label
 from voc12.prepare import main as prepare
 
 LABEL = np.array([[0, 0, 15, 8], [255, 15, 8, 0]], np.uint8)
@@ -224,10 +226,18 @@ def test_eval_says_that_nearly_all_predictions_are_background(tmp_path, capsys, 
     assert "note: 10 of the 10 predictions" in capsys.readouterr().err
 
 
-def test_label_maps_without_foreground_are_counted(tmp_path):
-    for image_id, value in (("a", 0), ("b", 3), ("c", 0)):
-        save_label(tmp_path / f"{image_id}.png", np.full((2, 2), value, np.uint8))
-    assert without_foreground(tmp_path, ["c", "b", "a"]) == ["c", "a"]
+def test_photos_without_foreground_are_named_at_the_end(tmp_path, capsys):
+    job = LabelJob(out_cam_pred=tmp_path, theta=0.5)
+    photo, weak, strong = (
+        np.zeros((2, 3, 3), np.uint8),
+        *(np.full((1, 2, 3), score, np.float32) for score in (0.4, 0.6)),
+    )
+    pool = JobPool(job, workers=0)
+    for image_id, classes, maps in (("a", [7], weak), ("b", [7], strong), ("c", [], weak[:0]), ("d", [7], weak)):
+        pool.submit(image_id, photo, classes, maps)
+    inference.summarise(pool.remarks, [])
+    text = "show classes by their labels, but got none in their pseudo labels"
+    assert capsys.readouterr().err == f"note: 2 photos {text}: a, d\n"
 
 
 def test_masks_that_show_other_classes_are_a_finding(tmp_path, capsys):

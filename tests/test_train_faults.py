@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,31 +43,34 @@ def write_list(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (
-            lambda path: path.write_bytes(path.read_bytes()[:500]),
-            f"photo .*{BAD}.jpg cannot be read: ",
-        ),
-        (Path.unlink, f"photo .*{BAD}.jpg does not exist"),
-    ],
-    ids=["truncated", "missing"],
-)
-def test_a_broken_photo(fault: Callable[[Path], None], message, workers, whole, commands, devkit, tmp_path):
+def test_a_broken_photo(workers, whole, commands, devkit, tmp_path):
     """It stops the run at its step, where the state is kept; mended, the run goes on as if nothing had been."""
     write_list(tmp_path)
     photo = devkit / f"JPEGImages/{BAD}.jpg"
     sound = photo.read_bytes()
-    fault(photo)
+    photo.write_bytes(sound[: len(sound) // 2])  # its header is whole
     arguments = flags(devkit, "--num_workers", workers)
     line = commands.error(tmp_path, "train_EDAM_cls.py", *arguments)
-    assert re.match(rf"{message}.* \(--resume goes on after step 4\)$", line)
+    assert re.match(rf"photo .*{BAD}.jpg cannot be read: .* \(--resume goes on after step 4\)$", line)
     assert torch.load(tmp_path / "checkpoints/EDAM/state.pth", weights_only=True)["step"] == 4
     photo.write_bytes(sound)
     commands.run(tmp_path, "train_EDAM_cls.py", *arguments, "--resume")
     assert same_tensors(tmp_path / "checkpoints/EDAM/EDAM.pth", whole / "checkpoints/EDAM/EDAM.pth")
     assert same_curves(tmp_path / "runs/EDAM", whole / "runs/EDAM", "Train/Loss")
+
+
+def test_missing_photos_are_named_before_the_first_step(commands, devkit, tmp_path):
+    write_list(tmp_path)
+    photo = devkit / f"JPEGImages/{BAD}.jpg"
+    sound = photo.read_bytes()
+    for fault, message in (
+        (Path.unlink, "does not exist"),
+        (lambda path: path.write_bytes(sound[:20]), "is not a whole JPEG or PNG file"),
+    ):
+        fault(photo)
+        line = commands.error(tmp_path, "train_EDAM_cls.py", *flags(devkit))
+        assert re.match(rf"photo .*{BAD}.jpg {message}", line), line
+        assert not (tmp_path / "checkpoints").exists()
 
 
 def test_broken_labels_and_lists(whole, commands, devkit, tmp_path):
