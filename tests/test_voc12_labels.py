@@ -99,6 +99,12 @@ def test_it_is_told_how_many_labels_came_from_where(tmp_path, capsys, monkeypatc
     assert told("abc") == ""
 
 
+def test_label_files_with_numbers_for_ids_are_read(tmp_path):
+    save_npy_dict(tmp_path / "cls.npy", {2007000032: hot(3), 2011003276: hot(4)})
+    labels = load_labels(["2007_000032", "2011_003276"], tmp_path, tmp_path / "cls.npy")
+    assert [label.nonzero()[0].tolist() for label in labels.values()] == [[3], [4]]
+
+
 def test_all_photos_without_a_label_are_named_or_left_out(tmp_path):
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (), "c": (3,)})
     save_npy_dict(tmp_path / "cls.npy", {"c": hot()})

@@ -182,7 +182,8 @@ def _opened(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[I
     except Image.DecompressionBombError as error:
         raise UserError(f"{what} {path} claims more than {MAX_PIXELS} pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
-        raise UserError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or f"{error}; copy or make it again"
+        raise UserError(f"{what} {path} cannot be read: {reason}") from error
 
 
 def _unreadable(path: str | Path, formats: tuple[str, ...]) -> str:

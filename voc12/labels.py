@@ -55,10 +55,12 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False) -> np.ndarra
     try:
         text = _decoded(data)
         if "<!DOCTYPE" in text:  # the only place where entities, which can grow without bound, are declared
-            raise UserError(f"annotation {path} has a document type declaration, which no devkit annotation has")
+            raise UserError(
+                f"annotation {path} has a document type declaration, which no devkit annotation has: remove it"
+            )
         root = ElementTree.fromstring(text)
     except (UnicodeError, LookupError, ElementTree.ParseError) as error:
-        raise UserError(f"annotation {path} is damaged: {error}") from None
+        raise UserError(f"annotation {path} is damaged: {error}; copy or make it again") from None
     if root.tag != "annotation":
         raise UserError(f"annotation {path} holds <{root.tag[:40]}>, where <annotation> was expected")
 
@@ -130,6 +132,7 @@ def load_labels(
     ids are left out and (id, message) is added to it instead.
     """
     table = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
+    table = {_id_of(key): label for key, label in table.items()}
     labels: dict[str, np.ndarray] = {}
     problems = []
     for image_id in dict.fromkeys(ids):
@@ -146,9 +149,12 @@ def load_labels(
     return labels
 
 
-def _origins(
-    labels: Iterable[str], table: Container[int | str], voc12_root: str | Path, labels_path: str | Path
-) -> str:
+def _id_of(key: int | str) -> str:
+    """The id that a key of a label file means: IRN's files hold 2007000032 for 2007_000032."""
+    return f"{key // 10**6}_{key % 10**6:06d}" if isinstance(key, int) else key
+
+
+def _origins(labels: Iterable[str], table: Container[str], voc12_root: str | Path, labels_path: str | Path) -> str:
     """How many labels came from where, and how many XML files are newer than the labels that were taken in their place."""
     taken = [image_id for image_id in labels if image_id in table]
     others = len(list(labels)) - len(taken)
@@ -177,7 +183,7 @@ def _time(path: Path) -> float:
 
 def _load_label(
     image_id: str,
-    table: Mapping[int | str, np.ndarray],
+    table: Mapping[str, np.ndarray],
     voc12_root: str | Path,
     labels_path: str | Path,
     ignore_foreign: bool,

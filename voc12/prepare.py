@@ -168,8 +168,8 @@ def check_photos(root: Path, ids: Sequence[str], masks: Mapping[str, Mask | None
                 file.seek(max(0, path.stat().st_size - 1024))
                 if b"\xff\xd9" not in file.read():  # the end mark of a JPEG is missing: decode it to be sure
                     load_photo(path)
-        except (UserError, OSError):
-            findings.add("photos that cannot be read", image_id)
+        except (UserError, OSError) as error:
+            findings.add("photos that cannot be read", str(error))
             continue
         mask = masks.get(image_id)
         if mask is not None and mask.shape != size:
