@@ -126,7 +126,7 @@ class CaffeResNet(nn.Module):
         stride_on_3x3: bool = False,
     ) -> None:
         super().__init__()
-        self.names, self.depths, self.channels = names, tuple(depths), widths[-1]
+        self.names, self.depths, self.widths, self.strides = names, tuple(depths), tuple(widths), tuple(strides)
         put(self, names.stem[0], nn.Conv2d(3, widths[0], 7, 2, padding=3, bias=False))
         put(self, names.stem[1], norm(widths[0]))
         for stage, depth in enumerate(depths):

@@ -31,7 +31,7 @@ class DeepLab(CaffeResNet):
 
     def __init__(self, num_labels: int, rates: Sequence[int], **resnet) -> None:
         super().__init__(**resnet)
-        self.aspp = ASPP(self.channels, num_labels, rates)
+        self.aspp = ASPP(self.widths[-1], num_labels, rates)
 
     def forward(self, x: Tensor) -> Tensor:
         for features in self.stages(x):  # noqa: B007, of the last stage in the end

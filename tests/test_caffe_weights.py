@@ -1,4 +1,4 @@
-"""Which files DeepLab-v2 starts from, and what it says of the others."""
+"""Which files DeepLab-v2 and PoolNet start from, and what they say of the others."""
 
 import json
 
@@ -8,11 +8,12 @@ import torchvision
 from conftest import PARITY
 from torch import Tensor
 
-from network import deeplab_v2, deeplab_v2_torchvision
+from network import deeplab_v2, deeplab_v2_torchvision, poolnet
 from network.caffe_weights import load_weights
 from tool.errors import UserError
 
 OPTIONS = {"depths": (1, 1, 2, 1), "widths": (4, 8, 8, 8, 8), "num_labels": 3, "rates": (1, 2)}
+SMALL = {"depths": (1, 1, 2, 1), "widths": (4, 8, 8, 8, 8), "laterals": (4, 4, 4, 4, 4), "width": 4}
 ASPP = [f"base.aspp.c{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")]
 
 
@@ -136,3 +137,37 @@ def test_weights_that_do_not_fit_change_nothing(tmp_path, net, changed, message)
 def test_caffe_files_are_not_read(tmp_path, net):
     with pytest.raises(UserError, match=r"init\.caffemodel is a Caffe file; convert\.py of github\.com/kazuto1011"):
         load_weights(net, tmp_path / "init.caffemodel")
+
+
+@pytest.mark.parametrize("network", [poolnet.Net, poolnet.JointNet])
+def test_poolnet_is_told_by_its_names_and_loads(tmp_path, network):
+    net = network(**SMALL)
+    state = trained(net)
+    assert poolnet.net_for(state) is network
+    report = load_weights(net, saved(tmp_path, state))
+    check_equal(net, state)
+    assert report.loaded == list(state) and not report.missing and not report.left
+    with pytest.raises(UserError, match="holds PoolNet"):
+        load_weights((poolnet.JointNet if network is poolnet.Net else poolnet.Net)(**SMALL), tmp_path / "weights.pth")
+
+
+def test_poolnet_starts_from_a_resnet_with_torchvisions_names(tmp_path):
+    """As resnet50_caffe.pth: nothing before the names, perhaps a classifier."""
+    net = poolnet.Net(**SMALL)
+    random = {name: t.clone() for name, t in net.state_dict().items() if ".resnet." not in name}
+    state = {name: t for name, t in trained(net).items() if ".resnet." in name}
+    given = {name.removeprefix("base.resnet."): t for name, t in state.items()}
+    report = load_weights(net, saved(tmp_path, {**given, "fc.bias": torch.zeros(1000)}))
+    check_equal(net, {**state, **random})
+    assert report.missing == list(random) and report.left == ["base.resnet.fc.bias"]
+
+
+def test_deeplabs_weights_are_not_poolnets(tmp_path, net):
+    other = poolnet.Net(**SMALL)
+    before = {name: t.clone() for name, t in other.state_dict().items()}
+    for state in (trained(net), initial(net)):
+        with pytest.raises(
+            UserError, match=r"DeepLab's names, not weights of this.*; --network network\.deeplab_v2 takes it$"
+        ):
+            load_weights(other, saved(tmp_path, state))
+    check_equal(other, before)

@@ -46,6 +46,10 @@ def as_input(image: np.ndarray) -> Tensor:
 def test_state_dict_is_the_published_one(_filled):
     layout = json.loads((FOLDER / "state_dict_layout.json").read_text())
     assert [(name, list(tensor.shape)) for name, tensor in _filled.state_dict().items()] == list(layout.items())
+    # The figures' maps are smaller than the last one reaches.
+    assert [(conv.dilation, conv.padding) for conv in _filled.base.aspp.children()] == [
+        ((r, r),) * 2 for r in (6, 12, 18, 24)
+    ]
 
 
 @pytest.mark.parametrize("folded", [False, True])

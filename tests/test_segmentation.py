@@ -60,7 +60,7 @@ def test_every_choice_is_drawn_about_as_often():
         for left in (0, count - 1):
             crop = tuple(wide[left : left + 20].tolist())
             for row in (crop, crop[::-1]):
-                assert seen.get(row, 0) == pytest.approx(200 / count, abs=6 * math.sqrt(200 / count)), (scale, left)
+                assert seen.get(row, 0) == pytest.approx(200 / count, abs=4 * math.sqrt(200 / count)), (scale, left)
     assert sum(seen.values()) == 2000
 
 

@@ -1,0 +1,204 @@
+"""PoolNet (Liu et al., CVPR 2019): saliency from a ResNet-50, with pooling-based guidance and feature aggregation."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from network.caffe_resnet import CaffeResNet
+from tool.transforms import PictureStatistics
+
+POOLED = (1, 3, 5)  # sides of the pyramid's maps
+
+
+def upsample(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear resize to the height and width of `like`, corners aligned."""
+    if x.shape[2:] == like.shape[2:]:
+        return x
+    return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=True)
+
+
+def conv(in_channels: int, out_channels: int, kernel: int = 3, bias: bool = False) -> nn.Conv2d:
+    """A convolution that keeps the size."""
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+
+
+class GuidedBackbone(nn.Module):
+    """The backbone, and the global guidance (section 3.2): what a pyramid of pooled features says at each level of the decoder.
+
+    (N, 3, H, W) -> features f0 .. f4, and guides g0 .. g3 of the sizes of f3, f2, f1, f0.
+    """
+
+    def __init__(self, width: int, guides: Sequence[int], **resnet) -> None:
+        super().__init__()
+        self.resnet = CaffeResNet(**resnet)
+        self.ppms_pre = conv(self.resnet.widths[-1], width, 1)
+        self.ppms = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(side), conv(width, width, 1), nn.ReLU()) for side in POOLED
+        )
+        self.ppm_cat = nn.Sequential(conv((1 + len(POOLED)) * width, width), nn.ReLU())
+        self.infos = nn.ModuleList(nn.Sequential(conv(width, guide), nn.ReLU()) for guide in guides)
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        features = list(self.resnet.stages(x))
+        last = self.ppms_pre(features[-1])
+        pyramid = self.ppm_cat(torch.cat([last, *(upsample(pooled(last), last) for pooled in self.ppms)], dim=1))
+        sizes = reversed(features[:-1])
+        return features, [info(upsample(pyramid, like)) for info, like in zip(self.infos, sizes, strict=True)]
+
+
+class FeatureAggregation(nn.Module):
+    """The feature aggregation module (section 3.3): adds pooled versions of the features, then what comes from the side.
+
+    (N, in, h, w) -> (N, out, h, w) of the skip's size, or of the own one where `fuses` is false and there is nothing to add.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, fuses: bool) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(conv(in_channels, in_channels) for _ in range(3))
+        self.conv_sum = conv(in_channels, out_channels)
+        self.conv_sum_c = conv(out_channels, out_channels) if fuses else None
+
+    def forward(self, x: Tensor, skip: Tensor | None = None, guide: Tensor | None = None) -> Tensor:
+        total = x
+        for side, layer in zip((2, 4, 8), self.convs, strict=True):
+            total = total + upsample(layer(F.avg_pool2d(x, side)), x)
+        total = F.relu(total)
+        if self.conv_sum_c is None:
+            return self.conv_sum(total)
+        return self.conv_sum_c(self.conv_sum(upsample(total, skip)) + skip + guide)
+
+
+class Net(nn.Module):
+    """PoolNet without edges; tensor names and shapes are those of the published checkpoint (its run-0).
+
+    Args:
+        laterals: channels of the backbone's features in the decoder, from the stem's to the last stage's.
+        width: of the global guidance.
+        std: of the initial weights of all new convolutions; None is He initialisation.
+        resnet: options of CaffeResNet.
+    """
+
+    input = PictureStatistics("BGR", (104.00699, 116.66877, 122.67892))
+    group_factors = ((1, 1),)  # on learning rate and weight decay of each parameter group
+
+    def __init__(
+        self,
+        laterals: Sequence[int] = (128, 256, 256, 512, 512),
+        width: int = 512,
+        std: float | None = 0.01,
+        **resnet,
+    ) -> None:
+        super().__init__()
+        resnet = {"depths": (3, 4, 6, 3), "strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2), **resnet}
+        decoder = [*reversed(laterals), laterals[0]]  # channels before and after each aggregation
+        self.base = GuidedBackbone(width, decoder[1:-1], **resnet)
+        self._add_edges(decoder[1:-1])
+        self.deep_pool = nn.ModuleList(
+            FeatureAggregation(before, after, fuses=j < len(laterals) - 1)
+            for j, (before, after) in enumerate(pairwise(decoder))
+        )
+        self._add_head(laterals[0])
+        sources = zip(self.base.resnet.widths, laterals, strict=True)
+        lateral = nn.ModuleList(nn.Sequential(conv(before, after, 1), nn.ReLU()) for before, after in sources)
+        self.convert = nn.ModuleDict({"convert0": lateral})
+        old = set(self.base.resnet.modules())
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module not in old:
+                if std is None:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                else:
+                    nn.init.normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def _add_edges(self, channels: Sequence[int]) -> None:
+        """Where `JointNet` adds its blocks: the order of registration is that of the published checkpoints."""
+
+    def _add_head(self, channels: int) -> None:
+        self.score = nn.ModuleDict({"score": conv(channels, 1, 1, bias=True)})
+
+    @property
+    def smallest_side(self) -> int:
+        """In pixels: with a shorter one the last features are smaller than the largest average pool, and the network fails."""
+        side, size = 0, 0
+        while size < 8:
+            side += 1
+            size = (side + 1) // 2 // 2 + 1  # after the stem, and its pool
+            for stride in self.base.resnet.strides:
+                size = -(-size // stride)
+        return side
+
+    def decode(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> the outputs of the aggregations that fuse, from the coarsest to half the picture's size."""
+        features, guides = self.base(x)
+        *skips, x = (lateral(f) for lateral, f in zip(self.convert["convert0"], features, strict=True))
+        outputs = []
+        for aggregation, skip, guide in zip(self.deep_pool, reversed(skips), guides, strict=False):
+            outputs.append(x := aggregation(x, skip, guide))
+        return outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Saliency logits (N, 1, H, W) of pictures as `input` describes them, (N, 3, H, W) float."""
+        return upsample(self.score["score"](self.deep_pool[-1](self.decode(x)[-1])), x)
+
+    def get_parameter_groups(self) -> list[list[nn.Parameter]]:
+        """One group: all trained parameters."""
+        return [[parameter for parameter in self.parameters() if parameter.requires_grad]]
+
+    def fold_batch_norms(self) -> None:
+        """For inference; see CaffeResNet."""
+        self.base.resnet.fold_batch_norms()
+
+
+class EdgeBlock(nn.Module):
+    """Two residual bottlenecks, then a reduction. (N, k, h, w) -> (N, out, h, w)."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        quarter = channels // 4
+        for name in ("block_in1", "block_in2"):
+            self.add_module(name, nn.ModuleList([conv(channels, quarter, 1)]))
+        for name in ("block_mid1", "block_mid2"):
+            middle = nn.Sequential(conv(quarter, quarter), conv(quarter, channels, 1))
+            self.add_module(name, nn.ModuleList([middle]))
+        self.block_out = nn.ModuleList([conv(channels, out_channels, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x + self.block_mid1[0](self.block_in1[0](x)))
+        x = F.relu(x + self.block_mid2[0](self.block_in2[0](x)))
+        return self.block_out[0](x)
+
+
+class JointNet(Net):
+    """PoolNet trained together with edge detection (section 4); names and shapes of the published checkpoint (its run-1)."""
+
+    def _add_edges(self, channels: Sequence[int]) -> None:
+        self.block = nn.ModuleList(EdgeBlock(k, 16) for k in channels)
+
+    def _add_head(self, channels: int) -> None:
+        levels = len(self.block)
+        trans = nn.ModuleList(conv(16, 1, 1, bias=True) for _ in range(levels))
+        self.fuse = nn.ModuleDict({"trans": trans, "fuse": conv(levels, 1, 1, bias=True)})
+        widths = (16 * levels, 16 * levels, channels, channels, channels)
+        layers = [layer for before, after in pairwise(widths) for layer in (conv(before, after), nn.ReLU())]
+        self.edgeinfo = nn.ModuleDict({"trans": nn.Sequential(*layers)})
+        self.score = nn.ModuleDict({"score": conv(2 * channels, 1, bias=True)})
+
+    def forward(self, x: Tensor, edges: bool = False) -> Tensor | list[Tensor]:
+        """Saliency logits (N, 1, H, W); or edge logits of that size: the fused ones, then each level's."""
+        decoded = self.decode(x)
+        blocks = [block(y) for block, y in zip(self.block, decoded, strict=True)]
+        if edges:
+            levels = [upsample(trans(y), x) for trans, y in zip(self.fuse["trans"], blocks, strict=True)]
+            return [self.fuse["fuse"](torch.cat(levels, dim=1)), *levels]
+        last = self.deep_pool[-1](decoded[-1])
+        hints = self.edgeinfo["trans"](torch.cat([upsample(y.detach(), last) for y in blocks], dim=1))
+        return upsample(self.score["score"](torch.cat([last, hints], dim=1)), x)
+
+
+def net_for(names: Iterable[str]) -> type[Net]:
+    """The class that a checkpoint with tensors of these names is of."""
+    return JointNet if any(name.startswith("edgeinfo.") for name in names) else Net
