@@ -131,8 +131,8 @@ def load_labels(
     UserError: ids in neither place, or whose value is no multi-hot label or names no class. Where a list `failures` is given, such
     ids are left out and (id, message) is added to it instead.
     """
-    table = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
-    table = {_id_of(key): label for key, label in table.items()}
+    stored = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
+    table = {_id_of(key): label for key, label in stored.items()}
     labels: dict[str, np.ndarray] = {}
     problems = []
     for image_id in dict.fromkeys(ids):
