@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,8 @@ class FeatureAggregation(nn.Module):
         self.conv_sum = conv(in_channels, out_channels)
         self.conv_sum_c = conv(out_channels, out_channels) if fuses else None
 
-    def forward(self, x: Tensor, skip: Tensor | None = None, guide: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, skip: Any = None, guide: Any = None) -> Tensor:
+        """skip: features of the size of the output, guide: the global guidance, both (N, out, h, w), where it fuses."""
         total = x
         for side, layer in zip((2, 4, 8), self.convs, strict=True):
             total = total + upsample(layer(F.avg_pool2d(x, side)), x)
@@ -134,7 +136,8 @@ class Net(nn.Module):
     def decode(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> the outputs of the aggregations that fuse, from the coarsest to half the picture's size."""
         features, guides = self.base(x)
-        *skips, x = (lateral(f) for lateral, f in zip(self.convert["convert0"], features, strict=True))
+        laterals: Any = self.convert["convert0"]
+        *skips, x = (lateral(f) for lateral, f in zip(laterals, features, strict=True))
         outputs = []
         for aggregation, skip, guide in zip(self.deep_pool, reversed(skips), guides, strict=False):
             outputs.append(x := aggregation(x, skip, guide))
@@ -155,6 +158,11 @@ class Net(nn.Module):
 
 class EdgeBlock(nn.Module):
     """Two residual bottlenecks, then a reduction. (N, k, h, w) -> (N, out, h, w)."""
+
+    block_in1: nn.ModuleList
+    block_in2: nn.ModuleList
+    block_mid1: nn.ModuleList
+    block_mid2: nn.ModuleList
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -187,13 +195,17 @@ class JointNet(Net):
         self.edgeinfo = nn.ModuleDict({"trans": nn.Sequential(*layers)})
         self.score = nn.ModuleDict({"score": conv(2 * channels, 1, bias=True)})
 
-    def forward(self, x: Tensor, edges: bool = False) -> Tensor | list[Tensor]:
-        """Saliency logits (N, 1, H, W); or edge logits of that size: the fused ones, then each level's."""
+    def edges(self, x: Tensor) -> list[Tensor]:
+        """Edge logits (N, 1, H, W): the fused ones, then each level's."""
+        transitions: Any = self.fuse["trans"]
+        blocks = [block(y) for block, y in zip(self.block, self.decode(x), strict=True)]
+        levels = [upsample(transition(y), x) for transition, y in zip(transitions, blocks, strict=True)]
+        return [self.fuse["fuse"](torch.cat(levels, dim=1)), *levels]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Saliency logits (N, 1, H, W)."""
         decoded = self.decode(x)
         blocks = [block(y) for block, y in zip(self.block, decoded, strict=True)]
-        if edges:
-            levels = [upsample(trans(y), x) for trans, y in zip(self.fuse["trans"], blocks, strict=True)]
-            return [self.fuse["fuse"](torch.cat(levels, dim=1)), *levels]
         last = self.deep_pool[-1](decoded[-1])
         hints = self.edgeinfo["trans"](torch.cat([upsample(y.detach(), last) for y in blocks], dim=1))
         return upsample(self.score["score"](torch.cat([last, hints], dim=1)), x)

@@ -81,7 +81,7 @@ def test_logits_and_maps(plain, folded):
 def test_logits_of_the_joint_network(joint):
     image = as_input(JOINT["image"])
     with torch.inference_mode():
-        saliency, edges = joint.eval()(image), joint(image, edges=True)
+        saliency, edges = joint.eval()(image), joint.edges(image)
     kinds = ("sal", "edge_fuse", *(f"edge_side{i}" for i in range(4)))
     for logits, kind in zip((saliency, *edges), kinds, strict=True):
         np.testing.assert_allclose(logits[0, 0], JOINT[f"joint_{kind}_logits"], rtol=0, atol=1e-4)
@@ -141,7 +141,7 @@ def test_training_steps_of_the_joint_network(joint):
     expected = json.loads((FOLDER / "train_joint_salt0.json").read_text())
 
     def losses_of(pair: int) -> float:
-        logits = joint(as_input(DATA[f"image_{pair + 10}"]), edges=True)
+        logits = joint.edges(as_input(DATA[f"image_{pair + 10}"]))
         edges = torch.from_numpy(EDGES[f"edge_{pair + 10}"] / np.float32(255))[None, None]
         parts = [edge_loss([map_], edges, expected["iter_size"]).item() for map_ in logits]
         of_edges, of_saliency = (
