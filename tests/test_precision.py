@@ -1,12 +1,14 @@
 """Mixed precision: where it applies, and how near it stays to float32."""
 
 import threading
+from pathlib import Path
 
+import pytest
 import torch
 from conftest import without_dropout
 
 from network.resnet38_EDAM_tiny import Net
-from tool.precision import Autocast
+from tool.precision import Autocast, warn_of_emulation
 
 
 def test_autocast_holds_in_other_threads_as_dataparallel_starts_them(device):
@@ -39,3 +41,23 @@ def test_bf16_logits_and_gradients_stay_near_float32(device):
     assert 0 < (rounded - exact).norm() / exact.norm() < 0.03
     assert (rounded_grad - exact_grad).norm() / exact_grad.norm() < 0.1
     assert rounded_grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("features", "amp", "warns"),
+    [
+        ("flags\t\t: fpu avx2 avx512f amx_tile", "bf16", True),
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16", "bf16", False),
+        ("Features\t: fp asimd asimdhp bf16", "bf16", False),
+        ("flags\t\t: fpu avx2 avx512_bf16", "fp16", True),
+        ("flags\t\t: fpu avx2", "off", False),
+    ],
+)
+def test_precisions_that_the_cpu_emulates_are_warned_of(features, amp, warns, monkeypatch, capsys):
+    """The class maps of a photo take over 9 minutes in bf16 on a CPU without instructions for it, in float32 one."""
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor\t: 0\n{features}\n")
+    warn_of_emulation(torch.device("cpu"), amp)
+    said = capsys.readouterr().err
+    assert said.startswith(f"note: --amp {amp}: this CPU has no {amp} instructions") == warns and (warns or not said)
+    warn_of_emulation(torch.device("cuda"), amp)
+    assert not capsys.readouterr().err
