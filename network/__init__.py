@@ -7,10 +7,13 @@ from torch import nn
 from tool.errors import UserError
 
 
-def make_net(module: str) -> nn.Module:
-    """`Net()` of a module such as "network.resnet38_EDAM_cls". UserError: no such module, or no Net in it."""
+def make_net(module: str, **options) -> nn.Module:
+    """`Net(**options)` of a module such as "network.resnet38_EDAM_cls"; num_classes=20 is an option of that one.
+
+    Raises UserError: no such module, no Net in it, or an option that it does not take.
+    """
     try:
-        return importlib.import_module(module).Net()
+        return importlib.import_module(module).Net(**options)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
@@ -21,3 +24,8 @@ def make_net(module: str) -> nn.Module:
         if error.name != "Net":
             raise
         raise UserError(f"--network {module}: the module has no class Net") from error
+    except TypeError as error:  # raised by Net or, where it hands options on, by one of its bases or parts
+        unknown = [name for name in options if f"unexpected keyword argument '{name}'" in str(error)]
+        if not unknown:
+            raise
+        raise UserError(f"--network {module}: its Net takes no {unknown[0]}; name a network whose Net does") from error
