@@ -6,13 +6,15 @@ from typing import Any
 from tool.errors import UserError
 
 
-def make_net(module: str) -> Any:
-    """`Net()` of a module such as "network.resnet38_EDAM_cls", an nn.Module whose methods are those that its use asks for.
+def make_net(module: str, **options) -> Any:
+    """`Net(**options)` of a module such as "network.resnet38_EDAM_cls", whose option num_classes is 20 by default.
 
-    UserError: no such module, or no Net in it.
+    What is returned is an nn.Module whose methods are those that its use asks for.
+
+    Raises UserError: no such module, no Net in it, or an option that it does not take.
     """
     try:
-        return importlib.import_module(module).Net()
+        return importlib.import_module(module).Net(**options)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
@@ -23,3 +25,8 @@ def make_net(module: str) -> Any:
         if error.name != "Net":
             raise
         raise UserError(f"--network {module}: the module has no class Net") from error
+    except TypeError as error:  # raised by Net or, where it hands options on, by one of its bases or parts
+        unknown = [name for name in options if f"unexpected keyword argument '{name}'" in str(error)]
+        if not unknown:
+            raise
+        raise UserError(f"--network {module}: its Net takes no {unknown[0]}; name a network whose Net does") from error

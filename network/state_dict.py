@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from tool.weight_file import MXNET, TORCH_LEGACY, TORCH_ZIP, open_weights
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")  # DataParallel, torch.compile, Lightning
 _COUNTER = "num_batches_tracked"  # of batch norms; absent from MXNet and old files, and used by nothing here
+IS_IT_THE_ONE = "; is --network the one that it was trained with?"  # a hint for files of a family's own networks
 
 
 @dataclass(frozen=True)
@@ -26,37 +28,49 @@ class Family:
     Args:
         backbone: names of the backbone's tensors. A file that holds all of them may lack the other layers.
         other_heads: layers of other trainings of that backbone, which are left out where the backbone alone is loaded.
+        seen_by: words for a network -> layers, at any depth, that give it away. The first that fits is meant.
+        hints: words for a network -> what ends an error about a file of it.
         tables: fixed tensors whose size follows the crop; the network's own are right.
-        seen_by: words for a network -> layers that give it away. The family's own comes first; the first that fits is meant.
+        prefix: stands before the backbone's names in the network, and is absent from files of the backbone alone.
     """
 
     backbone: re.Pattern[str]
     other_heads: Collection[str]
-    tables: Collection[str]
     seen_by: Mapping[str, Collection[str]]
+    hints: Mapping[str, str]
+    tables: Collection[str] = ()
+    prefix: str = ""
+
+    def read(self, path: str | Path, own: Collection[str]) -> dict[str, Tensor]:
+        """The tensors in a file, by their names in the network, `own`, where it has them."""
+        given = read_state_dict(path, own)
+        if any(name.startswith(self.prefix) for name in given):
+            return given
+        return {self.prefix + name if self.prefix + name in own else name: value for name, value in given.items()}
 
     def seems(self, given: Collection[str]) -> str:
         """Words for the network that tensors of these names are of."""
-        tops = {name.split(".")[0] for name in given}
-        words = (words for words, layers in self.seen_by.items() if tops.issuperset(layers))
-        return next(words, f"{len(given)} tensors ({_tops(given)})")
+        text = "".join(f".{name}\n" for name in given)
+        words = (words for words, layers in self.seen_by.items() if all(f".{layer}." in text for layer in layers))
+        return next(words, f"{len(given)} tensors ({_first(_layers(given, self.prefix), 6)})")
 
 
 @dataclass
 class LoadReport:
-    """What was loaded. `missing` tensors kept their initial values, `unexpected` ones were left out."""
+    """What was loaded. `missing` tensors kept their initial values, `unexpected` ones were left out. `prefix`: of the Family."""
 
     path: str
     loaded: int
     missing: list[str]
     unexpected: list[str]
+    prefix: str = ""
 
     def __str__(self) -> str:
         line = f"loaded {self.loaded} tensors from {self.path}"
         if self.missing:
-            line += f"; {_tops(self.missing)} not in it, so these start from random values"
+            line += f"; {_first(_layers(self.missing, self.prefix), 6)} not in it, so these start from random values"
         if self.unexpected:
-            line += f"; left out {_tops(self.unexpected)}"
+            line += f"; left out {_first(_layers(self.unexpected, self.prefix), 6)}"
         return line
 
 
@@ -86,7 +100,7 @@ def load_state(net: nn.Module, path: str | Path, family: Family) -> LoadReport:
     Raises UserError, naming the first offenders: weights of another network, other shapes, values that are not finite.
     """
     own = net.state_dict()
-    given = read_state_dict(path, own)
+    given = family.read(path, own)
     for name in family.tables:
         if name in own and name in given and given[name].shape != own[name].shape:
             del given[name]
@@ -96,10 +110,9 @@ def load_state(net: nn.Module, path: str | Path, family: Family) -> LoadReport:
     missing = [name for name in own if name not in given and name not in optional]
     unexpected = [name for name in given if name not in own]
     seems = family.seems(given)
-    words = list(family.seen_by)
-    hint = "; is --network the one that it was trained with?" if words and seems == words[0] else ""
+    hint = family.hints.get(seems, "")
     backbone = bool(loaded) and all(family.backbone.match(name) for name in loaded)
-    if unexpected and not (backbone and all(name.split(".")[0] in family.other_heads for name in unexpected)):
+    if unexpected and not (backbone and set(_layers(unexpected, family.prefix)) <= set(family.other_heads)):
         raise UserError(f"{path} holds {seems}, not weights of this network: {_first(unexpected)} unknown to it{hint}")
     if missing and not (backbone and not any(family.backbone.match(name) for name in missing)):
         raise UserError(f"{path} holds {seems} but lacks {_first(missing)} of this network{hint}")
@@ -117,7 +130,7 @@ def load_state(net: nn.Module, path: str | Path, family: Family) -> LoadReport:
                 f"{path}: {name} holds values that are not finite; the training diverged or the file is damaged"
             )
     net.load_state_dict(values, strict=False)
-    return LoadReport(str(path), len(values), missing, unexpected)
+    return LoadReport(str(path), len(values), missing, unexpected, family.prefix)
 
 
 def _unwrap(saved: object, path: str | Path) -> dict[str, Tensor]:
@@ -177,6 +190,7 @@ def _first(names: list[str], count: int = 3) -> str:
     return ", ".join(name[:80] for name in names[:count]) + more
 
 
-def _tops(names: Collection[str]) -> str:
-    """The layers that tensors belong to, each once."""
-    return _first(list(dict.fromkeys(name.split(".")[0] for name in names)), 6)
+def _layers(names: Collection[str], prefix: str) -> list[str]:
+    """The layers that tensors belong to, each once: the first part of a name, and what of `prefix` is before it."""
+    parts = (list(accumulate(name.split("."), "{}.{}".format)) for name in names)
+    return list(dict.fromkeys(next((p for p in ps if not prefix.startswith(f"{p}.")), ps[-1]) for ps in parts))

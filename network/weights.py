@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from network.state_dict import Family, LoadReport, load_state
+from network.state_dict import IS_IT_THE_ONE, Family, LoadReport, load_state
 
 RESNET38D = Family(
     backbone=re.compile(r"(conv1a|b[2-7](_\d+)?|bn7)\."),
@@ -17,6 +17,7 @@ RESNET38D = Family(
         "a ResNet38d": {"conv1a", "b2"},
         "an ordinary ResNet, which is another network than ResNet38d": {"layer1", "layer4"},
     },
+    hints={"an EDAM network": IS_IT_THE_ONE},
 )
 
 

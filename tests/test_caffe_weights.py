@@ -9,6 +9,7 @@ from conftest import PARITY
 from torch import Tensor
 
 from network import deeplab_v2, deeplab_v2_torchvision, poolnet
+from network.caffe_resnet import DEEPLAB, CaffeResNet, put
 from network.caffe_weights import load_weights
 from tool.errors import UserError
 
@@ -52,7 +53,7 @@ def test_a_checkpoint_fills_everything(tmp_path, net):
     state = trained(net)
     report = load_weights(net, saved(tmp_path, state))
     check_equal(net, state)
-    assert report.loaded == list(state) and not report.missing and not report.left
+    assert (report.loaded, report.missing, report.unexpected) == (len(state), [], [])
     assert str(report) == f"loaded {len(state)} tensors from {tmp_path / 'weights.pth'}"
 
 
@@ -60,8 +61,48 @@ def test_initial_weights_fill_all_but_the_aspp(tmp_path, net):
     random = {name: net.state_dict()[name].clone() for name in ASPP}
     report = load_weights(net, saved(tmp_path, initial(net)))
     check_equal(net, {**trained(net), **random})
-    assert report.missing == ASPP and report.left == ["base.fc.weight", "base.fc.bias"]
-    assert str(report).endswith("; not in it and therefore random: base.aspp.c0, base.aspp.c1; left out: base.fc")
+    assert report.missing == ASPP and report.unexpected == ["fc.weight", "fc.bias"]
+    assert str(report).endswith("; base.aspp not in it, so these start from random values; left out fc")
+
+
+@pytest.mark.parametrize("names", ["module.{}", "module.base.{}", "base.{}", "model.module.{}", "net.base.{}"])
+def test_initial_weights_under_names_of_strangers(tmp_path, net, names):
+    random = {name: net.state_dict()[name].clone() for name in ASPP}
+    report = load_weights(net, saved(tmp_path, {"state_dict": {names.format(n): t for n, t in initial(net).items()}}))
+    check_equal(net, {**trained(net), **random})
+    fc = "base.fc" if "base" in names else "fc"
+    assert report.missing == ASPP and report.unexpected == [f"{fc}.weight", f"{fc}.bias"]
+    assert str(report).endswith(f"; left out {fc}")
+
+
+@pytest.mark.parametrize("name", ["model", "net.base.resnet"])
+def test_a_resnet_whose_own_prefix_is_that_of_a_wrapper(tmp_path, net, name):
+    """The network's own names are kept; files of the ResNet alone and of the wrapped network fill it too."""
+    resnet = CaffeResNet(OPTIONS["depths"], OPTIONS["widths"], names=DEEPLAB)
+    bare, whole = initial(net), torch.nn.Module()
+    put(whole, name, resnet)
+    put(whole, "head", torch.nn.Linear(2, 2))
+    own = {f"{name}.{n}": t for n, t in bare.items() if not n.startswith("fc.")}
+    head = {n: t.clone() for n, t in whole.head.state_dict(prefix="head.").items()}
+    expected = {n: t.float() if t.is_floating_point() else t for n, t in own.items()} | head
+    for given in (
+        own,
+        {n.removeprefix(f"{name}."): t for n, t in own.items()},
+        {f"module.{n}": t for n, t in own.items()},
+    ):
+        torch.nn.init.zeros_(resnet.get_submodule("layer1.conv1.conv").weight)
+        assert load_weights(whole, saved(tmp_path, given)).missing == list(head)
+        check_equal(whole, expected)
+    report = load_weights(resnet, saved(tmp_path, bare))
+    assert not report.missing and report.unexpected == ["fc.weight", "fc.bias"]
+
+
+def test_a_checkpoint_of_a_wrapped_network_fills_everything(tmp_path, net):
+    state = trained(net)
+    for saved_as in ({f"module.{n}": t for n, t in state.items()}, {"epoch": 1, "model": state}):
+        net = deeplab_v2.Net(**OPTIONS)
+        assert not load_weights(net, saved(tmp_path, saved_as)).missing
+        check_equal(net, state)
 
 
 def test_the_published_file_of_initial_weights_has_these_names():
@@ -83,7 +124,7 @@ def test_torchvisions_weights_are_for_the_variant(tmp_path, net):
     check_equal(net, before)
     variant = deeplab_v2_torchvision.Net()
     report = load_weights(variant, path)
-    assert len(report.loaded) == 624 and len(report.missing) == 8 and report.left == ["base.fc.weight", "base.fc.bias"]
+    assert (report.loaded, len(report.missing), report.unexpected) == (624, 8, ["fc.weight", "fc.bias"])
     # Of layers 1 and 2 alone it is the same network; layers 3 and 4 are dilated here.
     image = torch.rand(1, 3, 65, 65)
     with torch.inference_mode():
@@ -110,8 +151,12 @@ LOST = "base.layer4.block2.reduce.bn.running_mean"
     ("changed", "message"),
     [
         (lambda state: {"conv1a.weight": torch.zeros(1)}, "holds a ResNet38d, not weights of this network"),
-        (lambda state: {"a": torch.zeros(1)}, "holds a, not weights of this network: base.a unknown to it"),
-        (lambda state: {"fc.weight": torch.zeros(1)}, "holds fc.weight but lacks base.layer1.conv1.conv.weight, "),
+        (lambda state: {"a": torch.zeros(1)}, r"holds 1 tensors \(a\), not weights of this network: a unknown"),
+        (lambda state: {"fc.weight": torch.zeros(1)}, "not weights of this network: fc.weight unknown to it"),
+        (
+            lambda state: {n: t for n, t in state.items() if n.endswith("tracked")},
+            "but lacks base.layer1.conv1.conv.weight, base.layer1.conv1.bn.weight, ",
+        ),
         (change(LOST), f"but lacks {LOST} of this network; is --network the one"),
         (change("base.aspp.c1.bias"), "but lacks base.aspp.c1.bias of this network"),
         (
@@ -146,7 +191,7 @@ def test_poolnet_is_told_by_its_names_and_loads(tmp_path, network):
     assert poolnet.net_for(state) is network
     report = load_weights(net, saved(tmp_path, state))
     check_equal(net, state)
-    assert report.loaded == list(state) and not report.missing and not report.left
+    assert report.loaded == len(state) and not report.missing and not report.unexpected
     with pytest.raises(UserError, match="holds PoolNet"):
         load_weights((poolnet.JointNet if network is poolnet.Net else poolnet.Net)(**SMALL), tmp_path / "weights.pth")
 
@@ -159,7 +204,7 @@ def test_poolnet_starts_from_a_resnet_with_torchvisions_names(tmp_path):
     given = {name.removeprefix("base.resnet."): t for name, t in state.items()}
     report = load_weights(net, saved(tmp_path, {**given, "fc.bias": torch.zeros(1000)}))
     check_equal(net, {**state, **random})
-    assert report.missing == list(random) and report.left == ["base.resnet.fc.bias"]
+    assert report.missing == list(random) and report.unexpected == ["fc.bias"]
 
 
 def test_deeplabs_weights_are_not_poolnets(tmp_path, net):

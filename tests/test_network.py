@@ -176,6 +176,17 @@ def test_unknown_network_is_named(module, message):
     assert module in str(caught.value)
 
 
+def test_options_reach_the_network():
+    assert make_net("network.resnet38_EDAM_tiny", num_classes=3).num_classes == 3
+    tiny = {"depths": (1, 1, 1, 1), "widths": (4, 8, 8, 8, 8)}
+    assert make_net("network.deeplab_v2", num_labels=5, **tiny).num_labels == 5
+    for module, option in [("network.resnet38_EDAM_tiny", "num_labels"), ("network.deeplab_v2", "num_classes")]:
+        with pytest.raises(UserError, match=rf"^--network {module}: its Net takes no {option}; name a network"):
+            make_net(module, **{option: 3})
+    with pytest.raises(TypeError):
+        make_net("network.deeplab_v2", num_labels="many", **tiny)
+
+
 def test_folded_batch_norms_compute_the_same(filled_net):
     images = as_input(SYNTHETIC["mask_image"])[None]
     filled_net.eval()

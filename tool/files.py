@@ -91,7 +91,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 def save_npy_dict(path: str | Path, mapping: Mapping[int, np.ndarray] | Mapping[str, np.ndarray]) -> None:
-    """Write a dict of arrays as PSA, SEAM and EDAM do: `np.load(path, allow_pickle=True).item()` reads it."""
+    """Write a dict of arrays as this family of repositories does: `np.load(path, allow_pickle=True).item()` reads it."""
     with atomic_write(path) as file:
         np.save(file, np.array(dict(mapping), dtype=object), allow_pickle=True)
 
