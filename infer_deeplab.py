@@ -65,7 +65,7 @@ def main() -> None:
         inputs=[photos(photo_folder(args.voc12_root))],
         weights_sha256=weights_digest(args.weights),
         load_network=load_network,
-        photos=partial(WholePhotos, voc12_root=args.voc12_root),
+        photos=partial(WholePhotos, folder=photo_folder(args.voc12_root)),
         compute=compute,
     )
     inference.run(args, task)

@@ -6,15 +6,15 @@ from typing import Any
 from tool.errors import UserError
 
 
-def make_net(module: str, **options) -> Any:
-    """`Net(**options)` of a module such as "network.resnet38_EDAM_cls", whose option num_classes is 20 by default.
+def make_net(module: str, kind: str = "Net", **options) -> Any:
+    """`Net(**options)`, or another class `kind`, of a module such as "network.resnet38_EDAM_cls".
 
     What is returned is an nn.Module whose methods are those that its use asks for.
 
     Raises UserError: no such module, no Net in it, or an option that it does not take.
     """
     try:
-        return importlib.import_module(module).Net(**options)
+        return getattr(importlib.import_module(module), kind)(**options)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
@@ -22,9 +22,9 @@ def make_net(module: str, **options) -> Any:
             f"--network {module}: no such module; it names one such as network.resnet38_EDAM_cls"
         ) from error
     except AttributeError as error:
-        if error.name != "Net":
+        if error.name != kind:
             raise
-        raise UserError(f"--network {module}: the module has no class Net") from error
+        raise UserError(f"--network {module}: the module has no class {kind}") from error
     except TypeError as error:  # raised by Net or, where it hands options on, by one of its bases or parts
         unknown = [name for name in options if f"unexpected keyword argument '{name}'" in str(error)]
         if not unknown:

@@ -211,6 +211,6 @@ class JointNet(Net):
         return upsample(self.score["score"](torch.cat([last, hints], dim=1)), x)
 
 
-def net_for(names: Iterable[str]) -> type[Net]:
-    """The class that a checkpoint with tensors of these names is of."""
-    return JointNet if any(name.startswith("edgeinfo.") for name in names) else Net
+def is_joint(names: Iterable[str]) -> bool:
+    """Whether a checkpoint with tensors of these names is of `JointNet`, rather than of `Net`."""
+    return any(name.startswith("edgeinfo.") for name in names)

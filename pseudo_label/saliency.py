@@ -1,13 +1,14 @@
 """Saliency maps and their scores: mean absolute error, and the maximum F-measure. Pure, on arrays."""
 
 import numpy as np
+from scipy.special import expit
 
 BETA_SQUARED = 0.3  # precision counts more than recall (Achanta et al., CVPR 2009)
 
 
 def grey_map(logits: np.ndarray) -> np.ndarray:
     """Return 255 times the sigmoid of float logits (H, W), rounded half to even, uint8."""
-    return np.rint(255 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.uint8)
+    return np.rint(255 * expit(logits.astype(np.float64))).astype(np.uint8)
 
 
 def mean_absolute_error(saliency: np.ndarray, mask: np.ndarray) -> float:

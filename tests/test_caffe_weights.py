@@ -188,7 +188,7 @@ def test_caffe_files_are_not_read(tmp_path, net):
 def test_poolnet_is_told_by_its_names_and_loads(tmp_path, network):
     net = network(**SMALL)
     state = trained(net)
-    assert poolnet.net_for(state) is network
+    assert poolnet.is_joint(state) == (network is poolnet.JointNet)
     report = load_weights(net, saved(tmp_path, state))
     check_equal(net, state)
     assert report.loaded == len(state) and not report.missing and not report.unexpected

@@ -10,7 +10,7 @@ import torch
 from conftest import PARITY
 from torch import Tensor, nn
 
-from network.poolnet import JointNet, Net, net_for
+from network.poolnet import JointNet, Net, is_joint
 from network.saliency_loss import edge_loss, saliency_loss
 from pseudo_label.saliency import grey_map
 
@@ -56,7 +56,7 @@ def test_state_dict_is_the_published_one(name, request):
     net = request.getfixturevalue(f"_{name}")
     layout = json.loads((FOLDER / f"{'joint_' * (name == 'joint')}state_dict_layout.json").read_text())
     assert [(name, list(tensor.shape)) for name, tensor in net.state_dict().items()] == list(layout.items())
-    assert net_for(layout) is type(net)
+    assert is_joint(layout) == isinstance(net, JointNet)
     assert sum(p.numel() for p in net.get_parameter_groups()[0]) == {"plain": 68_207_937, "joint": 69_504_522}[name]
 
 

@@ -14,7 +14,7 @@ from tool.errors import UserError
 from tool.training import TrainingData
 from tool.transforms import PictureStatistics, augment, views
 from voc12.classes import VOID
-from voc12.folders import LABEL_ENDINGS, find_file
+from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, find_file
 from voc12.images import load_label, load_photo
 from voc12.inputs import check_inputs, label_maps, photos
 from voc12.lists import photo_folder, photo_path
@@ -137,15 +137,15 @@ class LabelledPhotos(TrainingData):
 class WholePhotos(Dataset):
     """Photos as they are: (id, photo uint8 (H, W, 3), None), or (id, its UserError, None) of one that can't be read."""
 
-    def __init__(self, ids: list[str], voc12_root: str | Path) -> None:
-        self.ids, self.voc12_root = ids, voc12_root
+    def __init__(self, ids: list[str], folder: str | Path) -> None:
+        self.ids, self.folder = ids, folder
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> tuple[str, Tensor | UserError, None]:
         try:
-            photo = load_photo(photo_path(self.voc12_root, self.ids[index]))
+            photo = load_photo(find_file(self.folder, self.ids[index], PHOTO_ENDINGS))
         except UserError as error:
             return self.ids[index], error, None
         return self.ids[index], torch.from_numpy(np.array(photo)), None

@@ -1,0 +1,88 @@
+"""Saliency maps from a trained PoolNet: grey PNGs, just what infer_cls.py --sal_path takes.
+
+Photos of a devkit:   python infer_sal.py --voc12_root VOC2012 --infer_list voc12/train_aug.txt --weights final.pth --out_sal SALIENCY
+Photos of a folder:   python infer_sal.py --img_root PHOTOS --weights final.pth --out_sal SALIENCY
+Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_node 4 infer_sal.py ...
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from network import make_net
+from network.caffe_weights import load_weights
+from network.poolnet import is_joint
+from network.state_dict import read_state_dict
+from pseudo_label import inference
+from pseudo_label.manifest import weights_digest
+from pseudo_label.saliency_maps import SaliencyJob, enlargement, saliency_logits
+from tool import flags
+from tool.errors import UserError, run
+from voc12.data import WholePhotos
+from voc12.folders import PHOTO_ENDINGS, files_of
+from voc12.inputs import photos
+from voc12.lists import check_root, photo_folder, read_image_list
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add, network = parser.add_argument, "network.poolnet"
+    add("--weights", required=True, metavar="FILE", help="trained PoolNet (.pth), with or without its edge branch")
+    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the networks")
+    add("--voc12_root", type=Path, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
+    add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to look at")
+    add("--img_root", type=Path, metavar="DIR", help="in place of --voc12_root: every photo in this folder")
+    add("--out_sal", type=Path, metavar="DIR", help="write saliency maps, <id>.png: 8-bit grey, as large as the photo")
+    inference.add_flags(parser, workers="write files")
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    job = SaliencyJob(args.out_sal)
+    inference.check_outputs(job)
+    folder, ids = find_photos(args)
+
+    def load_network() -> tuple[nn.Module, str]:
+        joint = is_joint(read_state_dict(args.weights))
+        net = make_net(args.network, "JointNet" if joint else "Net")
+        report = load_weights(net, args.weights)
+        if report.missing:
+            raise UserError(f"{report}: no trained PoolNet, which is what makes saliency maps")
+        return net, f"{report}, {'with' if joint else 'without'} its edge branch"
+
+    def compute(net: Any, image_id: str, photo: Tensor, inputs: None, device: torch.device) -> tuple[np.ndarray, bool]:
+        return saliency_logits(net, photo, device).cpu().numpy(), enlargement(net, photo.shape) > 1
+
+    task = inference.Task(
+        job=job,
+        ids=ids,
+        inputs=[photos(folder)],
+        weights_sha256=weights_digest(args.weights),
+        load_network=load_network,
+        photos=partial(WholePhotos, folder=folder),
+        compute=compute,
+    )
+    inference.run(args, task)
+
+
+def find_photos(args: argparse.Namespace) -> tuple[Path, list[str]]:
+    """The folder of the photos, and their ids. UserError: neither or both of the two ways to name them, or nothing there."""
+    if (args.voc12_root is None) == (args.img_root is None):
+        raise UserError("give the photos: either --voc12_root with --infer_list, or --img_root")
+    if args.voc12_root is not None:
+        check_root(args.voc12_root)
+        return photo_folder(args.voc12_root), list(dict.fromkeys(read_image_list(args.infer_list)))
+    ids = sorted(files_of(args.img_root, PHOTO_ENDINGS))
+    if not ids:
+        raise UserError(f"--img_root {args.img_root} holds no photo ({', '.join(PHOTO_ENDINGS)})")
+    return args.img_root, ids
+
+
+if __name__ == "__main__":
+    run(main, "interrupted; the same command goes on")

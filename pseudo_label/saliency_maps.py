@@ -1,0 +1,61 @@
+"""Saliency maps from PoolNet: logits of a photo of any size, and the maps that are written of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from pseudo_label.saliency import grey_map
+from tool.errors import BadPhoto
+from tool.files import atomic_write
+
+
+@torch.inference_mode()
+def saliency_logits(net: Any, photo: Tensor, device: torch.device) -> Tensor:
+    """Saliency logits of a photo, uint8 RGB (H, W, 3): float32 (H, W), on `device`.
+
+    net: a PoolNet in eval mode on `device`. A photo with a side below `net.smallest_side` is enlarged, and its logits reduced again.
+    """
+    picture = net.input.normalise(photo.to(device))[None].contiguous(memory_format=torch.channels_last)
+    size, factor = picture.shape[2:], enlargement(net, photo.shape)
+    if factor > 1:
+        larger = [max(net.smallest_side, round(side * factor)) for side in size]
+        picture = F.interpolate(picture, larger, mode="bilinear", align_corners=False)
+    logits = net(picture).float()
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0] if factor > 1 else logits[0, 0]
+
+
+def enlargement(net: Any, shape: tuple[int, ...]) -> float:
+    """The factor by which a photo (H, W, 3) is enlarged: above 1 where a side is too short for the network."""
+    return max(1.0, net.smallest_side / min(shape[:2]))
+
+
+@dataclass(frozen=True)
+class SaliencyJob:
+    """Saliency maps from logits. out_sal: <id>.png, 8-bit grey."""
+
+    out_sal: Path | None = None
+
+    def folders(self) -> dict[str, Path]:
+        return {"out_sal": self.out_sal} if self.out_sal else {}
+
+    def settings(self, output: str) -> dict[str, Any]:
+        return {}
+
+    def paths(self, image_id: str) -> list[Path]:
+        return [folder / f"{image_id}.png" for folder in self.folders().values()]
+
+    def write(self, image_id: str, photo: np.ndarray, logits: np.ndarray, enlarged: bool) -> str | None:
+        if not np.isfinite(logits).all():
+            raise BadPhoto(
+                f"the saliency of {image_id} is not finite; compute in float32 (--amp off) or check the weights"
+            )
+        for path in self.paths(image_id):
+            with atomic_write(path) as file:
+                Image.fromarray(grey_map(logits)).save(file, format="PNG")
+        return "are too small for PoolNet and were computed enlarged" if enlarged else None
