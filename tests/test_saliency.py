@@ -25,7 +25,7 @@ def photos() -> list[tuple[np.ndarray, np.ndarray]]:
     pairs = []
     for height, width in ((9, 13), (6, 5), (8, 8)):
         mask = generator.random((height, width)) < 0.3
-        values = 140 * mask + generator.integers(0, 110, mask.shape)
+        values = 60 * mask + generator.integers(0, 110, mask.shape)
         pairs.append((values.astype(np.uint8), mask))
     pairs.append((np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool)))
     return pairs
