@@ -1,4 +1,4 @@
-"""Measure what this machine does with EDAM, beside the floor: the operations over the machine's own convolution rate.
+"""Measure what this machine does with EDAM and DeepLab-v2, beside the floor: the operations over the machine's own convolution rate.
 
     python benchmark.py                 # everything, on the GPU if there is one (about 15 minutes on two CPU cores)
     python benchmark.py --quick         # smaller pictures, fewer repetitions
@@ -15,7 +15,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from measuring import Timer, convolution_rate, in_child, maps_operations, measure_step, step_operations, time_script
+from measuring import (
+    Timer,
+    convolution_rate,
+    in_child,
+    maps_operations,
+    measure_photo,
+    measure_step,
+    photo_operations,
+    step_operations,
+    time_script,
+)
 from network import make_net
 from pseudo_label.class_maps import MaskNetwork, class_maps
 from pseudo_label.crf import dense_crf, with_background
@@ -27,13 +37,15 @@ from tool.transforms import views
 
 FULL_SCHEDULE = 132275  # pairs
 TRAIN_AUG = 10582  # photos
+VAL = 1449
+DEEPLAB_SCHEDULE = 20000 * 10  # photos
 
 
 class Bench:
     """What is measured: the device, the sizes, and the convolution rates, which are measured first."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.network = args.network
+        self.network, self.deeplab = args.network, args.deeplab
         self.device = distributed.setup(args.device)[0]
         cuda = self.device.type == "cuda"
         self.precisions = ("fp32", "tf32", "bf16") if cuda else ("fp32", "bf16")
@@ -41,6 +53,8 @@ class Bench:
         self.timer = Timer(self.device, 1 if args.quick else (20 if cuda else 3))
         self.size, self.crop = ((250, 188), 184) if args.quick else ((500, 375), 368)  # a photo's width and height
         self.pairs = args.batch_size or (4 if cuda else 1)  # of a training step
+        self.deeplab_crop = 161 if args.quick else 321
+        self.deeplab_batch = args.batch_size or (10 if cuda else 1)
         self.photos = args.photos or (400 if cuda else 6)  # for the whole of infer_cls.py
 
     def photo(self) -> Image.Image:
@@ -70,8 +84,8 @@ def rate_rows(bench: Bench) -> Iterator[str]:
 
 def train_rows(bench: Bench) -> Iterator[str]:
     """Training steps of EDAM, with dropout on the attention weights and without."""
-    work, pairs = step_operations(bench.network, bench.crop, bench.pairs), bench.pairs
-    shape = (pairs, 2, 3, bench.crop, bench.crop)
+    pairs, shape = bench.pairs, (bench.pairs, 2, 3, bench.crop, bench.crop)
+    work = step_operations(bench.network, shape)
     for precision, amp in bench.each_precision():
         for dropout in (True, False):
             settings = (bench.network, bench.device, amp, precision == "tf32", dropout, shape, bench.timer)
@@ -124,6 +138,29 @@ def infer_rows(bench: Bench) -> Iterator[str]:
         yield row(name, seconds, work / bench.rates[precision], peak, speed)
 
 
+def deeplab_train_rows(bench: Bench) -> Iterator[str]:
+    """Training iterations of DeepLab-v2, in one part, its batch norms frozen."""
+    photos, shape = bench.deeplab_batch, (bench.deeplab_batch, 3, bench.deeplab_crop, bench.deeplab_crop)
+    work = step_operations(bench.deeplab, shape)
+    for precision, amp in bench.each_precision():
+        settings = (bench.deeplab, bench.device, amp, precision == "tf32", True, shape, bench.timer)
+        seconds, peak = in_child(measure_step, *settings)
+        hours = seconds / photos * DEEPLAB_SCHEDULE / 3600
+        name = f"DeepLab-v2 training iteration, {photos} photo{'s' * (photos > 1)}, crop {shape[-1]}, {precision}"
+        speed = f"{photos / seconds:.3g} photos/s, full schedule {hours:.3g} h"
+        yield row(name, seconds, work / bench.rates[precision], peak, speed)
+
+
+def deeplab_photo_rows(bench: Bench) -> Iterator[str]:
+    """DeepLab-v2's labels of a photo at all scales, without CRF."""
+    work = photo_operations(bench.deeplab, bench.size)
+    for precision, amp in bench.each_precision():
+        settings = (bench.deeplab, bench.device, amp, precision == "tf32", bench.size, bench.timer)
+        seconds, peak = in_child(measure_photo, *settings)
+        speed = f"{1 / seconds:.3g} photos/s, val {seconds * VAL / 3600:.3g} h"
+        yield row(f"DeepLab-v2 test photo, {precision}", seconds, work / bench.rates[precision], peak, speed)
+
+
 def draw_photos(bench: Bench, root: Path) -> None:
     """Photos of two classes, saliency maps and random weights for infer_cls.py."""
     for name in ("JPEGImages", "Annotations", "saliency"):
@@ -147,17 +184,33 @@ def time_inference(root: Path, photos: int, words: list[str]) -> tuple[float, in
 
 
 # What `--only` names, in the table's order. A new kind of row is a function and a line here.
-ROWS = {"rate": rate_rows, "train": train_rows, "maps": maps_rows, "crf": crf_rows, "infer": infer_rows}
+ROWS = {
+    "rate": rate_rows,
+    "train": train_rows,
+    "maps": maps_rows,
+    "crf": crf_rows,
+    "infer": infer_rows,
+    "deeplab_train": deeplab_train_rows,
+    "deeplab_photo": deeplab_photo_rows,
+}
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, network = parser.add_argument, "network.resnet38_EDAM_cls"
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="network to measure")
+    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="EDAM network to measure")
+    add(
+        "--deeplab",
+        type=flags.module_name,
+        default="network.deeplab_v2",
+        metavar="MODULE",
+        help="DeepLab-v2 to measure",
+    )
     add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
-    add("--batch_size", type=flags.count(1), help="pairs per training step (default: 1 on a CPU, 4 on a GPU)")
+    batch = "pairs, of DeepLab-v2 photos, per training step (default: 1 on a CPU; on a GPU 4 pairs, 10 photos)"
+    add("--batch_size", type=flags.count(1), help=batch)
     add("--photos", type=flags.count(2), help="photos for all of infer_cls.py (default: 6 on a CPU, 400 on a GPU)")
-    add("--quick", action="store_true", help="half-size photos, crop 184, one repetition")
+    add("--quick", action="store_true", help="half-size photos and crops, one repetition")
     add("--markdown", type=Path, metavar="FILE", help="also write the table to this file")
     add("--only", choices=tuple(ROWS), nargs="+", help="measure these alone")
     return parser
@@ -180,7 +233,7 @@ def main() -> None:
     if args.markdown:
         check_writable(args.markdown)
     with torch.device("meta"):
-        make_net(args.network)  # a mistyped name shows now
+        make_net(args.network), make_net(args.deeplab)  # a mistyped name shows now
     lines: list[str] = []
     with distributed.explained("lower --batch_size, or --quick"):
         for line in table(Bench(args), args.only or ROWS):

@@ -1,8 +1,13 @@
-"""IoU of pseudo labels against the ground truth: per label TP / (T + P - TP) over all pixels that are not void.
+"""Scores of label maps against the ground truth over all pixels that are not void: per label the IoU, TP / (T + P - TP), and others.
 
 Label PNGs:  python eval.py --voc12_root VOC2012 --predict_dir OUT_CRF_PRED
 Class maps:  python eval.py --voc12_root VOC2012 --predict_dir OUT_CAM --type npy --curve
 Dense CRF:   python eval.py --voc12_root VOC2012 --predict_dir OUT_CRF --type npy --crf --sal_path SALIENCY --theta 0.2
+DeepLab-v2:  python eval.py --voc12_root VOC2012 --predict_dir PRED --list voc12/val.txt
+
+mIoU is the mean over the labels that occur in ground truth or prediction. DeepLab's published tables leave out a label that is only
+predicted: where there is one, that mean is printed too, as "DeepLab's mIoU". Mean accuracy (TP / T) and frequency-weighted IoU
+(weights T) are over the labels of the ground truth; pixel accuracy is the share of right pixels. --json holds all, in percent.
 """
 
 import argparse
@@ -11,7 +16,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -23,8 +28,8 @@ from tqdm import tqdm
 
 from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import output_of
-from pseudo_label.metrics import iou, mean_iou
-from pseudo_label.scoring import CURVE, Source, evaluate_image
+from pseudo_label.metrics import iou, mean_iou, segmentation_scores
+from pseudo_label.scoring import CURVE, Source, evaluate_image, table
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
@@ -101,17 +106,6 @@ def run_chunks(chunks: list[list[str]], source: Source, workers: int) -> Iterato
                 yield tasks[task], task.result()
         except BrokenProcessPool as error:
             raise UserError("an evaluation process was killed (out of memory?); try --num_workers 1") from error
-
-
-def table(matrix: np.ndarray, names: Sequence[str]) -> str:
-    """Return the IoU of each label in percent, and their mean, as lines of text."""
-    lines = [
-        f"{name:<14}{'absent' if math.isnan(value) else f'{100 * value:.2f}':>8}"
-        for name, value in zip(names, iou(matrix), strict=True)
-    ]
-    present = int(np.isfinite(iou(matrix)).sum())
-    note = "" if present == len(names) else f"   (mean of the {present} labels that occur)"
-    return "\n".join([*lines, f"{'mIoU':<14}{100 * mean_iou(matrix):>8.2f}{note}"])
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -242,10 +236,13 @@ def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
         lines.append(f"best: theta {CURVE[best]:.2f}, mIoU {100 * means[best]:.2f}")
         result["curve"] = [{"theta": theta, "miou": 100 * mean} for theta, mean in zip(CURVE, means, strict=True)]
     matrix = total[best]
-    lines += [table(matrix, source.names), f"{images} images of {source.predict_dir} against {source.gt_dir}"]
+    lines += [*table(matrix, source.names), f"{images} images of {source.predict_dir} against {source.gt_dir}"]
     per_label = {name: 100 * value for name, value in zip(source.names, iou(matrix).tolist(), strict=True)}
+    scores = {name: 100 * score for name, score in segmentation_scores(matrix).items()}
     result |= {
         "miou": 100 * mean_iou(matrix),
+        "deeplab_miou": scores.pop("mean_iou"),
+        **scores,
         "iou": {name: None if math.isnan(value) else value for name, value in per_label.items()},
         "images": images,
     }

@@ -1,4 +1,4 @@
-"""How to measure time and memory, how much work EDAM is, and how fast this machine convolves: what benchmark.py stands on."""
+"""How to measure time and memory, how much work a network is, and how fast this machine convolves: what benchmark.py stands on."""
 
 import multiprocessing
 import os
@@ -10,19 +10,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from network import make_net
+from network.segmentation_loss import multi_scale_loss
+from pseudo_label.segmentation import probabilities
 from tool import distributed
 from tool.errors import UserError
 from tool.optim import make_sgd
-from tool.precision import AMP_DTYPES, autocast, setup_precision, training_form
+from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, training_form
 from tool.transforms import SCALES
 
 _T = TypeVar("_T")
@@ -91,8 +92,11 @@ def operations(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def loss_of(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """A training loss of pairs (P, 2, 3, H, W) against random labels."""
+def loss_of(net: Any, images: torch.Tensor) -> torch.Tensor:
+    """A training loss against random labels: EDAM's of pairs (P, 2, 3, H, W), or DeepLab-v2's of pictures (N, 3, H, W)."""
+    if images.ndim == 4:
+        labels = torch.randint(net.num_labels, (len(images), *images.shape[2:]), device=images.device)
+        return multi_scale_loss([logits.float() for logits in net(images)], labels)
     logits = net(images).float()
     return F.binary_cross_entropy_with_logits(logits, torch.randint(2, logits.shape, device=logits.device).float())
 
@@ -100,9 +104,9 @@ def loss_of(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def measure_step(
     network: str, device: torch.device, amp: str, tf32: bool, dropout: bool, shape: Sequence[int], timer: Timer
 ) -> tuple[float, int]:
-    """Seconds of a training step of EDAM on images of shape (P, 2, 3, H, W), and this process's peak memory in bytes.
+    """Seconds of a training step on images of a shape that `loss_of` takes, and this process's peak memory in bytes.
 
-    dropout: on the attention weights.
+    dropout: on EDAM's attention weights.
     """
     distributed.setup(str(device))
     setup_precision(tf32)
@@ -120,17 +124,47 @@ def measure_step(
         loss.backward()
         optimizer.step()
 
-    seconds = timer(step)
+    return timer(step), peak_memory(device)
+
+
+def measure_photo(
+    network: str, device: torch.device, amp: str, tf32: bool, size: tuple[int, int], timer: Timer
+) -> tuple[float, int]:
+    """Seconds in which DeepLab-v2 labels a photo of (width, height), without CRF, and this process's peak memory in bytes."""
+    distributed.setup(str(device))
+    setup_precision(tf32)
+    net = inference_form(make_net(network), device, amp)
+    photo = torch.randint(256, (size[1], size[0], 3), dtype=torch.uint8)
+
+    def label() -> torch.Tensor:
+        with autocast(device, amp):
+            return probabilities(net, photo, device).argmax(0).cpu()
+
+    return timer(label), peak_memory(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Of this process, in bytes: on the GPU that it uses, or resident."""
     if device.type == "cuda":
-        return seconds, torch.cuda.max_memory_allocated(device)
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
 
 
-def step_operations(network: str, crop: int, pairs: int) -> int:
-    """Operations of a training step, forward and backward, attention and what backward computes again (0.8 %) included."""
+def step_operations(network: str, shape: Sequence[int]) -> int:
+    """Operations of a training step on images of a shape that `loss_of` takes, forward and backward.
+
+    Attention and what backward computes again (0.8 % of EDAM's step) are included.
+    """
     with torch.device("meta"):
         net = make_net(network).train()
-        return operations(lambda: loss_of(net, torch.empty(pairs, 2, 3, crop, crop)).backward())
+        return operations(lambda: loss_of(net, torch.empty(*shape)).backward())
+
+
+def photo_operations(network: str, size: tuple[int, int]) -> int:
+    """Operations of DeepLab-v2 on a photo of (width, height), all scales."""
+    with torch.device("meta"):
+        net = make_net(network).eval()
+        return operations(lambda: net(torch.empty(1, 3, size[1], size[0])))
 
 
 def maps_operations(network: str, size: tuple[int, int]) -> int:

@@ -1,5 +1,7 @@
-"""One image's prediction against its ground truth: files read, checked, fused into a label map, and counted."""
+"""One image's prediction against its ground truth: files read, checked, fused into a label map, counted; the counts as a table."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pseudo_label.fusion import levels, pseudo_label
-from pseudo_label.metrics import confusion, confusion_curve, out_of_range
+from pseudo_label.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range, segmentation_scores
 from tool.errors import UserError
 from tool.files import load_npy_dict
 from voc12.folders import LABEL_ENDINGS, SALIENCY_ENDINGS, find_file
@@ -104,3 +106,24 @@ def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
 def check_values(path: Path, label: np.ndarray, n: int) -> None:
     if values := out_of_range(label, n):
         raise UserError(f"{path} holds the value {values[0]}, where 0..{n - 1} was expected{explain(label)}")
+
+
+def table(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Return the IoU of each label, their mean and the other scores of a confusion matrix in percent, as lines of text."""
+    per_label, scores = iou(matrix), segmentation_scores(matrix)
+    present, true = int(np.isfinite(per_label).sum()), int(matrix.any(1).sum())
+    lines = [
+        f"{name:<14}{'absent' if math.isnan(value) else f'{100 * value:.2f}':>8}"
+        for name, value in zip(names, per_label, strict=True)
+    ]
+    note = "" if present == len(names) else f"   (mean of the {present} labels that occur)"
+    lines.append(f"{'mIoU':<14}{100 * mean_iou(matrix):>8.2f}{note}")
+    if true != present:
+        mean = f"{100 * scores['mean_iou']:>8.2f}"
+        lines.append(f"DeepLab's mIoU{mean}   (mean of the {true} labels that occur in the ground truth)")
+    rest = {
+        "pixel accuracy": "pixel_accuracy",
+        "mean accuracy": "mean_accuracy",
+        "freq. w. IoU": "frequency_weighted_iou",
+    }
+    return [*lines, *(f"{title:<14}{100 * scores[name]:>8.2f}" for title, name in rest.items())]

@@ -145,7 +145,7 @@ def test_names_and_void_of_another_dataset(root):
     assert "pip              50.00\nstem              0.00\nmIoU             50.00\n" in text
     maps = replace(source, npy=True, predict_dir=root / "cam")
     assert script.evaluate_image("a", maps).tolist() == [[[1, 0, 0], [1, 0, 0], [0, 0, 1]]]
-    assert script.evaluate(["a"], replace(maps, curve=True), 1)[0].shape == (100, 3, 3)
+    assert script.evaluate(["a"], replace(maps, curve=True), 1).total.shape == (100, 3, 3)
     with pytest.raises(UserError, match=r"a\.png holds the value 9, where 0\.\.2 was expected"):
         script.evaluate_image("a", replace(source, void=255))
     save_npy_dict(root / "cam" / "a.npy", {2: np.zeros((1, 4))})

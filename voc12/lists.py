@@ -118,10 +118,10 @@ def line_numbers(path: str | Path) -> list[int]:
     return [number for number, _ in _lines(path)]
 
 
-def format_image_list(ids: Iterable[str], with_mask: bool = True) -> str:
-    """The text of an image list, in the form that every VOC 2012 pipeline of this family reads."""
+def format_image_list(ids: Iterable[str], with_mask: bool = True, folder: str = "SegmentationClassAug") -> str:
+    """The text of an image list, in the form that every VOC 2012 pipeline of this family reads. folder: the masks'."""
     if with_mask:
-        return "".join(f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in ids)
+        return "".join(f"/JPEGImages/{i}.jpg /{folder}/{i}.png\n" for i in ids)
     return "".join(f"/JPEGImages/{i}.jpg\n" for i in ids)
 
 

@@ -22,17 +22,18 @@ from tqdm import tqdm
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
-from voc12.folders import PHOTO_ENDINGS
+from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of
 from voc12.images import load_photo, size_of
 from voc12.labels import IGNORE_FOREIGN, annotation_path, read_annotation
 from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, tell_aside, write_text
-from voc12.masks import AUG, Mask, complete_masks, count_aug, files_by_id
+from voc12.masks import AUG, OWN, Mask, complete_masks, count_aug, files_by_id
 from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
 from voc12.report import PUBLISHED, Findings, class_table, list_table
 from voc12.sbd import SBD_PAGE
 
 LABELS_FILE = "cls_labels.npy"
 PAIRS_FILE = "EDAM_train.txt"
+DEEPLAB_LISTS = "ImageSets/SegmentationAug"
 LISTS = ("train", "val", "test", "train_aug")
 
 
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     out = make_folder(args.out_dir or Path(__file__).parent)  # before hours of download
     root, sbd_root = locate(args)
     check_devkit(root)
+    label_folder = within(root, args.label_dir) if args.label_dir else None
     remove_leftovers(out)
 
     findings = Findings()
@@ -55,9 +57,13 @@ def main(argv: list[str] | None = None) -> None:
             f"no image of train_aug has a label in {root / 'Annotations'}, so there is nothing to train on: are these its XML files?"
         )
     pairs = make_pairs(paired, args.epochs, args.seed)
+    texts = {out / f"{name}.txt": format_image_list(ids, with_mask=name != "test") for name, ids in lists.items()}
+    if label_folder:
+        texts |= deeplab_lists(root, label_folder, lists, findings)
 
-    for name, ids in lists.items():
-        say(out / f"{name}.txt", write_text(out / f"{name}.txt", format_image_list(ids, with_mask=name != "test")))
+    for path, text in texts.items():
+        make_folder(path.parent)
+        say(path, write_text(path, text))
     say(out / LABELS_FILE, write_labels(out / LABELS_FILE, labels))
     say(out / PAIRS_FILE, write_pairs(out / PAIRS_FILE, pairs))
 
@@ -77,6 +83,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--download", type=Path, metavar="DIR", help=fetch)
     repair = f"rewrite masks of {AUG} that are damaged, or colours instead of class values; the old files are kept in {AUG}.old"
     add("--repair", action="store_true", help=repair)
+    deeplab = "for kazuto1011/deeplab-pytorch: also write the lists with which it trains on these label PNGs within --voc12_root, in "
+    add("--label_dir", type=Path, metavar="DIR", help=f"{deeplab}{DEEPLAB_LISTS}")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
     add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
@@ -133,6 +141,34 @@ def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings)
     augmented = _keep(sorted(masks), photos, "masks without a photo, left out", findings) if count_aug(root) else ()
     splits["train_aug"] = sorted(set(augmented or splits["train"]) - set(splits["val"]))
     return splits
+
+
+def within(root: Path, folder: Path) -> str:
+    """A folder of label PNGs as a path relative to the devkit. UserError: it lies elsewhere, holds none, or has blanks in its name."""
+    for path, base in ((folder.absolute(), root.absolute()), (folder.resolve(), root.resolve())):
+        if ".." in path.parts or not path.is_relative_to(base):
+            continue
+        if not files_of(folder, LABEL_ENDINGS):
+            raise UserError(f"--label_dir {folder} holds no label PNG: give the folder that infer_cls.py wrote")
+        relative = path.relative_to(base).as_posix()
+        if len(relative.split()) != 1:
+            raise UserError(f"--label_dir {folder}: deeplab-pytorch reads no list with blanks in it; rename the folder")
+        return relative
+    raise UserError(f"--label_dir {folder} is not within {root}, where deeplab-pytorch reads: move or copy it there")
+
+
+def deeplab_lists(
+    root: Path, label_folder: str, lists: Mapping[str, Sequence[str]], findings: Findings
+) -> dict[Path, str]:
+    """path -> text of the lists of kazuto1011/deeplab-pytorch: train_aug on the labels in `label_folder`, val on ground truth."""
+    labels, folder = files_of(root / label_folder, LABEL_ENDINGS), root / DEEPLAB_LISTS
+    missing = f"images of train_aug without a label in {label_folder}, left out of {folder / 'train_aug.txt'}"
+    return {
+        folder / "train_aug.txt": format_image_list(
+            _keep(lists["train_aug"], labels, missing, findings), folder=label_folder
+        ),
+        folder / "val.txt": format_image_list(lists["val"], folder=AUG if count_aug(root) else OWN),
+    }
 
 
 def _keep(ids: Sequence[str], known: Mapping[str, object], otherwise: str, findings: Findings) -> list[str]:
