@@ -69,7 +69,7 @@ def main() -> None:
     saliency = job.sal_path if job.out_cam_pred or job.out_crf_pred else None
 
     def load_network() -> tuple[nn.Module, str]:
-        net = make_net(args.network)
+        net = make_net(args.network, needs=("forward_cam",))
         report = load_weights(net, args.weights)
         if report.missing:
             raise UserError(f"{report}: no trained EDAM network, which is what makes pseudo labels")

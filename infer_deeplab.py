@@ -8,6 +8,7 @@ Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_n
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from pseudo_label import inference
 from pseudo_label.manifest import weights_digest
 from pseudo_label.segmentation import SegmentationJob, probabilities
 from tool import flags
-from tool.errors import UserError, run
+from tool.errors import BadPhoto, UserError, run
 from voc12.data import WholePhotos
 from voc12.inputs import photos
 from voc12.lists import check_root, photo_folder, read_image_list
@@ -44,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     check_root(args.voc12_root)
-    net = make_net(args.network)
+    net = make_net(args.network, needs=("input", "scales"))
     if args.scales:
         net.scales = tuple(scale for scale in args.scales if scale != 1)
     job = SegmentationJob(args.out_pred, args.out_crf_pred, args.out_prob, net.scales, args.flip)
@@ -56,7 +57,9 @@ def main() -> None:
             raise UserError(f"{report}: no trained DeepLab-v2, which is what segments photos")
         return net, str(report)
 
-    def compute(net: nn.Module, image_id: str, photo: Tensor, inputs: None, device: torch.device) -> tuple:
+    def compute(net: Any, image_id: str, photo: Tensor, inputs: None, device: torch.device) -> tuple:
+        if min(photo.shape[:2]) * min(1, *net.scales) < 1:
+            raise BadPhoto(f"photo {image_id} is {photo.shape[1]}x{photo.shape[0]} pixels, too small for the scales")
         return job.results(image_id, probabilities(net, photo, device, args.flip))
 
     task = inference.Task(

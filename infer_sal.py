@@ -50,7 +50,7 @@ def main() -> None:
 
     def load_network() -> tuple[nn.Module, str]:
         joint = is_joint(read_state_dict(args.weights))
-        net = make_net(args.network, "JointNet" if joint else "Net")
+        net = make_net(args.network, ("input", "smallest_side"), "JointNet" if joint else "Net")
         report = load_weights(net, args.weights)
         if report.missing:
             raise UserError(f"{report}: no trained PoolNet, which is what makes saliency maps")
@@ -78,6 +78,7 @@ def find_photos(args: argparse.Namespace) -> tuple[Path, list[str]]:
     if args.voc12_root is not None:
         check_root(args.voc12_root)
         return photo_folder(args.voc12_root), list(dict.fromkeys(read_image_list(args.infer_list)))
+    flags.tell_idle(args, get_parser(), ["infer_list"], "with --img_root")
     ids = sorted(files_of(args.img_root, PHOTO_ENDINGS))
     if not ids:
         raise UserError(f"--img_root {args.img_root} holds no photo ({', '.join(PHOTO_ENDINGS)})")

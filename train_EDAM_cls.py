@@ -70,7 +70,9 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Read lists and labels and make the network. UserError: what the flags name is not there or does not fit."""
     pairs = read_pairs(args.train_list)
     labels = load_labels(
-        {image_id for pair in pairs for image_id in pair[:2]}, args.voc12_root, ignore_foreign=args.ignore_foreign
+        dict.fromkeys(image_id for pair in pairs for image_id in pair[:2]),
+        args.voc12_root,
+        ignore_foreign=args.ignore_foreign,
     )
     check_pairs(pairs, labels, args.train_list)
     if problems := check_inputs(labels, [photos(photo_folder(args.voc12_root))]):
@@ -78,7 +80,8 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     max_step = len(pairs) // args.batch_size * args.max_epoches
     if max_step == 0:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(pairs)} pairs of {args.train_list}")
-    net = training_form(make_net(args.network), device, args.amp, args.tf32).train()
+    net = make_net(args.network, needs=("get_parameter_groups", "group_factors", "forward_cam"))
+    net = training_form(net, device, args.amp, args.tf32).train()
     if args.attn_dropout is not None:
         if not hasattr(net, "cma_dropout"):
             raise UserError(f"--attn_dropout: {args.network} has no attention of EDAM's kind")

@@ -9,6 +9,7 @@ import argparse
 import sys
 import zlib
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from network.caffe_weights import load_weights
 from network.frozen_norm import thaw
 from network.segmentation_loss import multi_scale_loss
 from pseudo_label.segmentation import label_pictures
-from tool import flags, training
+from tool import distributed, flags, training
 from tool.errors import UserError, run
 from tool.optim import make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
@@ -67,12 +68,12 @@ def main() -> None:
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Make the network and check the data. UserError: what the flags name is not there or does not fit."""
-    net = make_net(args.network)
+    net = make_net(args.network, needs=("input", "num_labels", "get_parameter_groups", "group_factors"))
     if not args.freeze_bn:
         thaw(net)
     net = training_form(net, device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
-    data = sound_photos(args, net)
+    data, skipped = sound_photos(args, net)
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
         """The mean over the parts of a step of their sums over the scales."""
@@ -86,28 +87,36 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         optimizer=optimizer,
         data=data,
         max_step=args.max_iters,
-        settings=settings | {"train_list_crc32": zlib.crc32(repr(data.ids).encode())},
+        settings=settings | {"train_list_crc32": digest([*data.ids, *skipped]), "skipped_crc32": digest(skipped)},
         loss=loss,
         set_learning_rate=lambda step: set_learning_rate(optimizer, stepwise_lr_factor(step, args.max_iters)),
         load_weights=partial(load_weights, net),
-        pictures=partial(label_pictures, photos=[(i, *data.load(i)) for i in data.ids[:4]], palette=PALETTE),
+        pictures=partial(label_pictures, data=data, palette=PALETTE),
     )
 
 
-def sound_photos(args: argparse.Namespace, net: Any) -> LabelledPhotos:
-    """The photos to train on, all of whose files were looked at. UserError: some are bad, unless --skip_errors, or all."""
+def digest(ids: list[str]) -> int:
+    """A number that tells sets of photos apart."""
+    return zlib.crc32(repr(sorted(ids)).encode())
+
+
+def sound_photos(args: argparse.Namespace, net: Any) -> tuple[LabelledPhotos, list[str]]:
+    """The photos to train on, all of whose files were looked at, and those left out. UserError: some are bad, unless --skip_errors."""
+    if not Path(args.label_dir).is_dir():
+        raise UserError(f"--label_dir {args.label_dir}: no such folder")
     ids = list(dict.fromkeys(read_image_list(args.train_list)))
     data = LabelledPhotos(ids, args.voc12_root, args.label_dir, args.crop_size, args.seed, net.input)
-    bad = bad_items(data, net.num_labels)
-    for image_id, message in bad:
-        print(f"{image_id}: {message}", file=sys.stderr)
+    bad = distributed.from_first(dict(bad_items(data, net.num_labels)) if distributed.is_first() else None)
+    if distributed.is_first():
+        for image_id, message in bad.items():
+            print(f"{image_id}: {message}", file=sys.stderr)
     if bad and (not args.skip_errors or len(bad) == len(ids)):
-        remedy = "" if args.skip_errors else "; --skip_errors trains without them"
+        remedy = "" if len(bad) == len(ids) else "; --skip_errors trains without them"
         raise UserError(
             f"{len(bad)} of the {len(ids)} photos of {args.train_list} can't be trained on, listed above{remedy}"
         )
-    data.ids = [image_id for image_id in ids if image_id not in dict(bad)]
-    return data
+    data.ids = [image_id for image_id in ids if image_id not in bad]
+    return data, list(bad)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
 """The networks. `--network MODULE` names any importable module with a class `Net`; a new network is a new file here."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from tool.errors import UserError
 
 
-def make_net(module: str, kind: str = "Net", **options) -> Any:
+def make_net(module: str, needs: Sequence[str] = (), kind: str = "Net", **options) -> Any:
     """`Net(**options)`, or another class `kind`, of a module such as "network.resnet38_EDAM_cls".
 
-    What is returned is an nn.Module whose methods are those that its use asks for.
+    What is returned is an nn.Module with the attributes that its use `needs`.
 
-    Raises UserError: no such module, no Net in it, or an option that it does not take.
+    Raises UserError: no such module, no Net in it, an option that it does not take, or an attribute that it lacks.
     """
     try:
-        return getattr(importlib.import_module(module), kind)(**options)
+        net = getattr(importlib.import_module(module), kind)(**options)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
@@ -30,3 +31,6 @@ def make_net(module: str, kind: str = "Net", **options) -> Any:
         if not unknown:
             raise
         raise UserError(f"--network {module}: its Net takes no {unknown[0]}; name a network whose Net does") from error
+    if lacking := [name for name in needs if not hasattr(net, name)]:
+        raise UserError(f"--network {module}: a network for other work than this script's, it has no {lacking[0]}")
+    return net

@@ -27,10 +27,11 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     if Path(path).suffix == ".caffemodel":
         maker = "convert.py of github.com/kazuto1011/deeplab-pytorch"
         raise UserError(f"{path} is a Caffe file; {maker} makes the .pth file of it that is read here")
-    name, resnet = next(found for found in net.named_modules() if isinstance(found[1], CaffeResNet))
+    name, resnet = next((found for found in net.named_modules() if isinstance(found[1], CaffeResNet)), ("", None))
     prefix, asks = f"{name}." if name else "", ("", type(net).__module__)
+    parts = [f"{prefix}{part}." for pair in (resnet.pairs() if resnet else ()) for part in pair]
     family = Family(
-        backbone=re.compile("|".join(re.escape(f"{prefix}{part}.") for pair in resnet.pairs() for part in pair)),
+        backbone=re.compile("|".join(map(re.escape, parts)) or "$^"),  # where there is no such ResNet: nothing
         other_heads={"fc", f"{prefix}fc"},  # the classifier of ImageNet or COCO
         seen_by={kind: {layer} for kind, (layer, _) in _KINDS.items()},
         hints={k: IS_IT_THE_ONE if to in asks else f"; --network {to} takes it" for k, (_, to) in _KINDS.items()},

@@ -5,6 +5,7 @@ A script makes a `Task`: its network, its photos, what is computed of each. What
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -72,8 +73,8 @@ def check_outputs(job: Job) -> None:
     """UserError where no output is asked for, or two go into one folder."""
     folders = job.folders()
     if not folders:
-        *names, last = [f"--{name}" for name in vars(job) if name.startswith("out_")]
-        raise UserError(f"nothing to write: name an output folder with {', '.join(names)} or {last}")
+        names = ", ".join(f"--{name}" for name in vars(job) if name.startswith("out_"))
+        raise UserError(f"nothing to write: name an output folder with {' or '.join(names.rsplit(', ', 1))}")
     resolved = [folder.resolve() for folder in folders.values()]
     if len(set(resolved)) < len(resolved):
         raise UserError(f"two outputs in one folder would mix; give {', '.join(f'--{n}' for n in folders)} one each")
@@ -82,13 +83,17 @@ def check_outputs(job: Job) -> None:
 def run(args: argparse.Namespace, task: Task) -> None:
     """Compute and write what is not there yet. UserError: photos were skipped, or what ended the run."""
     folders = task.job.folders()
+    for (name, folder), given in itertools.product(folders.items(), task.inputs):
+        if folder.resolve() == given.folder.resolve():
+            raise UserError(f"--{name} {folder} is the folder of the {given.what}s; name another one")
     if problems := check_inputs(task.ids, task.inputs):
         if not args.skip_errors:
             raise UserError(
                 f"{one_line(problems)} (--skip_errors goes on without {'it' if len(problems) == 1 else 'them'})"
             )
         task.failures += problems
-        task.ids = [image_id for image_id in task.ids if image_id not in dict(problems)]
+        bad = dict(problems)
+        task.ids = [image_id for image_id in task.ids if image_id not in bad]
     pool = JobPool(task.job, args.crf_workers)  # before a GPU is touched
     try:
         device, rank, world = distributed.setup(args.device, apart=True)

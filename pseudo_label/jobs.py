@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,8 +40,22 @@ class Job(Protocol):
         """
 
 
+class OutputJob:
+    """A job whose outputs are its attributes out_...: folders, or None where they are not asked for."""
+
+    def folders(self) -> dict[str, Path]:
+        return {name: folder for name, folder in vars(self).items() if name.startswith("out_") and folder}
+
+    def paths(self, image_id: str) -> list[Path]:
+        pictures = ("_pred", "_sal")
+        return [
+            folder / f"{image_id}.{'png' if name.endswith(pictures) else 'npy'}"
+            for name, folder in self.folders().items()
+        ]
+
+
 @dataclass(frozen=True)
-class LabelJob:
+class LabelJob(OutputJob):
     """Pseudo labels from class maps. A folder that is None is not asked for.
 
     out_cam: class maps, <id>.npy; out_cam_pred: label PNGs of them; out_crf: CRF probabilities, <id>.npy; out_crf_pred: label PNGs
@@ -57,9 +71,6 @@ class LabelJob:
     alpha: float = 0.0
     beta: float = 1.0
 
-    def folders(self) -> dict[str, Path]:
-        return {name: folder for name, folder in asdict(self).items() if name.startswith("out_") and folder}
-
     def fusion_settings(self, output: str) -> tuple[str, ...]:
         """The settings of the fusion, by name, that the files of an output depend on."""
         if not output.endswith("_pred"):
@@ -73,12 +84,6 @@ class LabelJob:
         if output.endswith("_pred"):
             settings["sal_path"] = self.sal_path and str(self.sal_path.resolve())
         return settings
-
-    def paths(self, image_id: str) -> list[Path]:
-        return [
-            folder / f"{image_id}.{'png' if name.endswith('_pred') else 'npy'}"
-            for name, folder in self.folders().items()
-        ]
 
     def write(self, image_id: str, photo: np.ndarray, classes: Sequence[int], maps: np.ndarray) -> str | None:
         """classes: the n classes of its label, from 0; n may be 0. maps: class maps, float32 (n, H, W) in 0..1."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from pseudo_label.jobs import OutputJob
 from pseudo_label.saliency import grey_map
 from tool.errors import BadPhoto
 from tool.files import atomic_write
@@ -36,19 +37,13 @@ def enlargement(net: Any, shape: tuple[int, ...]) -> float:
 
 
 @dataclass(frozen=True)
-class SaliencyJob:
+class SaliencyJob(OutputJob):
     """Saliency maps from logits. out_sal: <id>.png, 8-bit grey."""
 
     out_sal: Path | None = None
 
-    def folders(self) -> dict[str, Path]:
-        return {"out_sal": self.out_sal} if self.out_sal else {}
-
     def settings(self, output: str) -> dict[str, Any]:
         return {}
-
-    def paths(self, image_id: str) -> list[Path]:
-        return [folder / f"{image_id}.png" for folder in self.folders().values()]
 
     def write(self, image_id: str, photo: np.ndarray, logits: np.ndarray, enlarged: bool) -> str | None:
         if not np.isfinite(logits).all():

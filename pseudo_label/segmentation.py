@@ -1,7 +1,7 @@
 """Label maps from a segmentation network: probabilities at the photo's size, what is written of them, and pictures of them."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pseudo_label.crf import DEEPLAB, dense_crf
+from pseudo_label.jobs import OutputJob
 from pseudo_label.visualise import overlay
 from tool.errors import BadPhoto
 from tool.files import atomic_write
+from tool.segmentation import VOID
+from voc12.data import LabelledPhotos
 from voc12.images import save_label
 
 
@@ -42,7 +45,7 @@ def _softmax(logits: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SegmentationJob:
+class SegmentationJob(OutputJob):
     """Label maps from probabilities. A folder that is None is not asked for.
 
     out_pred: label PNGs; out_crf_pred: label PNGs after the dense CRF; out_prob: probabilities, <id>.npy float16 (labels, H, W).
@@ -54,16 +57,8 @@ class SegmentationJob:
     scales: tuple[float, ...] = ()
     flip: bool = False
 
-    def folders(self) -> dict[str, Path]:
-        return {name: folder for name, folder in asdict(self).items() if name.startswith("out_") and folder}
-
     def settings(self, output: str) -> dict[str, Any]:
         return {"scales": list(self.scales), "flip": self.flip}
-
-    def paths(self, image_id: str) -> list[Path]:
-        return [
-            folder / f"{image_id}.{'npy' if name == 'out_prob' else 'png'}" for name, folder in self.folders().items()
-        ]
 
     def results(self, image_id: str, probability: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """What `write` takes, as little as is needed: the label map uint8 (H, W), and the probabilities."""
@@ -85,15 +80,14 @@ class SegmentationJob:
             save_label(self.out_crf_pred / f"{image_id}.png", refined)
 
 
-def label_pictures(
-    net: nn.Module, photos: Sequence[tuple[str, np.ndarray, np.ndarray]], palette: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, picture) of each photo (id, photo, label map) under its labels, and under those that the network predicts."""
+def label_pictures(net: nn.Module, data: LabelledPhotos, palette: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, picture) of the first four photos under their labels, and under those that the network predicts."""
     device, modes = next(net.parameters()).device, [(module, module.training) for module in net.modules()]
     net.eval()
-    for image_id, photo, label in photos:
+    for image_id in data.ids[:4]:
+        photo, label = data.load(image_id)
         predicted = probabilities(net, torch.from_numpy(photo), device).argmax(0).cpu().numpy()
-        pictures = [overlay(photo, each, palette) for each in (np.where(label == 255, 0, label), predicted)]
+        pictures = [overlay(photo, each, palette) for each in (np.where(label == VOID, 0, label), predicted)]
         yield f"Labels/{image_id}", np.hstack([photo, *pictures])
     for module, mode in modes:
         module.training = mode

@@ -114,7 +114,13 @@ def value_21(path: Path) -> None:
     Image.fromarray(label).save(path)
 
 
+def cut(path: Path) -> None:
+    """Its header stays whole."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 FAULTS = [
+    ("JPEGImages/{}.jpg", cut, "photo .*{}.jpg cannot be read: image file is truncated"),
     ("JPEGImages/{}.jpg", Path.unlink, "photo .*{}.jpg does not exist"),
     ("SegmentationClass/{}.png", Path.unlink, "label map .*{}.png does not exist"),
     ("SegmentationClass/{}.png", resize, r"label map .*{}.png is 20x30 pixels, its photo \d+x\d+"),
@@ -233,3 +239,59 @@ def test_inference_skips_what_is_broken(whole, commands, devkit, tmp_path):
     assert f"{IDS[1]}.jpg" in commands.error(tmp_path, "infer_deeplab.py", *arguments)
     done = commands.run(tmp_path, "infer_deeplab.py", *arguments, "--skip_errors", status=1)
     assert "7 photos labelled in p" in done.stdout and done.stderr[0].startswith(f"skipped {IDS[1]}: photo")
+
+
+def test_photos_too_small_for_the_scales(whole, commands, devkit, tmp_path):
+    Image.new("RGB", (1, 1)).save(devkit / f"JPEGImages/{IDS[1]}.jpg")
+    arguments = (
+        "--voc12_root",
+        devkit,
+        "--infer_list",
+        "list.txt",
+        "--network",
+        "tests.small_deeplab",
+        "--out_pred",
+        "p",
+    )
+    arguments = (*arguments, "--weights", whole / "checkpoints/s/s.pth", "--num_workers", 0)
+    done = commands.run(tmp_path, "infer_deeplab.py", *arguments, "--skip_errors", status=1)
+    assert done.stderr[0] == f"skipped {IDS[1]}: photo {IDS[1]} is 1x1 pixels, too small for the scales"
+    assert "7 photos labelled in p" in done.stdout
+
+
+def test_an_output_folder_that_holds_the_photos(whole, commands, devkit, tmp_path):
+    """PNGs beside the JPEGs would leave two photos of each id."""
+    before = sorted((devkit / "JPEGImages").iterdir())
+    arguments = ("--voc12_root", devkit, "--infer_list", "list.txt", "--network", "tests.small_deeplab")
+    arguments = (*arguments, "--weights", whole / "checkpoints/s/s.pth", "--out_pred", devkit / "JPEGImages")
+    line = commands.error(tmp_path, "infer_deeplab.py", *arguments)
+    assert line == f"--out_pred {devkit / 'JPEGImages'} is the folder of the photos; name another one"
+    assert sorted((devkit / "JPEGImages").iterdir()) == before
+
+
+def test_networks_for_other_work(commands, devkit, whole, tiny_weights, tmp_path):
+    photos = ("--voc12_root", devkit, "--infer_list", "list.txt", "--weights", tiny_weights)
+    edam, deeplab = ("--network", "network.resnet38_EDAM_tiny"), ("--network", "tests.small_deeplab")
+    other = "a network for other work than this script's, it has no"
+    line = commands.error(tmp_path, "infer_deeplab.py", *photos, *edam, "--out_pred", "p")
+    assert line == f"--network network.resnet38_EDAM_tiny: {other} input"
+    line = commands.error(tmp_path, "train_deeplab.py", *flags(devkit), *edam)
+    assert line == f"--network network.resnet38_EDAM_tiny: {other} input"
+    for i in IDS:
+        (devkit / "Annotations").mkdir(exist_ok=True)
+        (devkit / f"Annotations/{i}.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
+    line = commands.error(tmp_path, "infer_cls.py", *photos, *deeplab, "--out_cam", "p")
+    assert line == f"--network tests.small_deeplab: {other} forward_cam"
+
+
+def test_skipped_photos_that_were_mended_are_another_run(commands, devkit, tmp_path):
+    photo = devkit / f"JPEGImages/{IDS[2]}.jpg"
+    sound = photo.read_bytes()
+    photo.unlink()
+    arguments = flags(devkit, "--skip_errors", "--save_every", 1)
+    commands.run(tmp_path, "train_deeplab.py", *arguments)
+    photo.write_bytes(sound)
+    line = commands.error(tmp_path, "train_deeplab.py", *arguments, "--resume")
+    assert "was written with other photos skipped by --skip_errors; resume with the same settings" in line
+    line = commands.error(tmp_path, "train_deeplab.py", *arguments, "--label_dir", "nowhere")
+    assert line == "--label_dir nowhere: no such folder"

@@ -12,6 +12,8 @@ from tool.errors import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
 
 STATE = "state.pth"
+# Settings that are digests of the data, in words.
+_DATA = {"train_list_crc32": "another --train_list", "skipped_crc32": "other photos skipped by --skip_errors"}
 _PLAIN = (str, int, float, bool, type(None))  # what settings are made of
 
 
@@ -133,9 +135,9 @@ class TrainingState:
             raise UserError(f"{path} is not the state of a training run; resume from a {STATE}")
         for name, value in self.settings.items():
             if (before := saved["settings"].get(name)) != value:
-                what = "another --train_list" if name == "train_list_crc32" else f"--{name} {_shown(before)}"
+                what = _DATA.get(name) or f"--{name} {_shown(before)}"
                 raise UserError(
-                    f"{path} was written with {what}{'' if 'another' in what else f', this run has {_shown(value)}'}; "
+                    f"{path} was written with {what}{'' if name in _DATA else f', this run has {_shown(value)}'}; "
                     "resume with the same settings, or start another --session_name"
                 )
         step = saved["step"]

@@ -146,6 +146,11 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def is_first() -> bool:
+    """Whether this is the first process, the one that reports."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def from_first(value: Any) -> Any:
     """The first process's value, in all of them."""
     if not dist.is_initialized():

@@ -127,10 +127,8 @@ class Training:
         self.args, self.task, self.device, self.rank, self.world = args, task, device, rank, world
         self.micro_batches = getattr(args, "iter_size", 1)
         if args.batch_size < world * self.micro_batches:
-            shared = (
-                f"{world} processes" if self.micro_batches == 1 else f"{self.micro_batches} x {world} micro-batches"
-            )
-            raise UserError(f"--batch_size {args.batch_size} gives some of the {shared} nothing to do; raise it")
+            parts = f" x {self.micro_batches} parts (--iter_size)" if self.micro_batches > 1 else ""
+            raise UserError(f"--batch_size {args.batch_size} is less than {world} processes{parts}; raise it")
         settings = {name: getattr(args, name) for name in MUST_MATCH if hasattr(args, name)} | dict(task.settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
         self.state = checkpoint.TrainingState(task.net, task.optimizer, self.scaler, settings)

@@ -4,6 +4,7 @@ Every file is turned upright first: what is read, and every size, is what a view
 """
 
 import contextlib
+import os
 import re
 import struct
 import warnings
@@ -70,6 +71,18 @@ def load_photo(path: str | Path) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def check_whole(path: str | Path) -> None:
+    """UserError where the photo at `path` is cut off. It is decoded only where the end mark of a JPEG is missing."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 1024))
+            whole = b"\xff\xd9" in file.read()
+    except OSError:
+        whole = False
+    if not whole:
+        load_photo(path)
 
 
 def load_label(path: str | Path) -> np.ndarray:

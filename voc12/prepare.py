@@ -23,7 +23,7 @@ from tool import flags
 from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of
-from voc12.images import load_photo, size_of
+from voc12.images import check_whole, size_of
 from voc12.labels import IGNORE_FOREIGN, annotation_path, read_annotation
 from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, tell_aside, write_text
 from voc12.masks import AUG, OWN, Mask, complete_masks, count_aug, files_by_id
@@ -200,11 +200,8 @@ def check_photos(root: Path, ids: Sequence[str], masks: Mapping[str, Mask | None
         path = photo_path(root, image_id)
         try:
             size = size_of(path)
-            with open(path, "rb") as file:
-                file.seek(max(0, path.stat().st_size - 1024))
-                if b"\xff\xd9" not in file.read():  # the end mark of a JPEG is missing: decode it to be sure
-                    load_photo(path)
-        except (UserError, OSError) as error:
+            check_whole(path)
+        except UserError as error:
             findings.add("photos that cannot be read", str(error))
             continue
         mask = masks.get(image_id)
