@@ -154,7 +154,7 @@ def test_pictures_of_somebody_else_are_never_replaced(root):
 def test_pictures_of_another_kind_are_refused_with_a_remedy_that_it_has(root):
     colorful(root)
     with pytest.raises(
-        UserError, match="out holds files made with output colours, this run has grey labels; name another folder$"
+        UserError, match=r"out holds files made with output colours, this run has grey labels; name another folder$"
     ):
         colorful(root, "--grey")
 

@@ -34,6 +34,7 @@ class _Call:
     """Stands for a function or class. A pickle may set attributes of whatever it names (BUILD); this has none to set."""
 
     __slots__ = ("_call",)
+    _call: Callable[..., Any]
 
     def __init__(self, call: Callable[..., Any]):
         object.__setattr__(self, "_call", call)
