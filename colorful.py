@@ -111,7 +111,8 @@ def main() -> None:
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     ids = find_ids(args)
     check_files(ids, args)
-    claim_folder(args.out_path, {"output": "grey labels" if args.grey else "colours"}, overwrite=False)
+    output = {"output": "grey labels" if args.grey else "colours"}
+    claim_folder(args.out_path, output, overwrite=False, remedy="name another folder")
     photos = photo_folder(args)
 
     rows: list[list[np.ndarray]] = []

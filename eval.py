@@ -12,7 +12,6 @@ predicted: where there is one, that mean is printed too, as "DeepLab's mIoU". Me
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
@@ -28,8 +27,7 @@ from tqdm import tqdm
 
 from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import output_of
-from pseudo_label.metrics import iou, mean_iou, segmentation_scores
-from pseudo_label.scoring import CURVE, Source, evaluate_image, table
+from pseudo_label.scoring import CURVE, Source, evaluate_image, report
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
@@ -167,6 +165,10 @@ def check_arguments(args: argparse.Namespace) -> Source:
         theta = 0.5 if args.curve else args.theta  # a curve tries its own
         check_fusion(theta, args.alpha, args.beta, saliency=args.sal_path is not None)
     output = output_of(args.predict_dir)
+    if output == "out_prob":
+        raise UserError(
+            f"{args.predict_dir} holds probabilities (infer_deeplab.py --out_prob): score --out_pred instead"
+        )
     if output in WRITTEN and (args.type, args.crf) != WRITTEN[output]:
         kind, crf = WRITTEN[output]
         right = f"--type {kind}" + (" --crf" if crf else ", without --crf" if args.crf else "")
@@ -215,40 +217,8 @@ def tell_idle_flags(args: argparse.Namespace) -> None:
         flags.tell_idle(args, parser, ("alpha", "beta"), "without --sal_path")
     if args.curve:
         flags.tell_idle(args, parser, ("theta",), "with --curve, which tries 0.00 to 0.99")
-    elif not uses_theta(args):
+    elif args.crf and args.sal_path is None:
         flags.tell_idle(args, parser, ("theta",), "with --crf, unless --sal_path is given")
-
-
-def uses_theta(given: argparse.Namespace | Source) -> bool:
-    """Whether a background score decides, rather than the CRF's own background: given scores, not label PNGs."""
-    return not given.crf or given.sal_path is not None
-
-
-def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
-    """Return the result as text for people and as a dict for --json."""
-    lines: list[str] = []
-    result: dict[str, Any] = {}
-    best = 0
-    if source.curve:
-        means = [mean_iou(matrix) for matrix in total]
-        best = int(np.argmax(means))
-        lines += [f"theta {theta:.2f}  mIoU {100 * mean:6.2f}" for theta, mean in zip(CURVE, means, strict=True)]
-        lines.append(f"best: theta {CURVE[best]:.2f}, mIoU {100 * means[best]:.2f}")
-        result["curve"] = [{"theta": theta, "miou": 100 * mean} for theta, mean in zip(CURVE, means, strict=True)]
-    matrix = total[best]
-    lines += [*table(matrix, source.names), f"{images} images of {source.predict_dir} against {source.gt_dir}"]
-    per_label = {name: 100 * value for name, value in zip(source.names, iou(matrix).tolist(), strict=True)}
-    scores = {name: 100 * score for name, score in segmentation_scores(matrix).items()}
-    result |= {
-        "miou": 100 * mean_iou(matrix),
-        "deeplab_miou": scores.pop("mean_iou"),
-        **scores,
-        "iou": {name: None if math.isnan(value) else value for name, value in per_label.items()},
-        "images": images,
-    }
-    if source.npy and uses_theta(source):
-        result["theta"] = CURVE[best] if source.curve else source.theta
-    return "\n".join(lines), result
 
 
 def append_log(path: str, text: str) -> None:

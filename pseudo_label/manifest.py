@@ -12,10 +12,11 @@ from tool.weight_file import open_weights
 
 MANIFEST = "edam_manifest.json"
 _LARGEST = 1 << 20
+REMEDY = "name another folder, or replace them with --overwrite"
 
 
-def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> list[Path]:
-    """The .png and .npy files in `folder`, which may be missing. Changes nothing.
+def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, remedy: str = REMEDY) -> list[Path]:
+    """The .png and .npy files in `folder`, which may be missing. Changes nothing. `remedy`: against files of another run.
 
     Raises:
         UserError: they are not this run's: of one of `settings` their manifest has another value, unless `overwrite` is set, or
@@ -30,13 +31,11 @@ def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
         raise UserError(f"{folder} holds files of which no {MANIFEST} says what made them; name another folder")
     differing = [name for name, value in settings.items() if (found or {}).get(name) != value]
     if results and differing and not overwrite:
-        raise UserError(
-            f"{folder} holds {_difference(found or {}, settings, differing)}; name another folder, or replace them with --overwrite"
-        )
+        raise UserError(f"{folder} holds {_difference(found or {}, settings, differing)}; {remedy}")
     return results
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, remedy: str = REMEDY) -> None:
     """Make `folder` ready for files made with `settings`, JSON values.
 
     A folder whose manifest has the same value of each of them is continued; what a killed run left half written is removed. Where
@@ -45,7 +44,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     Raises:
         UserError: as `check_folder`, or it cannot be written to.
     """
-    results = check_folder(folder, settings, overwrite)
+    results = check_folder(folder, settings, overwrite, remedy)
     make_folder(folder)
     remove_leftovers(folder)
     try:

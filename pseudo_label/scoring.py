@@ -38,6 +38,11 @@ class Source:
     names: tuple[str, ...]
     void: int
 
+    @property
+    def uses_theta(self) -> bool:
+        """Whether a background score decides, rather than a label PNG or the CRF's own background."""
+        return self.npy and (not self.crf or self.sal_path is not None)
+
 
 def evaluate_image(image_id: str, source: Source) -> np.ndarray:
     """Return one image's confusion, int64 (1, n, n) for n labels, or (100, n, n) for a curve. UserError names a bad file."""
@@ -127,3 +132,39 @@ def table(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
         "freq. w. IoU": "frequency_weighted_iou",
     }
     return [*lines, *(f"{title:<14}{100 * scores[name]:>8.2f}" for title, name in rest.items())]
+
+
+def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
+    """Return the result as text for people and as a dict for JSON, in percent, None where nothing was counted.
+
+    total: summed confusion, int64 (1, n, n), or (100, n, n) of a curve. images: how many it counts.
+    """
+    lines: list[str] = []
+    result: dict[str, Any] = {}
+    best = 0
+    if source.curve:
+        means = [mean_iou(matrix) for matrix in total]
+        best = int(np.argmax(means))
+        lines += [f"theta {theta:.2f}  mIoU {100 * mean:6.2f}" for theta, mean in zip(CURVE, means, strict=True)]
+        lines.append(f"best: theta {CURVE[best]:.2f}, mIoU {100 * means[best]:.2f}")
+        result["curve"] = [{"theta": theta, "miou": _percent(mean)} for theta, mean in zip(CURVE, means, strict=True)]
+    matrix = total[best]
+    lines += [
+        *table(matrix, source.names),
+        f"{images} {'image' if images == 1 else 'images'} of {source.predict_dir} against {source.gt_dir}",
+    ]
+    scores = {name: _percent(score) for name, score in segmentation_scores(matrix).items()}
+    result |= {
+        "miou": _percent(mean_iou(matrix)),
+        "deeplab_miou": scores.pop("mean_iou"),
+        **scores,
+        "iou": {name: _percent(value) for name, value in zip(source.names, iou(matrix).tolist(), strict=True)},
+        "images": images,
+    }
+    if source.uses_theta:
+        result["theta"] = CURVE[best] if source.curve else source.theta
+    return "\n".join(lines), result
+
+
+def _percent(share: float) -> float | None:
+    return None if math.isnan(share) else 100 * share

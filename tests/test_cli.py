@@ -232,6 +232,15 @@ def test_outputs_read_as_what_they_are_not(output, flags, right, tmp_path):
         evaluation.check_arguments(evaluation.get_parser().parse_args(arguments))
 
 
+def test_probabilities_of_deeplab_are_no_class_maps(tmp_path):
+    claim_folder(tmp_path / "out", {"output": "out_prob"}, overwrite=False)
+    arguments = ["--predict_dir", str(tmp_path / "out"), "--gt_dir", str(tmp_path), "--type", "npy"]
+    with pytest.raises(
+        UserError, match=r"holds probabilities \(infer_deeplab\.py --out_prob\): score --out_pred instead$"
+    ):
+        evaluation.check_arguments(evaluation.get_parser().parse_args(arguments))
+
+
 def test_notes_do_not_stop_a_run(commands, drawn, tiny_weights, tmp_path):
     (tmp_path / "list.txt").write_text(image_id(1))
     same = ("--voc12_root", drawn, "--infer_list", "list.txt", "--weights", tiny_weights)

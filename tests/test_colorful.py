@@ -151,6 +151,14 @@ def test_pictures_of_somebody_else_are_never_replaced(root):
     assert (root / "out" / f"{IDS[0]}.png").read_bytes() == b"mine"
 
 
+def test_pictures_of_another_kind_are_refused_with_a_remedy_that_it_has(root):
+    colorful(root)
+    with pytest.raises(
+        UserError, match=r"out holds files made with output colours, this run has grey labels; name another folder$"
+    ):
+        colorful(root, "--grey")
+
+
 def test_grey_pngs_are_read_as_they_are_by_opencv(root):
     import cv2
 

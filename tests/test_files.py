@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fuzz import limited_memory
 
+from tool import npy_dict
 from tool.errors import UserError
 from tool.files import atomic_write, load_npy_dict, make_folder, save_npy_dict
 
@@ -218,6 +219,18 @@ def test_a_dtype_is_never_made_to_follow_pointers(tmp_path):
         path = write_pickle(tmp_path / f"{name}.npy", outer + b"}K\x01" + value + b"satb.")
         with pytest.raises(UserError, match=r"arrays of type '\|O' are not read|OBJECT array"):
             load_npy_dict(path)
+
+
+@pytest.mark.parametrize("state", [b"}X\x01\0\0\0xK\x01s", b"N}X\x05\0\0\0_callK\x01s\x86"], ids=["attribute", "slot"])
+@pytest.mark.parametrize("name", sorted(npy_dict._NAMES))
+def test_a_pickle_cannot_leave_anything_on_what_stands_for_numpy(tmp_path, name, state):
+    module, _, attribute = name.rpartition(".")
+    path = write_pickle(
+        tmp_path / "a.npy", b"\x80\x02c%s\n%s\n" % (module.encode(), attribute.encode()) + state + b"b."
+    )
+    with pytest.raises(UserError):
+        load_npy_dict(path)
+    assert not hasattr(npy_dict._NAMES[name], "x") and getattr(npy_dict._NAMES[name], "_call", None) != 1
 
 
 def test_truncations_and_mutations_are_errors_or_dicts(tmp_path):

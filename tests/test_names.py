@@ -41,6 +41,17 @@ def test_two_photos_of_one_id_are_both_named(tmp_path):
     assert photo_path(root, "a").name == "a.jpg"  # the folder is looked at again
 
 
+def test_a_folder_of_the_future_is_listed_once(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    os.utime(tmp_path, (2**32, 2**32))
+    listed = []
+    listdir = os.listdir
+    monkeypatch.setattr(folders.os, "listdir", lambda folder: listed.append(folder) or listdir(folder))
+    for _ in range(5):
+        assert find_file(tmp_path, "a", PHOTO_ENDINGS).name == "a.jpg"
+    assert len(listed) == 1
+
+
 def test_a_folder_is_listed_once_and_again_after_a_change(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(b"")
     os.utime(tmp_path, (1000, 1000))

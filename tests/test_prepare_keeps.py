@@ -70,6 +70,25 @@ def test_repair_converts_and_makes_anew_and_keeps_the_old_files(devkit, capsys):
     assert "nothing looks wrong" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("repair", [(), ("--repair",)])
+def test_of_two_masks_of_one_id_neither_is_replaced(devkit, capsys, repair):
+    root, flags, _ = devkit
+    folder = root / "SegmentationClassAug"
+    (folder / f"{EMPTY}.PNG").write_bytes(b"mine")
+    (folder / f"{PICTURE}.png").rename(folder / f"{PICTURE}.Png")
+    (folder / f"{PICTURE}.PNG").write_bytes(b"mine too")
+    (root / f"Annotations/{PICTURE}.XML").write_text("")
+    before = contents(folder)
+    names = [name for name in before if EMPTY in name or PICTURE in name]
+    main([*flags, *repair])
+    after = contents(folder)
+    assert len(names) == 4 and {name: after.get(name) for name in names} == {name: before[name] for name in names}
+    assert sorted(before) == sorted(after)
+    said = capsys.readouterr().out
+    assert "  2 images with more than one file, left out: " in said
+    assert "  1 XML files that give no label, so their photos are in no pair: " in said
+
+
 def test_an_older_copy_is_kept_too(devkit):
     root, flags, _ = devkit
     main([*flags, "--repair"])

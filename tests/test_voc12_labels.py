@@ -95,6 +95,8 @@ def test_it_is_told_how_many_labels_came_from_where(tmp_path, capsys, monkeypatc
     assert told("abc") == (
         f"labels: 2 from {path} (1 of them have a newer XML, which is not read: remove or remake the file to use it), 1 from {xmls}\n"
     )
+    (root / "Annotations/a.XML").write_text("")  # two spellings: neither is read
+    assert told("ab") == f"labels: 2 from {path}\n"
     monkeypatch.setenv("RANK", "1")
     assert told("abc") == ""
 

@@ -1,6 +1,7 @@
 """Unpickles a dict of numpy arrays. No dtype of numpy is let be built by the pickle: it could be made to follow pointers."""
 
 import pickle
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
@@ -29,13 +30,29 @@ class _Array:
             _Array.__init__(self, data, dtype, shape, "F" if fortran else "C")
 
 
+class _Call:
+    """Stands for a function or class. A pickle may set attributes of whatever it names (BUILD); this has none to set."""
+
+    __slots__ = ("_call",)
+    _call: Callable[..., Any]
+
+    def __init__(self, call: Callable[..., Any]):
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ValueError(f"it sets {name[:40]!r} of a function")
+
+
 # The names in such a pickle, and what stands for each. Protocol 2 writes bytes as text to encode, b"" as a call.
-_NAMES: dict[str, Any] = {"numpy.ndarray": None, "numpy.dtype": _Dtype, "__builtin__.bytes": lambda: b""}
-_NAMES["_codecs.encode"] = lambda text, _: text.encode("latin1")
+_NAMES: dict[str, Any] = {"numpy.ndarray": None, "numpy.dtype": _Call(_Dtype), "__builtin__.bytes": _Call(lambda: b"")}
+_NAMES["_codecs.encode"] = _Call(lambda text, _: text.encode("latin1"))
 for _core in ("numpy.core.", "numpy._core."):  # numpy 1 and numpy 2
-    _NAMES[f"{_core}multiarray._reconstruct"] = lambda *_: _Array.__new__(_Array)
-    _NAMES[f"{_core}multiarray.scalar"] = lambda dtype, data: np.frombuffer(data, dtype.kind)[0].item()
-    _NAMES[f"{_core}numeric._frombuffer"] = _Array
+    _NAMES[f"{_core}multiarray._reconstruct"] = _Call(lambda *_: _Array.__new__(_Array))
+    _NAMES[f"{_core}multiarray.scalar"] = _Call(lambda dtype, data: np.frombuffer(data, dtype.kind)[0].item())
+    _NAMES[f"{_core}numeric._frombuffer"] = _Call(_Array)
 
 
 class _Unpickler(pickle.Unpickler):

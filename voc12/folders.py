@@ -37,7 +37,8 @@ def files_of(folder: str | Path, endings: tuple[str, ...]) -> Mapping[str, list[
         return {}
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-    if time.time_ns() - status.st_mtime_ns > _SETTLED:
+    # A time in the future, of another clock: a change sets it back to now, so that it is seen.
+    if abs(time.time_ns() - status.st_mtime_ns) > _SETTLED:
         _known[key] = (status.st_mtime_ns, found)
     return found
 

@@ -21,9 +21,8 @@ from tool.files import atomic_write
 from voc12.classes import PALETTE
 from voc12.palette import meant_values, values_of_colours
 
-MAX_PIXELS = (
-    50_000_000  # a VOC photo has 0.2 million; a file that claims more than this is refused before it is decoded
-)
+# A VOC photo has 0.2 million; a file that claims more than this is refused before it is decoded.
+MAX_PIXELS = 50_000_000
 # Pillow's own warning starts above our limit and would only stand beside the error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # damaged EXIF data: no viewer complains either

@@ -107,9 +107,8 @@ def _decoded(data: bytes) -> str:
     name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
     if not re.fullmatch(_ENCODINGS, name):
         raise LookupError(f"unknown encoding {name[:40]!r}")
-    return data.decode(
-        "utf-8-sig" if name.startswith("utf") else name
-    )  # a declaration that can be read is not in UTF-16
+    # A declaration that can be read is not in UTF-16.
+    return data.decode("utf-8-sig" if name.startswith("utf") else name)
 
 
 def annotation_path(voc12_root: str | Path, image_id: str) -> Path:
@@ -126,8 +125,8 @@ def load_labels(
 ) -> dict[str, np.ndarray]:
     """Label (20,) float32, zeros and ones, of each id: from `labels_path` where it exists, else from `Annotations`.
 
-    An id that the file lacks is read from its XML. The file is read without running anything it asks for. One line on stdout, of the
-    first process alone, tells how many labels came from where. `ignore_foreign`: see `read_annotation`.
+    An id that the file lacks is read from its XML. The file is read without running anything it asks for. The first process
+    prints how many labels came from where. `ignore_foreign`: see `read_annotation`.
     UserError: ids in neither place, or whose value is no multi-hot label or names no class. Where a list `failures` is given, such
     ids are left out and (id, message) is added to it instead.
     """
@@ -161,7 +160,7 @@ def _origins(labels: Iterable[str], table: Container[str], voc12_root: str | Pat
     parts = []
     if taken:
         made = os.stat(labels_path).st_mtime
-        newer = sum(_time(annotation_path(voc12_root, image_id)) > made for image_id in taken)
+        newer = sum(_time_of_xml(voc12_root, image_id) > made for image_id in taken)
         note = (
             f" ({newer} of them have a newer XML, which is not read: remove or remake the file to use it)"
             if newer
@@ -173,11 +172,11 @@ def _origins(labels: Iterable[str], table: Container[str], voc12_root: str | Pat
     return f"labels: {', '.join(parts)}"
 
 
-def _time(path: Path) -> float:
-    """When the file was last written; 0 where there is none."""
+def _time_of_xml(voc12_root: str | Path, image_id: str) -> float:
+    """When the image's XML was last written; 0 where there is none, or more than one."""
     try:
-        return path.stat().st_mtime
-    except OSError:
+        return annotation_path(voc12_root, image_id).stat().st_mtime
+    except (OSError, UserError):
         return 0.0
 
 

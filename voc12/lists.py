@@ -133,7 +133,7 @@ def format_pairs(pairs: Iterable[tuple[str, str, int]]) -> str:
 def write_text(path: str | Path, text: str) -> bool:
     """Write a text file (UTF-8) whole, with the same bytes on every system. False: it was there already, untouched.
 
-    Other text that the file held is kept aside, and that is told.
+    Other text that the file held is kept aside, and a line says so.
     """
     data = text.encode()
     try:

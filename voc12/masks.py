@@ -74,8 +74,9 @@ def _fill(
 ) -> dict[str, Mask | None]:
     """Write to `folder` the masks that it lacks, and look through all."""
     present = files_by_id(folder, LABEL_ENDINGS, findings)
+    unclear = files_of(folder, LABEL_ENDINGS).keys() - present.keys()  # a mask of several files: which one to replace?
     masks: dict[str, Mask | None] = {}
-    for image_id in tqdm(sorted({*own, *sbd, *present}), "masks", disable=None):
+    for image_id in tqdm(sorted({*own, *sbd, *present} - unclear), "masks", disable=None):
         source = own.get(image_id) or sbd.get(image_id)
         if image_id in present:
             masks[image_id] = _look(present[image_id], findings, repair, source is not None)
@@ -87,6 +88,8 @@ def _fill(
             findings.add("masks that could not be made", str(error))
             continue
         save_label(present.get(image_id, folder / f"{image_id}.png"), label)
+        if image_id in present:
+            findings.add(f"masks that could not be used, made anew; the old ones are in {_kept(folder)}", image_id)
         masks[image_id] = _facts(label, image_id, findings)
     return masks
 
@@ -106,7 +109,7 @@ def files_by_id(folder: Path, endings: tuple[str, ...], findings: Findings) -> d
 def _look(path: Path, findings: Findings, repair: bool, replaceable: bool) -> Mask | None:
     """What a mask shows; None if it cannot be used. Where `repair` is set, one of colours is rewritten, and one that cannot be used
     is kept aside if it is `replaceable`, for the caller to make anew."""
-    kept = path.parent.with_name(f"{AUG}.old")
+    kept = _kept(path.parent)
     try:
         label, stored = read_label(path)
     except UserError as error:
@@ -117,7 +120,6 @@ def _look(path: Path, findings: Findings, repair: bool, replaceable: bool) -> Ma
                 f"masks that cannot be used; --repair makes them anew and keeps the old ones in {kept}", str(error)
             )
         else:
-            findings.add(f"masks that could not be used, made anew; the old ones are in {kept}", path.stem)
             keep_aside(path, kept)
         return None
     if not stored and path.parent.name == AUG:  # elsewhere it is only read
@@ -129,6 +131,11 @@ def _look(path: Path, findings: Findings, repair: bool, replaceable: bool) -> Ma
             kind = "masks of colours, not class values; --repair converts them and keeps the old ones in"
             findings.add(f"{kind} {kept}", path.stem)
     return _facts(label, path.stem, findings)
+
+
+def _kept(folder: Path) -> Path:
+    """Where the old masks of SegmentationClassAug go."""
+    return folder.with_name(f"{AUG}.old")
 
 
 def _facts(label: np.ndarray, image_id: str, findings: Findings) -> Mask:

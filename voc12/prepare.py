@@ -183,11 +183,11 @@ def read_labels(root: Path, ids: Sequence[str], findings: Findings, ignore_forei
     """id -> label (20,) float32 of each image with a sound XML; the others become findings."""
     labels = {}
     for image_id in tqdm(ids, "labels", disable=None):
-        path = annotation_path(root, image_id)
-        if not path.exists():
-            findings.add("photos without XML, so without label and in no pair", image_id)
-            continue
         try:
+            path = annotation_path(root, image_id)
+            if not path.exists():
+                findings.add("photos without XML, so without label and in no pair", image_id)
+                continue
             labels[image_id] = read_annotation(path, ignore_foreign)
         except UserError as error:
             findings.add("XML files that give no label, so their photos are in no pair", str(error))

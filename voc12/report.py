@@ -1,4 +1,4 @@
-"""What prepare.py tells: the counts, and all that looks wrong."""
+"""prepare.py's report: the counts, and all that looks wrong."""
 
 import itertools
 from collections.abc import Mapping, Sequence
