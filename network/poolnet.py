@@ -79,7 +79,8 @@ class Net(nn.Module):
     Args:
         laterals: channels of the backbone's features in the decoder, from the stem's to the last stage's.
         width: of the global guidance.
-        std: of the initial weights of all new convolutions; None is He initialisation.
+        std: of the initial weights of all new convolutions. None is for training from scratch: half of what keeps the variance,
+            as each level of the decoder adds up several maps; with He initialisation logits start in the hundreds.
         resnet: options of CaffeResNet.
     """
 
@@ -109,10 +110,7 @@ class Net(nn.Module):
         old = set(self.base.resnet.modules())
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module not in old:
-                if std is None:
-                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                else:
-                    nn.init.normal_(module.weight, std=std)
+                nn.init.normal_(module.weight, std=std or 0.5 * module.weight[0].numel() ** -0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
