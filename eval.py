@@ -200,7 +200,7 @@ def inputs_of(source: Source) -> list[Input]:
 def stop_at(problems: list[tuple[str, str]], ids: list[str], skip: bool) -> None:
     """UserError naming the problems, (id, message), unless such images are to be skipped and others are left."""
     if problems and not (skip and len(problems) < len(ids)):
-        remedy = "" if skip else "; --skip_errors leaves such images out"
+        remedy = "" if skip or len(problems) == len(ids) else "; --skip_errors leaves such images out"
         every = f" (all: {named([image_id for image_id, _ in problems])})" if len(problems) > 1 else ""
         raise UserError(
             f"{len(problems)} of {len(ids)} images cannot be evaluated, the first: {problems[0][1]}{every}{remedy}"
@@ -253,7 +253,7 @@ def main() -> None:
     if result.with_objects and result.all_background >= NEARLY_ALL * result.with_objects:
         print(
             f"note: {result.all_background} of the {result.with_objects} predictions whose ground truth shows objects are all "
-            f"background; was {source.predict_dir} made with the right --theta and saliency (0..255), and labels?",
+            f"background; was {source.predict_dir} made with the right weights and labels, --theta and saliency (0..255)?",
             file=sys.stderr,
         )
     text, figures = report(result.total, source, len(ids) - len(problems))

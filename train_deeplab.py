@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from network import make_net
 from network.caffe_weights import load_weights
-from network.frozen_norm import thaw
+from network.frozen_norm import FrozenBatchNorm2d, thaw
 from network.segmentation_loss import multi_scale_loss
 from pseudo_label.segmentation import label_pictures
 from tool import distributed, flags, training
@@ -71,6 +71,8 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     net = make_net(args.network, needs=("input", "num_labels", "get_parameter_groups", "group_factors"))
     if not args.freeze_bn:
         thaw(net)
+    elif not (args.weights or args.resume) and any(isinstance(part, FrozenBatchNorm2d) for part in net.modules()):
+        print("note: random weights with batch norms that do not learn may diverge: --no-freeze_bn lets them learn")
     net = training_form(net, device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
     data, skipped = sound_photos(args, net)

@@ -88,9 +88,9 @@ def run(args: argparse.Namespace, task: Task) -> None:
             raise UserError(f"--{name} {folder} is the folder of the {given.what}s; name another one")
     if problems := check_inputs(task.ids, task.inputs):
         if not args.skip_errors:
-            raise UserError(
-                f"{one_line(problems)} (--skip_errors goes on without {'it' if len(problems) == 1 else 'them'})"
-            )
+            without = "it" if len(problems) == 1 else "them"
+            remedy = f" (--skip_errors goes on without {without})" if len(problems) < len(task.ids) else ""
+            raise UserError(f"{one_line(problems)}{remedy}")
         task.failures += problems
         bad = dict(problems)
         task.ids = [image_id for image_id in task.ids if image_id not in bad]
