@@ -30,11 +30,16 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     name, resnet = next((found for found in net.named_modules() if isinstance(found[1], CaffeResNet)), ("", None))
     prefix, asks = f"{name}." if name else "", ("", type(net).__module__)
     parts = [f"{prefix}{part}." for pair in (resnet.pairs() if resnet else ()) for part in pair]
+
+    def hint(network: str) -> str:
+        same_work = hasattr(net, "num_labels") == ("deeplab" in network)
+        return IS_IT_THE_ONE if network in asks else f"; --network {network} takes it" if same_work else ""
+
     family = Family(
         backbone=re.compile("|".join(map(re.escape, parts)) or "$^"),  # where there is no such ResNet: nothing
         other_heads={"fc", f"{prefix}fc"},  # the classifier of ImageNet or COCO
         seen_by={kind: {layer} for kind, (layer, _) in _KINDS.items()},
-        hints={k: IS_IT_THE_ONE if to in asks else f"; --network {to} takes it" for k, (_, to) in _KINDS.items()},
+        hints={kind: hint(network) for kind, (_, network) in _KINDS.items()},
         prefix=prefix,
     )
     return load_state(net, path, family)
