@@ -146,7 +146,7 @@ def test_one_process_that_fails_ends_all(drawn, tmp_path):
     photo = root / f"JPEGImages/{broken}.jpg"
     data = photo.read_bytes()
     photo.unlink()
-    photo.write_bytes(data[:500])
+    photo.write_bytes(data[: len(data) // 2])  # its header is whole, so it is read
     first = min(step for step in range(STEPS) if broken in "".join(pairs[2 * step : 2 * step + 2]))
     arguments = flags(root, *PLAIN, *one_gpu_each(2))
     two = torchrun(tmp_path, ("--standalone", "--nproc_per_node", 2), "train_EDAM_cls.py", *arguments)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -175,10 +176,16 @@ def test_unwritable_outputs(commands, devkit, tiny_weights, tmp_path):
 def test_somebody_elses_files_are_never_replaced(commands, devkit, tiny_weights, tmp_path):
     """A folder of saliency maps or photos given as an output by mistake, even with --overwrite."""
     arguments = flags(tmp_path, devkit, tiny_weights)
-    before = {path: path.read_bytes() for path in (devkit / "saliency").iterdir()}
-    line = commands.error(tmp_path, "infer_cls.py", *arguments, "--out_cam_pred", devkit / "saliency", "--overwrite")
-    assert line.endswith("saliency holds files of which no edam_manifest.json says what made them; name another folder")
-    assert {path: path.read_bytes() for path in (devkit / "saliency").iterdir()} == before
+    shutil.copytree(devkit / "saliency", devkit / "others")
+    folders = {
+        "saliency": f"--out_cam_pred {devkit / 'saliency'} is the folder of the saliency maps; name another one",
+        "others": f"{devkit / 'others'} holds files of which no edam_manifest.json says what made them; name another folder",
+    }
+    for name, message in folders.items():
+        before = {path: path.read_bytes() for path in (devkit / name).iterdir()}
+        line = commands.error(tmp_path, "infer_cls.py", *arguments, "--out_cam_pred", devkit / name, "--overwrite")
+        assert line == message
+        assert {path: path.read_bytes() for path in (devkit / name).iterdir()} == before
 
 
 @pytest.mark.parametrize(
