@@ -32,7 +32,7 @@ from pseudo_label.crf import dense_crf, with_background
 from tool import distributed, flags
 from tool.errors import run
 from tool.files import atomic_write, check_writable
-from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision
+from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, warn_of_emulation
 from tool.transforms import views
 
 FULL_SCHEDULE = 132275  # pairs
@@ -236,7 +236,9 @@ def main() -> None:
         make_net(args.network), make_net(args.deeplab)  # a mistyped name shows now
     lines: list[str] = []
     with distributed.explained("lower --batch_size, or --quick"):
-        for line in table(Bench(args), args.only or ROWS):
+        bench = Bench(args)
+        warn_of_emulation(bench.device, "bf16")
+        for line in table(bench, args.only or ROWS):
             print(line, flush=True)
             lines += line, "\n"
             if args.markdown:

@@ -6,6 +6,7 @@ A script makes a `Task`: its network, its photos, what is computed of each. What
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -165,12 +166,14 @@ def _process(
             raise UserError(f"{pool.failures[0][1]} (--skip_errors goes on without it)")
 
     with tqdm(total=len(ids), unit="photo", disable=rank > 0, dynamic_ncols=True) as bar:
+        largest = (0, 0)
         for image_id, photo, inputs in items(task.photos(ids), args.num_workers, device.type == "cuda"):
             try:
                 if isinstance(photo, UserError):
                     raise BadPhoto(str(photo))
                 with autocast(device, args.amp):
-                    results = _compute(task, net, image_id, photo, inputs, device)
+                    results = _compute(task, net, image_id, photo, inputs, device, largest)
+                largest = max(largest, photo.shape[:2], key=math.prod)
                 pool.submit(image_id, photo.numpy(), *results)
             except BadPhoto as error:
                 pool.failures.append((image_id, str(error)))
@@ -180,8 +183,16 @@ def _process(
         check()
 
 
-def _compute(task: Task, net: nn.Module, image_id: str, photo: Tensor, inputs: Any, device: torch.device) -> tuple:
-    """What the job writes of a photo. BadPhoto: there is not enough memory for it; smaller ones may still fit."""
+def _compute(
+    task: Task,
+    net: nn.Module,
+    image_id: str,
+    photo: Tensor,
+    inputs: Any,
+    device: torch.device,
+    largest: tuple[int, ...],
+) -> tuple:
+    """What the job writes of a photo. BadPhoto: there is not enough memory for it; `largest` (H, W) is the largest that had enough."""
     try:
         return task.compute(net, image_id, photo, inputs, device)
     except (MemoryError, RuntimeError) as error:
@@ -190,7 +201,8 @@ def _compute(task: Task, net: nn.Module, image_id: str, photo: Tensor, inputs: A
         if device.type == "cuda":
             torch.cuda.empty_cache()
         size = f"{photo.shape[1]}x{photo.shape[0]} pixels"
-    raise BadPhoto(f"photo {image_id}, {size}: out of memory; {MORE_MEMORY}")
+    fitted = f"; the largest that fitted was {largest[1]}x{largest[0]}" if any(largest) else ""
+    raise BadPhoto(f"photo {image_id}, {size}: out of memory{fitted}; {MORE_MEMORY}")
 
 
 def summarise(remarks: Iterable[tuple[str, str]], failures: Iterable[tuple[str, str]]) -> None:

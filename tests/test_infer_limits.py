@@ -1,5 +1,6 @@
 """Photos that there is no memory for, and a small /dev/shm: named, skipped where asked, and never waited for."""
 
+import math
 import subprocess
 import sys
 
@@ -54,7 +55,9 @@ def test_photos_without_memory_are_named_and_skipped(of_gpu, drawn, tiny_weights
         assert done.returncode == 1
         return [line for line in done.stderr.splitlines() if line and "photo/s" not in line and "?photo" not in line]
 
-    size = "{1}x{0} pixels: out of memory; smaller photos or --amp bf16 need less".format(*sizes[wide[0]])
+    before = [sizes[i] for i in ids[: ids.index(wide[0])]]
+    fitted = "; the largest that fitted was {1}x{0}".format(*max(before, key=math.prod)) if before else ""
+    size = "{1}x{0} pixels: out of memory{2}; smaller photos or --amp bf16 need less".format(*sizes[wide[0]], fitted)
     (line,) = infer()
     assert line.startswith(f"-c: error: photo {wide[0]}, {size}")
     lines = infer("--skip_errors")
