@@ -14,11 +14,12 @@ def test_processes_end_with_their_script(commands, tmp_path):
     """A scheduler's SIGTERM reaches the script alone while its processes are at work."""
     ids = [str(number) for number in range(script.CHUNK + 1)]
     (tmp_path / "list.txt").write_text("\n".join(ids))
-    for folder in ("png", "truth"):
+    for folder in ("npy", "truth"):
         (tmp_path / folder).mkdir()
-    for first_of_chunk in (ids[0], ids[script.CHUNK]):
-        os.mkfifo(tmp_path / "truth" / f"{first_of_chunk}.png")  # reading it takes for ever
-    arguments = ("--gt_dir", "truth", "--list", "list.txt", "--predict_dir", "png", "--num_workers", 2)
+    for image_id in ids:
+        Image.new("L", (2, 2)).save(tmp_path / f"truth/{image_id}.png")
+        os.mkfifo(tmp_path / f"npy/{image_id}.npy")  # reading it takes for ever
+    arguments = ("--gt_dir", "truth", "--list", "list.txt", "--predict_dir", "npy", "--type", "npy", "--num_workers", 2)
     command = commands.start(tmp_path, "eval.py", *arguments)
     assert command.until(lambda: len(command.children()) == 2)
     workers = command.children()

@@ -60,7 +60,7 @@ def _check(image_id: str, inputs: Sequence[Input]) -> None:
         if one.formats is None:
             if not path.exists():
                 raise UserError(f"{one.what} {path} does not exist")
-            if path.stat().st_size == 0:
+            if path.is_file() and path.stat().st_size == 0:
                 raise UserError(f"{one.what} {path} is empty (0 bytes): copy or make it again")
             continue
         height, width = size_of(path, one.what, one.formats)
