@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from commands import REPO, ended
+from PIL import Image
 
 import eval as script
 
