@@ -88,7 +88,7 @@ def main() -> None:
         inputs=[photos(photo_folder(args.voc12_root)), *([saliency_maps(saliency)] if saliency else [])],
         weights_sha256=weights_digest(args.weights),
         load_network=load_network,
-        photos=partial(MultiScalePhotos, voc12_root=args.voc12_root),
+        photos=partial(MultiScalePhotos, folder=photo_folder(args.voc12_root)),
         compute=compute,
         announce=lambda: tell_idle_flags(args, job),
         failures=failures,

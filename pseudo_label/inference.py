@@ -39,7 +39,7 @@ class Task:
     inputs: the files of each photo, looked at before anything is computed.
     weights_sha256: which weights it is computed with, for the manifests.
     load_network: makes the network, trained weights loaded, and the line to report.
-    photos: ids -> dataset of (id, photo uint8 RGB (H, W, 3), inputs of the network), or (id, UserError, None) for a bad one.
+    photos: ids -> dataset of (id, photo uint8 RGB (H, W, 3), inputs of the network), or (id, UserError, []) for a bad one.
     compute: (network, id, photo, inputs, device) -> the arrays that the job writes, behind the id and the photo.
     announce: called once before the work, when nothing is left that could be wrong with the flags.
     failures: photos that are left out already, (id, message).

@@ -64,7 +64,7 @@ def test_what_cannot_be_read_comes_as_it_is(pairs, workers):
 
 
 def test_photos_come_at_all_scales(drawn):
-    photos = MultiScalePhotos([image_id(1), "nothing"], drawn)
+    photos = MultiScalePhotos([image_id(1), "nothing"], drawn / "JPEGImages")
     name, photo, views = photos[0]
     height, width = photo.shape[:2]
     assert name == image_id(1) and photo.dtype == torch.uint8 and torch.equal(views[0], photo)

@@ -112,7 +112,7 @@ def test_training_and_inference_see_the_upright_photo(tmp_path):
     for orientation in (1, 6):
         stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
         stored.save(tmp_path / "JPEGImages/a.jpg", "PNG", exif=exif(orientation))
-        _, photo, views = MultiScalePhotos(["a"], tmp_path)[0]
+        _, photo, views = MultiScalePhotos(["a"], tmp_path / "JPEGImages")[0]
         assert np.array_equal(photo.numpy(), UPRIGHT)
         pairs = TrainPairs([("a", "a", 0)], {"a": np.zeros(20, np.float32)}, tmp_path, 40, 0, (40, 40))
         found.append([*views, pairs[0][0]])

@@ -135,6 +135,7 @@ class Training:
         self.session = Path(args.checkpoint_dir, args.session_name)
         state_path = checkpoint.find_state(args.resume, self.session) if args.resume else None
         self.start, origin = self._initialise(state_path)
+        self.numbers = checkpoint.checkpoint_steps(task.max_step)
         self.monitor: Monitor | None = None
         if rank == 0:  # one process writes
             continues = state_path is not None and state_path.parent.resolve() == self.session.resolve()
@@ -244,8 +245,7 @@ class Training:
 
     def _report(self, monitor: Monitor, step: int, value: float, lr: float) -> None:
         """Show a finished step; write pictures, checkpoint and state where they are due."""
-        args, task, done = self.args, self.task, step + 1
-        numbers = checkpoint.checkpoint_steps(task.max_step)
+        args, task, numbers, done = self.args, self.task, self.numbers, step + 1
         monitor.step(step, value, lr)
         if args.vis_every and (done % args.vis_every == 0 or done == task.max_step):
             monitor.pictures(step, task.pictures(task.net))

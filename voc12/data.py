@@ -2,9 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -62,24 +64,38 @@ class TrainPairs(TrainingData):
         return torch.stack(images), torch.from_numpy(np.stack([self.labels[image_id] for image_id in ids]))
 
 
-class MultiScalePhotos(Dataset):
-    """Photos at the inference scales: (id, photo uint8 (H, W, 3), its views: a list of uint8 (h, w, 3)).
+class WholePhotos(Dataset):
+    """Photos as they are, and what a network takes of them: (id, photo uint8 (H, W, 3), `inputs` of the photo).
 
     A photo that can't be read gives (id, its UserError, []), so that the caller decides whether to go on.
+
+    Args:
+        folder: of the photos, such as a devkit's JPEGImages.
     """
 
-    def __init__(self, ids: list[str], voc12_root: str | Path) -> None:
-        self.ids, self.voc12_root = ids, voc12_root
+    def __init__(self, ids: list[str], folder: str | Path) -> None:
+        self.ids, self.folder = ids, folder
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[str, Tensor | UserError, list[Tensor]]:
+    def __getitem__(self, index: int) -> tuple[str, Tensor | UserError, Any]:
         try:
-            photo = load_photo(photo_path(self.voc12_root, self.ids[index]))
+            photo = load_photo(find_file(self.folder, self.ids[index], PHOTO_ENDINGS))
         except UserError as error:
             return self.ids[index], error, []
-        return self.ids[index], torch.from_numpy(np.array(photo)), views(photo)
+        return self.ids[index], torch.from_numpy(np.array(photo)), self.inputs(photo)
+
+    def inputs(self, photo: Image.Image) -> Any:
+        """Nothing besides the photo."""
+        return None
+
+
+class MultiScalePhotos(WholePhotos):
+    """Photos with their views at the inference scales: a list of uint8 (h, w, 3)."""
+
+    def inputs(self, photo: Image.Image) -> list[Tensor]:
+        return views(photo)
 
 
 class LabelledPhotos(TrainingData):
@@ -132,23 +148,6 @@ class LabelledPhotos(TrainingData):
             sizes = (f"{shape[1]}x{shape[0]}" for shape in (label.shape, photo.shape))
             raise UserError("label map {} is {} pixels, its photo {}".format(path, *sizes))
         return photo, label
-
-
-class WholePhotos(Dataset):
-    """Photos as they are: (id, photo uint8 (H, W, 3), None), or (id, its UserError, None) of one that can't be read."""
-
-    def __init__(self, ids: list[str], folder: str | Path) -> None:
-        self.ids, self.folder = ids, folder
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor | UserError, None]:
-        try:
-            photo = load_photo(find_file(self.folder, self.ids[index], PHOTO_ENDINGS))
-        except UserError as error:
-            return self.ids[index], error, None
-        return self.ids[index], torch.from_numpy(np.array(photo)), None
 
 
 def bad_items(data: LabelledPhotos, num_labels: int) -> list[tuple[str, str]]:
