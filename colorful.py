@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pseudo_label.manifest import claim_folder
+from pseudo_label.manifest import claim_folder, classes_of
 from pseudo_label.metrics import out_of_range
 from pseudo_label.visualise import contact_sheet, overlay
 from tool import flags
 from tool.errors import UserError, run
 from voc12 import inputs
-from voc12.classes import LABELS, PALETTE, VOID
+from voc12.classes import PALETTE, VOC, VOID, Classes
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of, find_file
 from voc12.images import load_label, load_photo, save_label, save_rgb
-from voc12.lists import read_image_list
+from voc12.lists import make_classes, read_classes, read_image_list
 from voc12.palette import explain
 from voc12.report import one_line
 
@@ -32,7 +32,7 @@ SHEET_IMAGES = 24
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add = parser.add_argument
-    add("--img_path", required=True, metavar="DIR", type=Path, help="label PNGs, <id>.png with values 0..20 or 255")
+    add("--img_path", required=True, metavar="DIR", type=Path, help="label PNGs, <id>.png: 0, class + 1, or 255")
     add(
         "--out_path", required=True, metavar="DIR", type=Path, help="folder for the pictures, <id>.png; made if missing"
     )
@@ -40,7 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--img_root",
         metavar="DIR",
         type=Path,
-        help="VOC2012 folder, or a folder of photos <id>.jpg: draw over the photos",
+        help="folder of the dataset, or a folder of photos <id>.jpg: draw over the photos",
     )
     add("--opacity", type=flags.number(float, 0, 1), default=0.6, help="of the labels over the photo, 0..1")
     add("--gt_path", metavar="DIR", type=Path, help="ground truth <id>.png, a third column of the sheet")
@@ -59,12 +59,19 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_label(path: Path) -> np.ndarray:
+def find_classes(args: argparse.Namespace) -> Classes:
+    """Those of the dataset in --img_root, or those that the labels were made for."""
+    classes, names = read_classes(args.img_root), classes_of(args.img_path)
+    return make_classes(names, str(args.img_path)) if names and classes == VOC else classes
+
+
+def read_label(path: Path, count: int) -> np.ndarray:
+    """A label map of `count` labels. UserError: it holds other values."""
     label = load_label(path)
-    if values := out_of_range(np.where(label == VOID, 0, label), len(LABELS)):
-        most = len(LABELS) - 1
+    if values := out_of_range(np.where(label == VOID, 0, label), count):
+        most = count - 1
         raise UserError(
-            f"{path} holds the value {values[0]}; label maps hold 0..{most}, and {VOID} for void{explain(label)}"
+            f"{path} holds the value {values[0]}; label maps hold 0..{most}, and {VOID} for void{explain(label, count)}"
         )
     return label
 
@@ -111,6 +118,7 @@ def main() -> None:
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     ids = find_ids(args)
     check_files(ids, args)
+    labels = find_classes(args).labels
     output = {"output": "grey labels" if args.grey else "colours"}
     claim_folder(args.out_path, output, overwrite=False, remedy="name another folder")
     photos = photo_folder(args)
@@ -118,7 +126,7 @@ def main() -> None:
     rows: list[list[np.ndarray]] = []
     shown: set[int] = set()
     for image_id in tqdm(ids, unit="image", desc="colorful", disable=None):
-        label = read_label(find_file(args.img_path, image_id, LABEL_ENDINGS))
+        label = read_label(find_file(args.img_path, image_id, LABEL_ENDINGS), len(labels))
         if photos is None:
             save_label(args.out_path / f"{image_id}.png", label, args.grey)
             continue
@@ -129,14 +137,14 @@ def main() -> None:
             rows.append([photo, drawn])
             shown |= set(np.unique(label).tolist())
             if args.gt_path:
-                truth = read_label(find_file(args.gt_path, image_id, LABEL_ENDINGS))
+                truth = read_label(find_file(args.gt_path, image_id, LABEL_ENDINGS), len(labels))
                 rows[-1].append(overlay(photo, truth, PALETTE, args.opacity))
                 shown |= set(np.unique(truth).tolist())
     print(f"{len(ids)} pictures in {args.out_path}")
     if args.sheet:
         headings = ["photo", "pseudo label", "ground truth"][: len(rows[0])]
         across = 1 if len(rows) < 4 else 2
-        key = {LABELS[value]: PALETTE[value] for value in sorted(shown - {0, VOID})}
+        key = {labels[value]: PALETTE[value] for value in sorted(shown - {0, VOID})}
         save_rgb(args.sheet, contact_sheet(rows, headings, ids[: len(rows)], key=key, across=across))
         print(f"contact sheet of {len(rows)} images: {args.sheet}")
 

@@ -26,16 +26,16 @@ import numpy as np
 from tqdm import tqdm
 
 from pseudo_label.fusion import check_fusion
-from pseudo_label.manifest import output_of
+from pseudo_label.manifest import check_classes, output_of
 from pseudo_label.scoring import CURVE, Source, evaluate_image, report
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
 from tool.workers import WorkerPool
-from voc12.classes import LABELS, VOID
+from voc12.classes import VOID
 from voc12.folders import files_of
 from voc12.inputs import Input, check_inputs, label_maps, saliency_maps, score_files
-from voc12.lists import read_image_list
+from voc12.lists import read_classes, read_image_list
 from voc12.report import named
 
 # infer_cls.py's outputs -> --type, --crf
@@ -110,7 +110,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, number = parser.add_argument, flags.number(float)
     add("--predict_dir", required=True, metavar="DIR", type=Path, help="predictions: <id>.png or <id>.npy")
-    add("--voc12_root", metavar="DIR", type=Path, help="VOC2012 folder; its SegmentationClass holds the ground truth")
+    add("--voc12_root", metavar="DIR", type=Path, help="dataset's folder; its SegmentationClass holds the ground truth")
     add(
         "--gt_dir", metavar="DIR", type=Path, help="ground truth <id>.png, in place of --voc12_root's SegmentationClass"
     )
@@ -174,8 +174,10 @@ def check_arguments(args: argparse.Namespace) -> Source:
         right = f"--type {kind}" + (" --crf" if crf else ", without --crf" if args.crf else "")
         raise UserError(f"{args.predict_dir} was written with --{output}: it is read with {right}")
     check_type(args)
+    labels = read_classes(args.voc12_root or gt_dir.parent).labels
+    check_classes(args.predict_dir, labels[1:])
     fusion = (args.sal_path, args.theta, args.alpha, args.beta)
-    return Source(args.predict_dir, gt_dir, args.type == "npy", args.crf, *fusion, args.curve, LABELS, VOID)
+    return Source(args.predict_dir, gt_dir, args.type == "npy", args.crf, *fusion, args.curve, labels, VOID)
 
 
 def check_type(args: argparse.Namespace) -> None:

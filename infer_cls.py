@@ -3,31 +3,41 @@
 Pseudo labels with CRF and saliency:
     python infer_cls.py --voc12_root VOC2012 --weights EDAM.pth --infer_list voc12/train_aug.txt \\
         --sal_path SALIENCY --out_crf_pred OUT --theta 0.2 --alpha 0.000001 --beta 0.99999
+One photo, to look at:
+    python infer_cls.py --image photo.jpg --classes cat,sofa --weights EDAM.pth --out OUT
 Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_node 4 infer_cls.py ...
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from network import make_net
+from network.state_dict import read_checkpoint
 from network.weights import load_weights
 from pseudo_label import inference
 from pseudo_label.class_maps import class_maps
 from pseudo_label.fusion import check_fusion
 from pseudo_label.jobs import LabelJob
 from pseudo_label.manifest import weights_digest
-from tool import flags
+from pseudo_label.visualise import overlay
+from tool import distributed, flags
 from tool.errors import UserError, run
+from tool.files import make_folder
+from tool.precision import autocast, inference_form, setup_precision
+from tool.transforms import views
+from voc12.classes import PALETTE, VOC, Classes
 from voc12.data import MultiScalePhotos
+from voc12.images import load_label, load_photo, save_rgb
 from voc12.inputs import photos, saliency_maps
-from voc12.labels import IGNORE_FOREIGN, load_labels
-from voc12.lists import check_root, photo_folder, read_image_list
+from voc12.labels import IGNORE_FOREIGN, class_number, load_labels
+from voc12.lists import check_root, make_classes, photo_folder, read_classes, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -37,13 +47,27 @@ def get_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, metavar="FILE", help="trained EDAM network (.pth)")
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
-    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
+    add("--voc12_root", metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages, Annotations")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
-    add("--out_cam", type=Path, metavar="DIR", help="write class maps, <id>.npy: class 0..19 -> (H, W) float32")
+    add("--out_cam", type=Path, metavar="DIR", help="write class maps, <id>.npy: class from 0 -> (H, W) float32")
     add("--out_cam_pred", type=Path, metavar="DIR", help="write label PNGs of the class maps")
-    add("--out_crf", type=Path, metavar="DIR", help="write CRF probabilities, <id>.npy: label 0..20 -> (H, W) float32")
+    add(
+        "--out_crf",
+        type=Path,
+        metavar="DIR",
+        help="write CRF probabilities, <id>.npy: label, 0 background -> (H, W) float32",
+    )
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
     add("--sal_path", type=Path, metavar="DIR", help="grey saliency maps <id>.png to fuse into the label PNGs")
+    add(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="in place of a dataset: one photo, whose classes are given by --classes",
+    )
+    add("--classes", metavar="A,B", help="with --image: the classes that the photo shows")
+    one = "with --image: write class maps, label PNG with CRF and the photo under its label: <name>.npy, .png, _overlay.png"
+    add("--out", type=Path, metavar="DIR", help=one)
     theta = "background score of class maps; with --sal_path: saliency up to theta x 100 is background"
     add("--theta", type=number, default=0.5, help=theta)
     add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
@@ -55,10 +79,15 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     job = LabelJob(**{name: getattr(args, name) for name in LabelJob.__dataclass_fields__})
-    inference.check_outputs(job)
-    check_root(args.voc12_root)
     if job.sal_path and not job.sal_path.is_dir():
         raise UserError(f"--sal_path {job.sal_path}: no such folder")
+    if args.image:
+        label_one(args, job)
+        return
+    inference.check_outputs(job)
+    if args.voc12_root is None:
+        raise UserError("give the photos: --voc12_root with --infer_list, or --image with --classes and --out")
+    check_root(args.voc12_root)
     if job.sal_path or job.out_cam_pred:
         check_fusion(job.theta, job.alpha, job.beta, saliency=job.sal_path is not None)
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
@@ -67,13 +96,6 @@ def main() -> None:
     labels = load_labels(ids, args.voc12_root, failures=kept, ignore_foreign=args.ignore_foreign)
 
     saliency = job.sal_path if job.out_cam_pred or job.out_crf_pred else None
-
-    def load_network() -> tuple[nn.Module, str]:
-        net = make_net(args.network, needs=("forward_cam",))
-        report = load_weights(net, args.weights)
-        if report.missing:
-            raise UserError(f"{report}: no trained EDAM network, which is what makes pseudo labels")
-        return net, str(report)
 
     def compute(
         net: Any, image_id: str, photo: Tensor, views: list[Tensor], device: torch.device
@@ -87,13 +109,48 @@ def main() -> None:
         ids=list(labels),
         inputs=[photos(photo_folder(args.voc12_root)), *([saliency_maps(saliency)] if saliency else [])],
         weights_sha256=weights_digest(args.weights),
-        load_network=load_network,
+        load_network=lambda: load_network(args, read_classes(args.voc12_root)),
         photos=partial(MultiScalePhotos, folder=photo_folder(args.voc12_root)),
         compute=compute,
         announce=lambda: tell_idle_flags(args, job),
         failures=failures,
     )
     inference.run(args, task)
+
+
+def load_network(args: argparse.Namespace, classes: Classes) -> tuple[Any, str]:
+    """The trained network, and the line to report."""
+    net = make_net(args.network, ("forward_cam",), **classes.options(num_classes=len(classes)))
+    report = load_weights(net, args.weights)
+    if report.missing:
+        raise UserError(f"{report}: no trained EDAM network, which is what makes pseudo labels")
+    return net, str(report)
+
+
+def label_one(args: argparse.Namespace, job: LabelJob) -> None:
+    """Label the photo of --image, which needs no dataset: the weights say which classes there are."""
+    if args.classes is None or args.out is None:
+        raise UserError("--image needs --classes A,B, what the photo shows, and --out DIR")
+    photo, name = load_photo(args.image), args.image.stem
+    if args.out.resolve() == args.image.parent.resolve():
+        raise UserError(f"--out {args.out} is the folder of the photo; name another one")
+    names = read_checkpoint(args.weights)[1]
+    classes = make_classes(names, args.weights) if names else VOC
+    numbers = sorted({class_number(one, classes, "--classes") for one in args.classes.split(",")})
+    check_fusion(job.theta, job.alpha, job.beta, saliency=job.sal_path is not None)
+    device = distributed.setup(args.device)[0]
+    with distributed.explained(inference.MORE_MEMORY):
+        setup_precision(args.tf32)
+        net, report = load_network(args, classes)
+        print(report, flush=True)
+        net = inference_form(net, device, args.amp)
+        with autocast(device, args.amp):
+            maps = class_maps(net, views(photo), numbers, photo.size[::-1], device).cpu().numpy()
+    job = replace(job, out_cam=make_folder(args.out), out_crf_pred=args.out)
+    remark = job.write(name, np.array(photo), numbers, maps)
+    drawn = overlay(np.array(photo), load_label(args.out / f"{name}.png"), PALETTE)
+    save_rgb(args.out / f"{name}_overlay.png", drawn)
+    print(f"{args.image}: {args.out / name}.npy, .png and _overlay.png{' (no pixel got a class)' if remark else ''}")
 
 
 def tell_idle_flags(args: argparse.Namespace, job: LabelJob) -> None:

@@ -22,7 +22,7 @@ from tool import flags
 from tool.errors import BadPhoto, UserError, run
 from voc12.data import WholePhotos
 from voc12.inputs import photos
-from voc12.lists import check_root, photo_folder, read_image_list
+from voc12.lists import check_root, photo_folder, read_classes, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -31,10 +31,10 @@ def get_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, metavar="FILE", help="trained DeepLab-v2 (.pth)")
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     add("--infer_list", default="voc12/val.txt", metavar="FILE", help="photos to segment")
-    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
+    add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages")
     add("--out_pred", type=Path, metavar="DIR", help="write label PNGs")
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
-    add("--out_prob", type=Path, metavar="DIR", help="write probabilities, <id>.npy: float16 (21, H, W)")
+    add("--out_prob", type=Path, metavar="DIR", help="write probabilities, <id>.npy: float16 (labels, H, W)")
     scales = "scales whose maximum is taken together with the whole size; otherwise the network's own, 0.5 and 0.75"
     add("--scales", type=flags.number(float, 0.1, 4), nargs="+", metavar="S", help=scales)
     add("--flip", action="store_true", help="the mean of each photo's and its mirror image's probabilities")
@@ -45,7 +45,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     check_root(args.voc12_root)
-    net = make_net(args.network, needs=("input", "scales"))
+    classes = read_classes(args.voc12_root)
+    net = make_net(args.network, ("input", "scales"), **classes.options(num_labels=len(classes.labels)))
     if args.scales:
         net.scales = tuple(scale for scale in args.scales if scale != 1)
     job = SegmentationJob(args.out_pred, args.out_crf_pred, args.out_prob, net.scales, args.flip)

@@ -24,7 +24,7 @@ from pseudo_label.saliency_maps import SaliencyJob, enlargement, saliency_logits
 from tool import flags
 from tool.errors import UserError, run
 from voc12.data import WholePhotos
-from voc12.folders import PHOTO_ENDINGS, files_of
+from voc12.folders import PHOTO_ENDINGS, photos_below
 from voc12.inputs import photos
 from voc12.lists import check_root, photo_folder, read_image_list
 
@@ -34,9 +34,9 @@ def get_parser() -> argparse.ArgumentParser:
     add, network = parser.add_argument, "network.poolnet"
     add("--weights", required=True, metavar="FILE", help="trained PoolNet (.pth), with or without its edge branch")
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the networks")
-    add("--voc12_root", type=Path, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
+    add("--voc12_root", type=Path, metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages")
     add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to look at")
-    add("--img_root", type=Path, metavar="DIR", help="in place of --voc12_root: every photo in this folder")
+    add("--img_root", type=Path, metavar="DIR", help="in place of --voc12_root: every photo in this folder and below")
     add("--out_sal", type=Path, metavar="DIR", help="write saliency maps, <id>.png: 8-bit grey, as large as the photo")
     inference.add_flags(parser, workers="write files")
     return parser
@@ -79,7 +79,7 @@ def find_photos(args: argparse.Namespace) -> tuple[Path, list[str]]:
         check_root(args.voc12_root)
         return photo_folder(args.voc12_root), list(dict.fromkeys(read_image_list(args.infer_list)))
     flags.tell_idle(args, get_parser(), ["infer_list"], "with --img_root")
-    ids = sorted(files_of(args.img_root, PHOTO_ENDINGS))
+    ids = sorted(photos_below(args.img_root))
     if not ids:
         raise UserError(f"--img_root {args.img_root} holds no photo ({', '.join(PHOTO_ENDINGS)})")
     return args.img_root, ids

@@ -24,7 +24,7 @@ from tool.precision import training_form
 from voc12.data import TrainPairs
 from voc12.inputs import check_inputs, photos
 from voc12.labels import IGNORE_FOREIGN, load_labels
-from voc12.lists import check_root, photo_folder, photo_path, read_pairs
+from voc12.lists import check_root, photo_folder, photo_path, read_classes, read_pairs
 from voc12.pairs import check_pairs
 from voc12.report import one_line
 
@@ -36,7 +36,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
     network, pairs = "network.resnet38_EDAM_cls", "list of training pairs, made by voc12/prepare.py"
-    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
+    add(
+        "--voc12_root",
+        required=True,
+        metavar="DIR",
+        help="folder of the dataset, such as VOC2012: JPEGImages, Annotations",
+    )
     add("--train_list", default="voc12/EDAM_train.txt", metavar="FILE", help=pairs)
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
@@ -68,19 +73,21 @@ def main() -> None:
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Read lists and labels and make the network. UserError: what the flags name is not there or does not fit."""
-    pairs = read_pairs(args.train_list)
+    classes = read_classes(args.voc12_root)
+    pairs = read_pairs(args.train_list, classes)
     labels = load_labels(
         dict.fromkeys(image_id for pair in pairs for image_id in pair[:2]),
         args.voc12_root,
         ignore_foreign=args.ignore_foreign,
     )
-    check_pairs(pairs, labels, args.train_list)
+    check_pairs(pairs, labels, args.train_list, classes)
     if problems := check_inputs(labels, [photos(photo_folder(args.voc12_root))]):
         raise UserError(one_line(problems))
     max_step = len(pairs) // args.batch_size * args.max_epoches
     if max_step == 0:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(pairs)} pairs of {args.train_list}")
-    net = make_net(args.network, needs=("get_parameter_groups", "group_factors", "forward_cam"))
+    needs = ("get_parameter_groups", "group_factors", "forward_cam")
+    net = make_net(args.network, needs, **classes.options(num_classes=len(classes)))
     net = training_form(net, device, args.amp, args.tf32).train()
     if args.attn_dropout is not None:
         if not hasattr(net, "cma_dropout"):

@@ -19,6 +19,7 @@ from network import make_net
 from network.caffe_weights import load_weights
 from network.frozen_norm import FrozenBatchNorm2d, thaw
 from network.segmentation_loss import multi_scale_loss
+from pseudo_label.manifest import check_classes
 from pseudo_label.segmentation import label_pictures
 from tool import distributed, flags, training
 from tool.errors import UserError, run
@@ -26,7 +27,7 @@ from tool.optim import make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
 from voc12.classes import PALETTE
 from voc12.data import LabelledPhotos, bad_items
-from voc12.lists import check_root, read_image_list
+from voc12.lists import check_root, read_classes, read_image_list
 
 # Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
 MUST_MATCH = ("max_iters", "crop_size", "balanced_loss", "freeze_bn")
@@ -36,8 +37,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
     network = "network.deeplab_v2"
-    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
-    add("--label_dir", required=True, metavar="DIR", help="label PNGs, <id>.png with values 0..20, or 255 for unknown")
+    add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages")
+    add(
+        "--label_dir",
+        required=True,
+        metavar="DIR",
+        help="label PNGs, <id>.png: 0 background, class + 1, or 255 for unknown",
+    )
     add("--train_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to train on")
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     weights = "initial weights, such as deeplabv1_resnet101-coco.pth, or a trained DeepLab-v2 (.pth); random without it"
@@ -68,7 +74,10 @@ def main() -> None:
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Make the network and check the data. UserError: what the flags name is not there or does not fit."""
-    net = make_net(args.network, needs=("input", "num_labels", "get_parameter_groups", "group_factors"))
+    classes = read_classes(args.voc12_root)
+    check_classes(Path(args.label_dir), classes.names)
+    needs = ("input", "num_labels", "get_parameter_groups", "group_factors")
+    net = make_net(args.network, needs, **classes.options(num_labels=len(classes.labels)))
     if not args.freeze_bn:
         thaw(net)
     elif not (args.weights or args.resume) and any(isinstance(part, FrozenBatchNorm2d) for part in net.modules()):

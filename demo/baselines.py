@@ -26,7 +26,7 @@ from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
 from voc12.inputs import check_inputs, saliency_maps
 from voc12.labels import IGNORE_FOREIGN, load_labels
-from voc12.lists import read_image_list
+from voc12.lists import read_classes, read_image_list
 from voc12.report import one_line
 
 
@@ -73,7 +73,7 @@ def write_baselines(
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add = parser.add_argument
-    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit, for its Annotations")
+    add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, for its labels")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
     add("--sal_path", required=True, type=Path, metavar="DIR", help="grey saliency maps <id>.png")
     add("--theta", type=flags.number(float), default=0.2, help="saliency up to theta x 100 is background")
@@ -99,8 +99,10 @@ def main() -> None:
     labels = load_labels(ids, args.voc12_root, ignore_foreign=args.ignore_foreign)
     if problems := check_inputs(ids, [saliency_maps(args.sal_path)]):
         raise UserError(one_line(problems))
+    names = read_classes(args.voc12_root).options().get("class_names", ())
+    classes = {"classes": list(names)} if names else {}
     for name, folder in outputs.items():
-        claim_folder(folder, {"output": f"baseline_{name}"}, overwrite=False)
+        claim_folder(folder, {"output": f"baseline_{name}", **classes}, overwrite=False)
     write_baselines(ids, labels, args.sal_path, args.theta, args.out_guess, args.out_background)
     print(f"baselines of {len(labels)} photos written to {' and '.join(map(str, outputs.values()))}")
 

@@ -35,10 +35,9 @@ from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor
 from tool.transforms import augment
 from tool.weight_file import read_torch_file
-from voc12.classes import CLASSES
 from voc12.images import load_photo
 from voc12.labels import load_labels
-from voc12.lists import check_root, photo_path, read_image_list
+from voc12.lists import check_root, photo_path, read_classes, read_image_list
 
 SAVE_EVERY = 200  # steps
 MUST_MATCH = ("network", "epochs", "batch_size", "long_side", "lr", "wt_dec", "top", "seed")
@@ -50,7 +49,7 @@ class Photos(Dataset):
     Photos are not cropped: a label says what the whole photo shows. Those of one step are padded to squares of one size.
 
     Args:
-        labels: id -> float32 (20,) multi-hot.
+        labels: id -> float32 (C,) multi-hot, C classes.
         long_side: range of the squares' side, drawn in steps of 16 from the smallest.
         batch_size: positions s * batch_size onwards are step s.
     """
@@ -71,7 +70,7 @@ class Photos(Dataset):
         return len(self.ids)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Image float32 (3, S, S), S being the step's long side, and label float32 (20,)."""
+        """Image float32 (3, S, S), S being the step's long side, and label float32 (C,)."""
         epoch, place = divmod(position, len(self.ids))
         image_id = self.ids[np.random.default_rng([self.seed, epoch]).permutation(len(self.ids))[place]]
         least, most = self.long_side
@@ -121,7 +120,12 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.op
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
-    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
+    add(
+        "--voc12_root",
+        required=True,
+        metavar="DIR",
+        help="folder of the dataset, such as VOC2012: JPEGImages, Annotations",
+    )
     add("--image_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to learn from")
     network = "network.resnet38_EDAM_tiny"
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
@@ -155,7 +159,7 @@ def main() -> None:
     net = make_net(args.network)
     if not hasattr(net, "block_names"):
         raise UserError(f"--network {args.network}: it has no ResNet38d backbone")
-    model = Classifier(net, args.top, len(CLASSES)).to(device).train()
+    model = Classifier(net, args.top, len(read_classes(args.voc12_root))).to(device).train()
     optimizer = make_optimizer(model, args.lr, args.wt_dec)
     settings = {name: getattr(args, name) for name in MUST_MATCH}
     settings["photos_crc32"] = zlib.crc32(repr(sorted(labels)).encode())

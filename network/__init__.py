@@ -7,10 +7,13 @@ from typing import Any
 from tool.errors import UserError
 
 
-def make_net(module: str, needs: Sequence[str] = (), kind: str = "Net", **options) -> Any:
+def make_net(
+    module: str, needs: Sequence[str] = (), kind: str = "Net", class_names: Sequence[str] = (), **options
+) -> Any:
     """`Net(**options)`, or another class `kind`, of a module such as "network.resnet38_EDAM_cls".
 
-    What is returned is an nn.Module with the attributes that its use `needs`.
+    What is returned is an nn.Module with the attributes that its use `needs`. `class_names`: of another dataset than VOC 2012; its
+    checkpoints name them, and it loads no others.
 
     Raises UserError: no such module, no Net in it, an option that it does not take, or an attribute that it lacks.
     """
@@ -33,4 +36,6 @@ def make_net(module: str, needs: Sequence[str] = (), kind: str = "Net", **option
         raise UserError(f"--network {module}: its Net takes no {unknown[0]}; name a network whose Net does") from error
     if lacking := [name for name in needs if not hasattr(net, name)]:
         raise UserError(f"--network {module}: a network for other work than this script's, it has no {lacking[0]}")
+    if class_names:
+        net.class_names = tuple(class_names)
     return net

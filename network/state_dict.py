@@ -41,12 +41,14 @@ class Family:
     tables: Collection[str] = ()
     prefix: str = ""
 
-    def read(self, path: str | Path, own: Collection[str]) -> dict[str, Tensor]:
-        """The tensors in a file, by their names in the network, `own`, where it has them."""
-        given = read_state_dict(path, own)
+    def read(self, path: str | Path, own: Collection[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """The tensors in a file, by their names in the network, `own`, where it has them; and the names of its classes."""
+        given, classes = read_checkpoint(path, own)
         if any(name.startswith(self.prefix) for name in given):
-            return given
-        return {self.prefix + name if self.prefix + name in own else name: value for name, value in given.items()}
+            return given, classes
+        return {
+            self.prefix + name if self.prefix + name in own else name: value for name, value in given.items()
+        }, classes
 
     def seems(self, given: Collection[str]) -> str:
         """Words for the network that tensors of these names are of."""
@@ -81,26 +83,33 @@ def read_state_dict(path: str | Path, known: Collection[str] = ()) -> dict[str, 
     names is among `known`, those of the network to fill. Raises UserError naming the file: missing, of another kind,
     damaged, or without tensors.
     """
+    return read_checkpoint(path, known)[0]
+
+
+def read_checkpoint(path: str | Path, known: Collection[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """As `read_state_dict`, and the names of the network's classes; () where the file has none, as those for VOC 2012."""
     file, kind = open_weights(path)
     file.close()
     if kind == MXNET:
         try:
-            return to_resnet38d(read_params(path))
+            return to_resnet38d(read_params(path)), ()
         except UserError as error:
             raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
     if kind not in (TORCH_ZIP, TORCH_LEGACY):
         raise UserError(f"{path} holds no weights: it is {kind}; MXNet .params and PyTorch .pth files are read")
-    return _strip(_unwrap(read_foreign(path), path), known)
+    saved = read_foreign(path)
+    return _strip(_unwrap(saved, path), known), _class_names(saved)
 
 
 def load_state(net: nn.Module, path: str | Path, family: Family) -> LoadReport:
     """Load a file into `net`: all of its tensors, or a whole backbone, the new layers then keeping their initial values.
 
     Nothing changes in `net` unless everything fits.
-    Raises UserError, naming the first offenders: weights of another network, other shapes, values that are not finite.
+    Raises UserError, naming the first offenders: weights of another network or for other classes, other shapes, values that are
+    not finite.
     """
     own = net.state_dict()
-    given = family.read(path, own)
+    given, classes = family.read(path, own)
     for name in family.tables:
         if name in own and name in given and given[name].shape != own[name].shape:
             del given[name]
@@ -112,6 +121,11 @@ def load_state(net: nn.Module, path: str | Path, family: Family) -> LoadReport:
     seems = family.seems(given)
     hint = family.hints.get(seems, "")
     backbone = bool(loaded) and all(family.backbone.match(name) for name in loaded)
+    if loaded and not backbone and classes != (wanted := getattr(net, "class_names", ())):
+        raise UserError(
+            f"{path} is a network of {_classes(classes)}, this run has {_classes(wanted)}: "
+            "give the folder of the dataset that it was trained on, or other weights"
+        )
     if unexpected and not (backbone and set(_layers(unexpected, family.prefix)) <= set(family.other_heads)):
         raise UserError(f"{path} holds {seems}, not weights of this network: {_first(unexpected)} unknown to it{hint}")
     if missing and not (backbone and not any(family.backbone.match(name) for name in missing)):
@@ -155,6 +169,16 @@ def _unwrap(saved: object, path: str | Path) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in saved.items()}
 
 
+def _class_names(saved: object) -> tuple[str, ...]:
+    """Beside the tensors, or among the settings of a training state."""
+    settings = saved.get("settings") if isinstance(saved, dict) else None
+    for holder in (saved, settings):
+        names = holder.get("classes") if isinstance(holder, dict) else None
+        if isinstance(names, list) and all(type(name) is str for name in names):
+            return tuple(names)
+    return ()
+
+
 def _strip(state: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
     """Remove what stands before all names, again and again, until a name is among `known`."""
     while not any(name in known for name in state):
@@ -188,6 +212,11 @@ def _first(names: list[str], count: int = 3) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(name[:80] for name in names[:count]) + more
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    """Words for the classes of a network: without names they are VOC's."""
+    return f"the {len(names)} classes {_first(list(names), 6)}" if names else "VOC 2012's 20 classes"
 
 
 def _layers(names: Collection[str], prefix: str) -> list[str]:

@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, task: Task) -> None:
                 warn_of_emulation(device, args.amp)
                 print(report, flush=True)
                 print(distributed.describe(device, world), flush=True)
-                _claim(args, task, folders)
+                _claim(args, task, folders, getattr(net, "class_names", ()))
                 task.announce()
             # The first process alone decides what is left to do: the others may see a shared folder a little later.
             todo = distributed.from_first([i for i in task.ids if not finished(task.job, i)] if rank == 0 else None)
@@ -133,9 +133,11 @@ def finished(job: Job, image_id: str) -> bool:
     return all(path.is_file() for path in job.paths(image_id))
 
 
-def _claim(args: argparse.Namespace, task: Task, folders: dict[str, Path]) -> None:
+def _claim(args: argparse.Namespace, task: Task, folders: dict[str, Path], class_names: Sequence[str]) -> None:
     """Make the output folders this run's, all of them or none."""
-    network = {"network": args.network, "amp": args.amp, "tf32": args.tf32}
+    network: dict[str, Any] = {"network": args.network, "amp": args.amp, "tf32": args.tf32}
+    if class_names:
+        network["classes"] = list(class_names)
     claims = [
         (folder, {"output": name, "weights_sha256": task.weights_sha256, **network, **task.job.settings(name)})
         for name, folder in folders.items()

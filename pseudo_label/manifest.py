@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tool.errors import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
 from tool.weight_file import open_weights
+from voc12.folders import MANIFEST
+from voc12.report import named
 
-MANIFEST = "edam_manifest.json"
 _LARGEST = 1 << 20
 REMEDY = "name another folder, or replace them with --overwrite"
 
@@ -65,6 +66,22 @@ def output_of(folder: Path) -> str | None:
     except OSError:
         return None
     return output if isinstance(output, str) else None
+
+
+def classes_of(folder: Path) -> tuple[str, ...]:
+    """The names of the classes that the files in `folder` are of, if its manifest tells: () for VOC 2012's and for files of others."""
+    try:
+        names = (_read(folder / MANIFEST) or {}).get("classes")
+    except OSError:
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def check_classes(folder: Path, names: Sequence[str]) -> None:
+    """UserError where the manifest in `folder` tells that its files are of other classes than a dataset's `names`."""
+    found = classes_of(folder)
+    if found and found != tuple(names):
+        raise UserError(f"{folder} was made for the classes {named(found)}; the dataset has {named(names)}")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -110,7 +110,7 @@ def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
 
 def check_values(path: Path, label: np.ndarray, n: int) -> None:
     if values := out_of_range(label, n):
-        raise UserError(f"{path} holds the value {values[0]}, where 0..{n - 1} was expected{explain(label)}")
+        raise UserError(f"{path} holds the value {values[0]}, where 0..{n - 1} was expected{explain(label, n)}")
 
 
 def table(matrix: np.ndarray, names: Sequence[str]) -> list[str]:

@@ -6,7 +6,13 @@ from network import resnet38_EDAM_cls
 class Net(resnet38_EDAM_cls.Net):
     """`--network tests.small_net`."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 20) -> None:
         super().__init__(
-            dim=16, hidden=32, crop_size=32, widths=(8, 16, 16, 16, 32, 32, 64), depths=(1, 1, 1, 1), dropout=(0.3, 0.5)
+            num_classes,
+            dim=16,
+            hidden=32,
+            crop_size=32,
+            widths=(8, 16, 16, 16, 32, 32, 64),
+            depths=(1, 1, 1, 1),
+            dropout=(0.3, 0.5),
         )

@@ -13,8 +13,9 @@ from pseudo_label.jobs import read_saliency
 from tool.errors import UserError
 from tool.files import save_npy_dict
 from voc12 import folders
+from voc12.classes import VOC
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, SALIENCY_ENDINGS, find_file
-from voc12.labels import class_index, load_labels, read_annotation
+from voc12.labels import load_labels, read_annotation
 from voc12.lists import check_id, format_image_list, format_pairs, photo_path, read_image_list, read_pairs, write_text
 from voc12.prepare import main as prepare
 
@@ -169,7 +170,7 @@ def test_other_encodings_of_lists_are_told(tmp_path):
     ],
 )
 def test_class_names_in_every_spelling(tmp_path, name, index):
-    assert class_index(name) == index
+    assert VOC.index(name) == index
     if index is not None:
         (tmp_path / "a.xml").write_text(xml([f" {name} "]))
         assert np.array_equal(read_annotation(tmp_path / "a.xml"), hot(index))

@@ -13,7 +13,11 @@ from tool.files import atomic_write, make_folder, remove_leftovers
 
 STATE = "state.pth"
 # Settings that are digests of the data, in words.
-_DATA = {"train_list_crc32": "another --train_list", "skipped_crc32": "other photos skipped by --skip_errors"}
+_DATA = {
+    "classes": "the classes of another dataset",
+    "train_list_crc32": "another --train_list",
+    "skipped_crc32": "other photos skipped by --skip_errors",
+}
 _PLAIN = (str, int, float, bool, type(None))  # what settings are made of
 
 
@@ -38,9 +42,14 @@ def check_finite(net: torch.nn.Module, step: int) -> None:
 
 
 def save_network(path: Path, net: torch.nn.Module, step: int) -> None:
-    """Write the tensors of a network after `step` finished steps, on the CPU so that any machine reads them."""
+    """Write the tensors of a network after `step` finished steps, on the CPU so that any machine reads them.
+
+    They stand alone, as published; beside the names of its classes where the network has `class_names`.
+    """
     check_finite(net, step)
-    save_torch(path, {name: tensor.cpu() for name, tensor in net.state_dict().items()})
+    tensors = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+    names = getattr(net, "class_names", ())
+    save_torch(path, {"state_dict": tensors, "classes": list(names)} if names else tensors)
 
 
 def checkpoint_steps(max_step: int, count: int = 25) -> dict[int, int]:
@@ -133,8 +142,8 @@ class TrainingState:
         keys = {*self.parts, "step", "settings"}
         if not isinstance(saved, dict) or not keys <= saved.keys() or not isinstance(saved["settings"], dict):
             raise UserError(f"{path} is not the state of a training run; resume from a {STATE}")
-        for name, value in self.settings.items():
-            if (before := saved["settings"].get(name)) != value:
+        for name in dict.fromkeys(["classes", *self.settings]):
+            if (before := saved["settings"].get(name)) != (value := self.settings.get(name)):
                 what = _DATA.get(name) or f"--{name} {_shown(before)}"
                 raise UserError(
                     f"{path} was written with {what}{'' if name in _DATA else f', this run has {_shown(value)}'}; "

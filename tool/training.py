@@ -130,6 +130,8 @@ class Training:
             parts = f" x {self.micro_batches} parts (--iter_size)" if self.micro_batches > 1 else ""
             raise UserError(f"--batch_size {args.batch_size} is less than {world} processes{parts}; raise it")
         settings = {name: getattr(args, name) for name in MUST_MATCH if hasattr(args, name)} | dict(task.settings)
+        if names := getattr(task.net, "class_names", ()):
+            settings["classes"] = list(names)
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
         self.state = checkpoint.TrainingState(task.net, task.optimizer, self.scaler, settings)
         self.session = Path(args.checkpoint_dir, args.session_name)

@@ -31,7 +31,7 @@ class TrainPairs(TrainingData):
 
     Args:
         pairs: (id, id, class) triples.
-        labels: id -> float32 (20,) multi-hot.
+        labels: id -> float32 (C,) multi-hot, C classes.
         voc12_root: folder with JPEGImages.
         long_side: range of the photos' longer side after resizing.
     """
@@ -56,7 +56,7 @@ class TrainPairs(TrainingData):
         return " ".join(self.pairs[position % len(self.pairs)][:2])
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Images float32 (2, 3, crop, crop) and labels float32 (2, 20)."""
+        """Images float32 (2, 3, crop, crop) and labels float32 (2, C)."""
         ids = self.pairs[position % len(self.pairs)][:2]
         rng = np.random.default_rng([self.seed, position])
         photos = [load_photo(photo_path(self.voc12_root, image_id)) for image_id in ids]
@@ -168,9 +168,7 @@ def bad_items(data: LabelledPhotos, num_labels: int) -> list[tuple[str, str]]:
         if not len(foreign):
             return None
         wanted = f"0..{num_labels - 1} and {VOID}"
-        return (
-            f"label map {path} holds the value {foreign[0] + num_labels}, where {wanted} were expected{explain(label)}"
-        )
+        return f"label map {path} holds the value {foreign[0] + num_labels}, where {wanted} were expected{explain(label, num_labels)}"
 
     found = dict(check_inputs(data.ids, [photos(photo_folder(data.voc12_root)), label_maps(data.label_dir)]))
     there = [image_id for image_id in data.ids if image_id not in found]

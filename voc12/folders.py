@@ -4,6 +4,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from tool.errors import UserError
@@ -17,6 +18,8 @@ SALIENCY_ENDINGS = (
 """Saliency maps may have the name that PoolNet gives them, and may be JPEGs of grey pixels."""
 LABEL_ENDINGS = (".png",)
 
+MANIFEST = "edam_manifest.json"
+"""In folders that scripts write to: what is in them are results, not photos."""
 _SETTLED = 2e9  # nanoseconds: a folder that changed a moment ago may change again without a new time
 _known: dict[tuple[int, int, tuple[str, ...]], tuple[int, dict[str, list[str]]]] = {}
 
@@ -44,11 +47,50 @@ def files_of(folder: str | Path, endings: tuple[str, ...]) -> Mapping[str, list[
 
 
 def find_file(folder: str | Path, image_id: str, endings: tuple[str, ...]) -> Path:
-    """Path of the image's file; with the first of `endings` where there is none. UserError where there are two."""
+    """Path of the image's file; with the first of `endings` where there is none. UserError where there are two.
+
+    A photo that is not in `folder` itself is looked for in its sub-folders.
+    """
     names = files_of(folder, endings).get(_plain(image_id), [])
+    if not names and endings == PHOTO_ENDINGS:
+        names = _photos_below(folder, _changed(folder)).get(_plain(image_id), [])
     if len(names) > 1:
         raise UserError(f"{folder} holds {' and '.join(names)}: which is {image_id}? Move the others elsewhere")
     return Path(folder) / (names[0] if names else f"{image_id}{endings[0]}")
+
+
+def photos_below(folder: str | Path) -> Mapping[str, list[str]]:
+    """id -> paths, relative to `folder`, of the photos in it and in its sub-folders, links to folders included.
+
+    Hidden folders and those that a script wrote its results to are passed over.
+    """
+    found: dict[str, list[str]] = {}
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or (MANIFEST in files and place != str(folder)):
+            folders.clear()  # links may lead in circles
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inner = Path(place).relative_to(folder)
+        for image_id, names in files_of(place, PHOTO_ENDINGS).items():
+            found.setdefault(image_id, []).extend(str(inner / name) for name in names)
+    return found
+
+
+def _changed(folder: str | Path) -> int:
+    """When the folder last changed; 0 where there is none."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(8)
+def _photos_below(folder: str | Path, changed: int) -> Mapping[str, list[str]]:
+    """Looked through once for all the photos of a run; again when the folder has changed."""
+    return photos_below(folder)
 
 
 def _listed(folder: str | Path, endings: tuple[str, ...]) -> dict[str, list[str]]:

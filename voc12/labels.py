@@ -1,4 +1,4 @@
-"""Image-level labels: which of the 20 classes a photo shows."""
+"""Image-level labels: which of the classes a photo shows."""
 
 import codecs
 import difflib
@@ -12,33 +12,27 @@ import numpy as np
 
 from tool.errors import UserError
 from tool.files import load_npy_dict
-from voc12.classes import CLASSES
+from voc12.classes import VOC, Classes
 from voc12.folders import find_file
-from voc12.lists import PREPARE_COMMAND, check_id
-from voc12.report import one_line
+from voc12.label_csv import CSV_FILE, read_label_csv
+from voc12.lists import PREPARE_COMMAND, check_id, read_classes
+from voc12.report import named, one_line
 
-IGNORE_FOREIGN = "leave objects of other classes than VOC's 20 out, as the published code does"
+IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
 """Help of the flag --ignore_foreign."""
-_CLASS_INDEX = {name: index for index, name in enumerate(CLASSES)}
-_OTHER_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}  # COCO's
+LABELS_FILE = "cls_labels.npy"
 _ENCODINGS = (
     r"utf-?8|utf-?16\w*|(us-)?ascii|iso-?8859-\d+|latin-?1|(windows-|cp)125\d|koi8-r|gb\w+|big5|shift_jis|euc-(jp|kr)"
 )
 _LARGEST_XML = 1 << 20  # bytes; the devkit's largest is under 20 kB
 
 
-def class_index(name: str) -> int | None:
-    """The class, 0..19, of a name in VOC's spelling or COCO's, whatever its case, blanks, hyphens and underscores; else None."""
-    plain = "".join(filter(str.isalnum, name.casefold()))
-    return _CLASS_INDEX.get(_OTHER_NAMES.get(plain, plain))
-
-
-def read_annotation(path: str | Path, ignore_foreign: bool = False) -> np.ndarray:
-    """Multi-hot label (20,) float32 of a devkit XML: 1 for each class with an `<object>`, difficult ones too.
+def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Classes = VOC) -> np.ndarray:
+    """Multi-hot label (C,) float32 of a devkit XML: 1 for each class with an `<object>`, difficult ones too.
 
     Difficult objects count because they do in the `cls_labels.npy` that the field shares; parts (head, hand) do not. Objects of other
-    classes than VOC's are left out where `ignore_foreign` is set, as by the published code.
-    UserError: missing, not an annotation, no object of VOC's classes, an unknown class name, or a document type (which could hold
+    classes are left out where `ignore_foreign` is set, as by the published code.
+    UserError: missing, not an annotation, no object of the classes, an unknown class name, or a document type (which could hold
     entities).
     """
     try:
@@ -64,33 +58,39 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False) -> np.ndarra
     if root.tag != "annotation":
         raise UserError(f"annotation {path} holds <{root.tag[:40]}>, where <annotation> was expected")
 
-    label = np.zeros(len(CLASSES), np.float32)
-    for found in root.iterfind("object"):
-        name = (found.findtext("name") or "").strip()
-        index = class_index(name)
-        if index is not None:
-            label[index] = 1
-        elif not ignore_foreign:
-            raise UserError(f"annotation {path}: {_unknown(name)}")
+    names = [(found.findtext("name") or "").strip() for found in root.iterfind("object")]
+    label = multi_hot(names, classes, f"annotation {path}", ignore_foreign)
     if not label.any():
         raise UserError(
-            f"annotation {path} names no class: {_no_class(root)}; mend it, or leave its photo out of the list"
+            f"annotation {path} names no class: {_no_class(root, classes)}; mend it, or leave its photo out of the list"
         )
     return label
 
 
-def _unknown(name: str) -> str:
-    """What to do about a class name that is none of VOC's."""
-    near = difflib.get_close_matches(name.casefold(), [*CLASSES, *_OTHER_NAMES], 1)
+def multi_hot(names: Iterable[str], classes: Classes, where: str, ignore_foreign: bool) -> np.ndarray:
+    """(C,) float32, 1 for each class that is named. UserError naming `where`: an unknown name, unless `ignore_foreign` is set."""
+    label = np.zeros(len(classes), np.float32)
+    for name in names:
+        if not ignore_foreign or classes.index(name) is not None:
+            remedy = "; --ignore_foreign leaves objects of other classes out"
+            label[class_number(name, classes, where, remedy)] = 1
+    return label
+
+
+def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> int:
+    """The class of this name. UserError naming `where`: there is none, with the nearest and the list of them."""
+    if (index := classes.index(name)) is not None:
+        return index
+    near = difflib.get_close_matches(name.casefold(), [*classes.names, *classes.aliases], 1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    others = "--ignore_foreign leaves objects of other classes out"
-    return f"unknown class name {name[:40]!r}{meant}; VOC's are {', '.join(CLASSES)}; {others}"
+    whose, names = ("VOC's", ", ".join(VOC.names)) if classes == VOC else ("the dataset's", named(classes.names))
+    raise UserError(f"{where}: unknown class name {name[:40]!r}{meant}; {whose} are {names}{remedy}")
 
 
-def _no_class(root: ElementTree.Element) -> str:
-    """Why an annotation has no object of VOC's classes."""
+def _no_class(root: ElementTree.Element, classes: Classes) -> str:
+    """Why an annotation has no object of the classes."""
     if root.find("object") is not None:
-        return "its objects are of other classes than VOC's 20"
+        return f"its objects are of other classes than {'VOC' if classes == VOC else 'the dataset'}'s {len(classes)}"
     other = next((element.tag for element in root.iter() if element.tag.casefold() == "object"), None)
     return (
         f"its <{other}> is not the <object> directly within <annotation> of a devkit" if other else "it has no <object>"
@@ -119,24 +119,26 @@ def annotation_path(voc12_root: str | Path, image_id: str) -> Path:
 def load_labels(
     ids: Iterable[str],
     voc12_root: str | Path,
-    labels_path: str | Path = "voc12/cls_labels.npy",
+    labels_path: str | Path | None = None,
     failures: list[tuple[str, str]] | None = None,
     ignore_foreign: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Label (20,) float32, zeros and ones, of each id: from `labels_path` where it exists, else from `Annotations`.
+    """Label (C,) float32, zeros and ones, of each id: from `labels_path` where it exists, else from `Annotations`.
 
-    An id that the file lacks is read from its XML. The file is read without running anything it asks for. The first process
-    prints how many labels came from where. `ignore_foreign`: see `read_annotation`.
+    The classes are those of the dataset in `voc12_root`; without `labels_path` so is the file, see `labels_file`. An id that the file
+    lacks is read from its XML. The file is read without running anything it asks for. The first process prints how many labels
+    came from where. `ignore_foreign`: see `read_annotation`.
     UserError: ids in neither place, or whose value is no multi-hot label or names no class. Where a list `failures` is given, such
     ids are left out and (id, message) is added to it instead.
     """
-    stored = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
-    table = {_id_of(key): label for key, label in stored.items()}
+    classes = read_classes(voc12_root)
+    labels_path = labels_path or labels_file(voc12_root, classes)
+    table = read_table(Path(labels_path), classes, ignore_foreign)
     labels: dict[str, np.ndarray] = {}
     problems = []
     for image_id in dict.fromkeys(ids):
         try:
-            labels[image_id] = _load_label(image_id, table, voc12_root, labels_path, ignore_foreign)
+            labels[image_id] = _load_label(image_id, table, voc12_root, labels_path, ignore_foreign, classes)
         except UserError as error:
             problems.append((image_id, str(error)))
     if problems and failures is None:
@@ -146,6 +148,25 @@ def load_labels(
     if os.environ.get("RANK", "0") == "0":  # torchrun's number of the process
         print(_origins(labels, table, voc12_root, labels_path), flush=True)
     return labels
+
+
+def labels_file(root: str | Path, classes: Classes) -> Path:
+    """Where the labels of a dataset are: labels.csv in its root, else cls_labels.npy there; of VOC that of voc12/."""
+    folder = Path("voc12") if classes == VOC else Path(root)
+    return path if (path := Path(root, CSV_FILE)).exists() else folder / LABELS_FILE
+
+
+def read_table(path: Path, classes: Classes, ignore_foreign: bool) -> dict[str, np.ndarray]:
+    """id -> label as the file at `path` has it; empty where there is no file."""
+    if not path.exists():
+        return {}
+    if path.suffix.lower() != ".csv":
+        return {_id_of(key): label for key, label in load_npy_dict(path).items()}
+    table: dict[str, np.ndarray] = {}
+    for number, image_id, names in read_label_csv(path):
+        label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
+        table[image_id] = np.maximum(table[image_id], label) if image_id in table else label
+    return table
 
 
 def _id_of(key: int | str) -> str:
@@ -186,9 +207,10 @@ def _load_label(
     voc12_root: str | Path,
     labels_path: str | Path,
     ignore_foreign: bool,
+    classes: Classes,
 ) -> np.ndarray:
     if image_id in table:
-        label = _multi_hot(table[image_id], f"{labels_path}, {image_id}")
+        label = _checked(table[image_id], len(classes), f"{labels_path}, {image_id}")
         if not label.any():
             raise UserError(
                 f"{labels_path}, {image_id}: a row of zeros names no class; mend it, or leave the photo out of the list"
@@ -201,14 +223,14 @@ def _load_label(
             f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; "
             f"{PREPARE_COMMAND} makes the labels of a devkit; is the id right?"
         )
-    return read_annotation(path, ignore_foreign)
+    return read_annotation(path, ignore_foreign, classes)
 
 
-def _multi_hot(value: np.ndarray, where: str) -> np.ndarray:
-    """`value` as float32 (20,), or a UserError naming `where`."""
+def _checked(value: np.ndarray, count: int, where: str) -> np.ndarray:
+    """`value` as float32 (count,), or a UserError naming `where`."""
     value = np.asarray(value)
-    if value.shape != (len(CLASSES),):
-        raise UserError(f"{where}: label of shape {value.shape}, where ({len(CLASSES)},) was expected")
+    if value.shape != (count,):
+        raise UserError(f"{where}: label of shape {value.shape}, where ({count},) was expected")
     if value.dtype.kind not in "fiub" or not np.isin(value, (0, 1)).all():
         raise UserError(f"{where}: a label holds zeros and ones only")
     return value.astype(np.float32)

@@ -1,18 +1,21 @@
-"""Reading and writing the lists under voc12/: which photos, and which pairs of photos."""
+"""Reading and writing lists: which classes, which photos, and which pairs of photos."""
 
 import codecs
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from tool.aside import keep_aside
 from tool.errors import UserError
 from tool.files import atomic_write
-from voc12.aside import keep_aside
-from voc12.classes import CLASSES
+from voc12.classes import VOC, Classes, fold
 from voc12.folders import PHOTO_ENDINGS, find_file
 
 # Ids become parts of paths, for reading and for writing, so nothing in them may lead out of a folder.
+CLASSES_FILE = "classes.txt"
+"""In the root of a dataset with other classes than VOC's: a name a line, line n being label n."""
+MOST_CLASSES = 254  # 8-bit label maps have 256 values, of which 0 is background and 255 void
 _LONGEST_LINE = 2000  # so that a file without line ends is not read into memory whole
 _LONGEST_ID = 200  # bytes; leaves room for a suffix within the 255 that file systems allow
 _PHOTO = r"([^/]+)\.(?:jpe?g|png)"
@@ -22,7 +25,7 @@ _IMAGE_LINES = (
     re.compile(r"()()([^/]+)"),
 )
 _CLASS_LINE = re.compile(r"\S+ (?:-1| [01])")  # of VOC's ImageSets/Main: an id, and whether the photo shows a class
-_PAIR_LINE = re.compile(rf"/?JPEGImages/{_PHOTO}\s+/?JPEGImages/{_PHOTO}\s+([0-9]{{1,2}})", re.IGNORECASE)
+_PAIR_LINE = re.compile(rf"/?JPEGImages/{_PHOTO}\s+/?JPEGImages/{_PHOTO}\s+([0-9]{{1,3}})", re.IGNORECASE)
 PREPARE_COMMAND = "python voc12/prepare.py --voc12_root ROOT"
 LISTS_REMEDY = f"{PREPARE_COMMAND} makes the lists under voc12/"
 
@@ -52,6 +55,42 @@ def check_root(root: str | Path) -> None:
         raise UserError(f"--voc12_root {root} holds no JPEGImages: {hint}")
 
 
+def read_classes(root: str | Path | None) -> Classes:
+    """The classes of the dataset in `root`: those of its classes.txt, without that file VOC 2012's.
+
+    UserError: the file cannot be read, or does not name 1 to 254 different classes.
+    """
+    path = Path(root, CLASSES_FILE) if root is not None else None
+    if path is None or not path.exists():
+        return VOC
+    names: list[str] = []
+    for number, name in read_lines(path, "write the name of one class on each line, without background"):
+        if number != len(names) + 1:
+            raise UserError(f"{path}, line {len(names) + 1} is blank: line n names label n; remove it")
+        names.append(name)
+    return make_classes(names, str(path))
+
+
+def make_classes(names: Sequence[str], where: str) -> Classes:
+    """Classes of these names; VOC's where they are the same. UserError naming `where`: bad names, equal ones, too many or none."""
+    if not 1 <= len(names) <= MOST_CLASSES:
+        raise UserError(
+            f"{where} names {len(names)} classes, where 1 to {MOST_CLASSES} are possible: in a label map 0 is background, 255 void"
+        )
+    seen: dict[str, str] = {}
+    for name in names:
+        if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;"):
+            raise UserError(f"{where}: {name[:80]!r} is no class name (up to 100 printable characters, no ',' or ';')")
+        if fold(name) == "background":
+            raise UserError(f"{where} names background, which is label 0 and not listed: remove it")
+        if (other := seen.get(fold(name))) is not None:
+            raise UserError(
+                f"{where} names {other!r} and {name!r}, which labels could not tell apart: rename one of them"
+            )
+        seen[fold(name)] = name
+    return VOC if tuple(names) == VOC.names else Classes(tuple(names))
+
+
 def deeper_devkit(root: Path) -> Path | None:
     """The devkit within a folder above it."""
     return next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
@@ -75,7 +114,7 @@ def read_image_list(path: str | Path, remedy: str = LISTS_REMEDY) -> list[str]:
     UserError: the file is missing, unreadable or empty, or a line is none of these.
     """
     ids = []
-    for number, line in _lines(path, remedy):
+    for number, line in read_lines(path, remedy):
         match = next(filter(None, (form.fullmatch(line) for form in _IMAGE_LINES)), None)
         of_class = "; of a list of ImageSets/Main keep the ids alone" if _CLASS_LINE.fullmatch(line) else ""
         if match is None or of_class:
@@ -90,15 +129,15 @@ def read_image_list(path: str | Path, remedy: str = LISTS_REMEDY) -> list[str]:
     return ids
 
 
-def read_pairs(path: str | Path) -> list[tuple[str, str, int]]:
-    """Training pairs (id, id, class 0..19) in the order of the file. Blank lines are skipped.
+def read_pairs(path: str | Path, classes: Classes = VOC) -> list[tuple[str, str, int]]:
+    """Training pairs (id, id, class from 0) in the order of the file. Blank lines are skipped.
 
     A line is `/JPEGImages/<id>.jpg /JPEGImages/<id>.jpg <class>`.
     UserError: the file is missing, unreadable or empty, or a line is not of this form.
     """
     pairs = []
     known: dict[str, str] = {}  # an id occurs in every epoch: one string object for all of them saves 20 MB
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         match = _PAIR_LINE.fullmatch(line)
         if match is None:
             raise UserError(
@@ -107,15 +146,15 @@ def read_pairs(path: str | Path) -> list[tuple[str, str, int]]:
             )
         first, second = (check_id(image_id, f"{path}, line {number}") for image_id in match.group(1, 2))
         label = int(match[3])
-        if label >= len(CLASSES):
-            raise UserError(f"{path}, line {number}: class {label}, where 0..{len(CLASSES) - 1} was expected")
+        if label >= len(classes):
+            raise UserError(f"{path}, line {number}: class {label}, where 0..{len(classes) - 1} was expected")
         pairs.append((known.setdefault(first, first), known.setdefault(second, second), label))
     return pairs
 
 
 def line_numbers(path: str | Path) -> list[int]:
     """The line, from 1, of each entry of a list."""
-    return [number for number, _ in _lines(path)]
+    return [number for number, _ in read_lines(path)]
 
 
 def format_image_list(ids: Iterable[str], with_mask: bool = True, folder: str = "SegmentationClassAug") -> str:
@@ -153,7 +192,7 @@ def tell_aside(path: str | Path) -> None:
         print(f"{path}: what it held is kept as {keep_aside(path)}")
 
 
-def _lines(path: str | Path, remedy: str = LISTS_REMEDY) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | Path, remedy: str = LISTS_REMEDY) -> Iterator[tuple[int, str]]:
     """Non-blank lines, stripped, with their numbers from 1."""
     some = False
     try:

@@ -18,10 +18,10 @@ import numpy as np
 
 from tool import flags
 from tool.errors import UserError, run
-from voc12.classes import CLASSES
+from voc12.classes import VOC, Classes
 from voc12.inputs import check_inputs, photos
 from voc12.labels import IGNORE_FOREIGN, load_labels
-from voc12.lists import format_pairs, line_numbers, read_image_list, write_text
+from voc12.lists import format_pairs, line_numbers, photo_folder, read_image_list, write_text
 from voc12.report import named, one_line
 
 EPOCHS = 25
@@ -29,9 +29,9 @@ SEED = 0
 
 
 def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int = SEED) -> list[tuple[str, str, int]]:
-    """`epochs` random matchings of the images, one after the other, as (id, id, class 0..19).
+    """`epochs` random matchings of the images, one after the other, as (id, id, class from 0).
 
-    labels: id -> (20,) multi-hot. Both images of a pair show its class, which is drawn from those that they share.
+    labels: id -> (C,) multi-hot. Both images of a pair show its class, which is drawn from those that they share.
     In each epoch every image occurs once; an image that is left over (their number is odd, or none is left to share
     a class with) is paired with an image of its class again, or with itself where no other image shares a class.
     The order of `labels` does not matter, and the same seed gives the same pairs on any machine: only the raw output
@@ -77,7 +77,7 @@ def _match(shown: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
 
 def _draw(allowed: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
     """For each row of a boolean (n, classes) one of its true columns, each as likely as the others: (n,) int."""
-    # The remainder of 64 bits by at most 20 is uneven by 1e-18 only.
+    # The remainder of 64 bits by at most 254 is uneven by 2e-17 only.
     rank = bits.random_raw(len(allowed)) % allowed.sum(1).astype(np.uint64)  # (n,)
     return np.argmax(np.cumsum(allowed, 1) > rank[:, None], 1)
 
@@ -121,10 +121,12 @@ def _shortest_path(linked: np.ndarray, start: int, goals: np.ndarray) -> list[in
     return []
 
 
-def check_pairs(pairs: Sequence[tuple[str, str, int]], labels: Mapping[str, np.ndarray], path: str | Path) -> None:
+def check_pairs(
+    pairs: Sequence[tuple[str, str, int]], labels: Mapping[str, np.ndarray], path: str | Path, classes: Classes = VOC
+) -> None:
     """UserError that names the lines of the pair list at `path` whose class one of their photos does not show.
 
-    pairs: what `read_pairs` gave; labels: id -> (20,) multi-hot of their photos.
+    pairs: what `read_pairs` gave; labels: id -> (C,) multi-hot of their photos.
     """
     wrong = [
         i for i, (first, second, label) in enumerate(pairs) if not (labels[first][label] and labels[second][label])
@@ -136,8 +138,8 @@ def check_pairs(pairs: Sequence[tuple[str, str, int]], labels: Mapping[str, np.n
     without = " and ".join(dict.fromkeys(i for i in (first, second) if not labels[i][label]))
     raise UserError(
         f"{path}: {len(wrong)} of {len(pairs)} pairs have a class that one of their photos does not show (line "
-        f"{named([str(numbers[i]) for i in wrong])}), the first: {CLASSES[label]}, which {without} does not show; make the list anew "
-        "from the labels with voc12/prepare.py or voc12/pairs.py"
+        f"{named([str(numbers[i]) for i in wrong])}), the first: {classes.names[label]}, which {without} does not show; make the "
+        "list anew from the labels with voc12/prepare.py or voc12/pairs.py"
     )
 
 
@@ -149,10 +151,11 @@ def write_pairs(path: str | Path, pairs: Iterable[tuple[str, str, int]]) -> bool
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add = parser.add_argument
-    add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit, for its Annotations")
+    add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, for its labels")
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
     add("--out", required=True, metavar="FILE", help="pair list to write")
-    add("--labels", default="voc12/cls_labels.npy", metavar="FILE", help="labels, read where the file exists")
+    labels = "labels.csv or .npy, read where the file exists; otherwise the dataset's own, of VOC voc12/cls_labels.npy"
+    add("--labels", metavar="FILE", help=labels)
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--epochs", type=flags.count(1), default=EPOCHS, help="matchings of all photos to make")
     add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
@@ -162,7 +165,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     ids = read_image_list(args.image_list)
-    folder = Path(args.voc12_root) / "JPEGImages"
+    folder = photo_folder(args.voc12_root)
     if folder.is_dir() and (problems := check_inputs(ids, [photos(folder)])):  # labels alone make a list, too
         raise UserError(one_line(problems))
     pairs = make_pairs(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from voc12.classes import LABELS, PALETTE, VOID
+from voc12.classes import PALETTE, VOID
 
 
 def _key(colours: np.ndarray) -> np.ndarray:
@@ -41,12 +41,12 @@ def meant_values(used: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return values if values is not None else colours[:, 0] if grey else indices
 
 
-def explain(label: np.ndarray) -> str:
-    """Return why a label map may hold values that are no labels, and the remedy, as the end of a message; "" if unknown."""
+def explain(label: np.ndarray, count: int) -> str:
+    """Return why a label map may hold other values than 0..count - 1, and the remedy, as the end of a message; "" if unknown."""
     values = set(np.unique(label).tolist())
-    wrong = values - set(range(len(LABELS)))
+    wrong = values - set(range(count))
     if wrong == {VOID}:
         return f" ({VOID} is void, for the ground truth only: give each pixel a label, 0 for background)"
-    if wrong and values <= set(_GREYS[[*range(len(LABELS)), VOID]].tolist()):
+    if wrong and values <= set(_GREYS[[*range(count), VOID]].tolist()):
         return " (these are VOC's colours turned into grey: read palette PNGs by their indices, as Pillow does)"
     return ""

@@ -22,16 +22,25 @@ from tqdm import tqdm
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
+from voc12.classes import VOC, Classes
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of
 from voc12.images import check_whole, size_of
-from voc12.labels import IGNORE_FOREIGN, annotation_path, read_annotation
-from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, tell_aside, write_text
+from voc12.labels import IGNORE_FOREIGN, LABELS_FILE, annotation_path, read_annotation
+from voc12.lists import (
+    CLASSES_FILE,
+    deeper_devkit,
+    format_image_list,
+    photo_path,
+    read_classes,
+    read_image_list,
+    tell_aside,
+    write_text,
+)
 from voc12.masks import AUG, OWN, Mask, complete_masks, count_aug, files_by_id
 from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
-from voc12.report import PUBLISHED, Findings, class_table, list_table
+from voc12.report import PUBLISHED, Findings, check_every_class, class_table, list_table, next_command
 from voc12.sbd import SBD_PAGE
 
-LABELS_FILE = "cls_labels.npy"
 PAIRS_FILE = "EDAM_train.txt"
 DEEPLAB_LISTS = "ImageSets/SegmentationAug"
 LISTS = ("train", "val", "test", "train_aug")
@@ -39,23 +48,31 @@ LISTS = ("train", "val", "test", "train_aug")
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
-    out = make_folder(args.out_dir or Path(__file__).parent)  # before hours of download
+    classes = read_classes(args.voc12_root)
+    if classes != VOC and (args.sbd_root or args.download):
+        raise UserError(
+            f"{args.voc12_root / CLASSES_FILE} names other classes than VOC's: leave out --sbd_root and --download"
+        )
+    # Before hours of download. VOC's lists are this repository's, another dataset's stay with it.
+    out = make_folder(args.out_dir or (Path(__file__).parent if classes == VOC else args.voc12_root))
     root, sbd_root = locate(args)
     check_devkit(root)
     label_folder = within(root, args.label_dir) if args.label_dir else None
     remove_leftovers(out)
 
     findings = Findings()
-    masks = complete_masks(root, sbd_root, findings, args.repair)
+    masks = complete_masks(root, sbd_root, findings, args.repair, len(classes))
     lists = make_lists(root, masks, findings)
     ids = sorted({*lists["train_aug"], *lists["train"], *lists["val"]})
-    labels = read_labels(root, ids, findings, args.ignore_foreign)
+    labels = read_labels(root, ids, findings, args.ignore_foreign, classes)
     check_photos(root, ids, masks, findings)
     paired = {image_id: labels[image_id] for image_id in lists["train_aug"] if image_id in labels}
     if not paired:
         raise UserError(
             f"no image of train_aug has a label in {root / 'Annotations'}, so there is nothing to train on: are these its XML files?"
         )
+    if classes != VOC:
+        check_every_class(paired, classes, root / CLASSES_FILE)
     pairs = make_pairs(paired, args.epochs, args.seed)
     texts = {out / f"{name}.txt": format_image_list(ids, with_mask=name != "test") for name, ids in lists.items()}
     if label_folder:
@@ -68,10 +85,11 @@ def main(argv: list[str] | None = None) -> None:
     say(out / PAIRS_FILE, write_pairs(out / PAIRS_FILE, pairs))
 
     shown = {image_id: mask.classes for image_id, mask in masks.items() if mask is not None}
-    report = [*list_table(lists), *class_table(lists, labels, shown, pairs, findings)]
+    published = PUBLISHED if classes == VOC else {}
+    report = [*list_table(lists, published), *class_table(lists, labels, shown, pairs, findings, classes)]
     report.append(f"pairs: {len(pairs) // args.epochs} per epoch, {args.epochs} epochs, {len(pairs)} in all")
     report.append("nothing looks wrong" if not findings.lines() else "please look at these:")
-    print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists)]))
+    print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists, classes)]))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -88,7 +106,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
     add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
-    out = "folder for the lists, labels and pairs; otherwise voc12/ of this repository"
+    out = "folder for the lists, labels and pairs; otherwise voc12/ of this repository, for other classes than VOC's --voc12_root"
     add("--out_dir", type=Path, metavar="DIR", help=out)
     return parser
 
@@ -179,8 +197,10 @@ def _keep(ids: Sequence[str], known: Mapping[str, object], otherwise: str, findi
     return [image_id for image_id in ids if image_id in known]
 
 
-def read_labels(root: Path, ids: Sequence[str], findings: Findings, ignore_foreign: bool) -> dict[str, np.ndarray]:
-    """id -> label (20,) float32 of each image with a sound XML; the others become findings."""
+def read_labels(
+    root: Path, ids: Sequence[str], findings: Findings, ignore_foreign: bool, classes: Classes = VOC
+) -> dict[str, np.ndarray]:
+    """id -> label (C,) float32 of each image with a sound XML; the others become findings."""
     labels = {}
     for image_id in tqdm(ids, "labels", disable=None):
         try:
@@ -188,7 +208,7 @@ def read_labels(root: Path, ids: Sequence[str], findings: Findings, ignore_forei
             if not path.exists():
                 findings.add("photos without XML, so without label and in no pair", image_id)
                 continue
-            labels[image_id] = read_annotation(path, ignore_foreign)
+            labels[image_id] = read_annotation(path, ignore_foreign, classes)
         except UserError as error:
             findings.add("XML files that give no label, so their photos are in no pair", str(error))
     return labels
@@ -228,25 +248,17 @@ def say(path: Path, written: bool) -> None:
     print(f"{path}: {'written' if written else 'already right'}")
 
 
-def closing(root: Path, out: Path, lists: Mapping[str, Sequence[str]]) -> list[str]:
+def closing(root: Path, out: Path, lists: Mapping[str, Sequence[str]], classes: Classes) -> list[str]:
     """What is missing, where it comes from, and the command to type next."""
     lines = []
-    if not count_aug(root):
+    if not count_aug(root) and classes == VOC:
         lines += [
             "",
             f"{root / AUG} is missing, so train_aug is no more than train ({len(lists['train_aug'])} images).",
             f"It is made from SBD ({SBD_PAGE}); to fetch SBD, 1.4 GB, and make it:",
             f"  {shlex.join(['python', 'voc12/prepare.py', '--voc12_root', str(root), '--download', 'DIR'])}",
         ]
-    try:
-        pair_list = (out / PAIRS_FILE).resolve().relative_to(Path.cwd())
-    except ValueError:
-        pair_list = out.resolve() / PAIRS_FILE
-    command = ["python", "train_EDAM_cls.py", "--voc12_root", str(root), "--train_list", str(pair_list)]
-    command += ["--batch_size", "4", "--lr", "0.001", "--weights", "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"]
-    command += ["--session_name", "resnet38_EDAM_cls"]
-    lines += ["", "Next, train (--weights: the ImageNet ResNet-38; without it, from random weights):"]
-    return [*lines, f"  {shlex.join(command)}"]
+    return [*lines, *next_command(root, out / PAIRS_FILE)]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """prepare.py's report: the counts, and all that looks wrong."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from voc12.classes import CLASSES
+from tool.errors import UserError
+from voc12.classes import VOC, Classes
 
 PUBLISHED = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
 """Images per list of VOC 2012, train_aug with SBD."""
@@ -44,11 +47,14 @@ class Findings:
         return [f"  {len(items)} {kind}: {named(items)}" for kind, items in self._by_kind.items()]
 
 
-def list_table(lists: Mapping[str, Sequence[str]]) -> list[str]:
+def list_table(
+    lists: Mapping[str, Sequence[str]], published: Mapping[str, int] = PUBLISHED, dataset: str = "VOC 2012"
+) -> list[str]:
     """Images per list, beside the published number where that differs."""
     lines = ["images per list:"]
     for name, ids in lists.items():
-        note = "" if len(ids) == PUBLISHED[name] else f"   (VOC 2012: {PUBLISHED[name]})"
+        known = published.get(name, len(ids))
+        note = "" if len(ids) == known else f"   ({dataset}: {known})"
         lines.append(f"  {name:<12}{len(ids):>6}{note}")
     return lines
 
@@ -59,18 +65,19 @@ def class_table(
     shown: Mapping[str, Sequence[int]],
     pairs: Sequence[tuple[str, str, int]],
     findings: Findings,
+    classes: Classes = VOC,
 ) -> list[str]:
     """Images and pairs per class, and where the labels (from XML) and the masks disagree: a finding if that is often.
 
-    labels: id -> (20,) multi-hot; shown: id -> the classes with pixels in the mask.
+    labels: id -> (C,) multi-hot; shown: id -> the classes with pixels in the mask.
     """
     both = [image_id for image_id in labels if image_id in shown]
-    of_label = np.array([labels[image_id] > 0 for image_id in both], bool).reshape(-1, len(CLASSES))
+    of_label = np.array([labels[image_id] > 0 for image_id in both], bool).reshape(-1, len(classes))
     of_mask = np.zeros(of_label.shape, bool)
     for row, image_id in zip(of_mask, both, strict=True):
         row[list(shown[image_id])] = True
-    columns = {name: _per_class(lists[name], labels) for name in ("train_aug", "val")}
-    columns["pairs"] = np.bincount([label for *_, label in pairs], minlength=len(CLASSES))
+    columns = {name: per_class(lists[name], labels, len(classes)) for name in ("train_aug", "val")}
+    columns["pairs"] = np.bincount([label for *_, label in pairs], minlength=len(classes))
     columns["XML only"] = (of_label & ~of_mask).sum(0)
     columns["mask only"] = (of_mask & ~of_label).sum(0)
     same = (of_label == of_mask).all(1)
@@ -83,12 +90,34 @@ def class_table(
         f"  {'':<12}" + "".join(f"{name:>11}" for name in columns),
         *(
             f"  {name:<12}" + "".join(f"{counts[index]:>11}" for counts in columns.values())
-            for index, name in enumerate(CLASSES)
+            for index, name in enumerate(classes.names)
         ),
         f"  labels and masks agree on {same.sum()} of {len(both)} images",
     ]
 
 
-def _per_class(ids: Sequence[str], labels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(20,) int: how many of the images show each class."""
-    return sum((labels[image_id] > 0 for image_id in ids if image_id in labels), np.zeros(len(CLASSES), int))
+def per_class(ids: Iterable[str], labels: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    """(count,) int: how many of the images show each class."""
+    return sum((labels[image_id] > 0 for image_id in ids if image_id in labels), np.zeros(count, int))
+
+
+def check_every_class(labels: Mapping[str, np.ndarray], classes: Classes, where: str | Path) -> None:
+    """UserError naming the classes of the file `where` that none of the images shows."""
+    counts = per_class(labels, labels, len(classes))
+    if missing := [name for name, count in zip(classes.names, counts, strict=True) if not count]:
+        raise UserError(
+            f"{where}: no photo to train on shows {named(missing)}; label some, or take the name out of the file"
+        )
+
+
+def next_command(root: Path, pair_list: Path) -> list[str]:
+    """Lines with the command to type after the lists are there."""
+    try:
+        pair_list = pair_list.resolve().relative_to(Path.cwd())
+    except ValueError:
+        pair_list = pair_list.resolve()
+    command = ["python", "train_EDAM_cls.py", "--voc12_root", str(root), "--train_list", str(pair_list)]
+    command += ["--batch_size", "4", "--lr", "0.001", "--weights", "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"]
+    command += ["--session_name", "resnet38_EDAM_cls"]
+    title = "Next, train (--weights: the ImageNet ResNet-38; without it, from random weights):"
+    return ["", title, f"  {shlex.join(command)}"]

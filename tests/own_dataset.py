@@ -1,0 +1,39 @@
+"""Drawn photos with classes of their own, as a user brings them: sub-folders, odd endings, a table of labels."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from voc12.images import save_label
+
+ENDINGS = (".jpg", ".JPG", ".jpeg", ".Png")
+
+
+def names(count: int) -> list[str]:
+    """Names in the order of the alphabet, which is that of their labels."""
+    return [f"Ding {c:02d}" for c in range(count)]
+
+
+def image_id(number: int) -> str:
+    return f"Foto ä, Nr {number}"
+
+
+def draw(folder: Path, classes: int, photos: int) -> Path:
+    """`folder`/in/<two sub-folders>, `folder`/labels.csv, and `folder`/masks: photo n shows class n % classes and the one after."""
+    rng = np.random.default_rng(0)
+    rows = ["Filename,Labels"]
+    for n in range(photos):
+        shown = (n % classes, (n + 1) % classes)
+        mask = np.zeros((40, 48), np.uint8)
+        for place, c in enumerate(shown):
+            mask[8:32, 4 + 22 * place : 22 + 22 * place] = c + 1
+        pixels = (mask[..., None] * np.array([37, 91, 151]) % 256 + rng.integers(0, 20, (40, 48, 3))).clip(0, 255)
+        path = folder / "in" / ("a" if n % 2 else "b/c") / f"{image_id(n)}{ENDINGS[n % 4]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        rows.append(f'"{path.relative_to(folder / "in")}",{";".join(names(classes)[c].upper() for c in shown)}')
+        (folder / "masks").mkdir(exist_ok=True)
+        save_label(folder / "masks" / f"{image_id(n)}.png", mask)
+    (folder / "labels.csv").write_text("\n".join(rows), encoding="utf-8-sig")
+    return folder
