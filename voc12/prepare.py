@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     report = [*list_table(lists, published), *class_table(lists, labels, shown, pairs, findings, classes)]
     report.append(f"pairs: {len(pairs) // args.epochs} per epoch, {args.epochs} epochs, {len(pairs)} in all")
     report.append("nothing looks wrong" if not findings.lines() else "please look at these:")
-    print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists, classes)]))
+    print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists, classes, len(pairs))]))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -248,7 +248,7 @@ def say(path: Path, written: bool) -> None:
     print(f"{path}: {'written' if written else 'already right'}")
 
 
-def closing(root: Path, out: Path, lists: Mapping[str, Sequence[str]], classes: Classes) -> list[str]:
+def closing(root: Path, out: Path, lists: Mapping[str, Sequence[str]], classes: Classes, pairs: int) -> list[str]:
     """What is missing, where it comes from, and the command to type next."""
     lines = []
     if not count_aug(root) and classes == VOC:
@@ -258,7 +258,7 @@ def closing(root: Path, out: Path, lists: Mapping[str, Sequence[str]], classes: 
             f"It is made from SBD ({SBD_PAGE}); to fetch SBD, 1.4 GB, and make it:",
             f"  {shlex.join(['python', 'voc12/prepare.py', '--voc12_root', str(root), '--download', 'DIR'])}",
         ]
-    return [*lines, *next_command(root, out / PAIRS_FILE)]
+    return [*lines, *next_command(root, out / PAIRS_FILE, None if classes == VOC else pairs)]
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     report = [*list_table(lists), "photos and pairs per class:"]
     report += [f"  {name:<20}{photos:>8}{number:>8}" for name, photos, number in counts]
     report.append("please look at these:" if findings.lines() else "nothing looks wrong")
-    print("\n".join(["", *report, *findings.lines(), *next_command(root, root / PAIRS_FILE)]))
+    print("\n".join(["", *report, *findings.lines(), *next_command(root, root / PAIRS_FILE, len(pairs))]))
 
 
 def get_parser() -> argparse.ArgumentParser:
