@@ -111,7 +111,7 @@ def check_every_class(labels: Mapping[str, np.ndarray], classes: Classes, where:
 
 
 def next_command(root: Path, pair_list: Path, pairs: int | None = None) -> list[str]:
-    """Lines with the command to type after the lists are there. pairs: how many, of another dataset than VOC, whose warm-up is too long."""
+    """Lines with the command to type after the lists are there. pairs: how many, where the warm-up meant for VOC does not fit."""
     try:
         pair_list = pair_list.resolve().relative_to(Path.cwd())
     except ValueError:
