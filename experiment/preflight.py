@@ -12,9 +12,10 @@ from network import caffe_weights, make_net, weights
 from network.poolnet import is_joint
 from network.state_dict import LoadReport, read_state_dict
 from tool.errors import UserError
+from voc12.classes import VOC
 from voc12.folders import LABEL_ENDINGS, files_of
 from voc12.inputs import check_inputs, label_maps, photos, saliency_maps
-from voc12.lists import check_root, photo_folder, read_image_list
+from voc12.lists import CLASSES_FILE, check_root, photo_folder, read_classes, read_image_list
 from voc12.masks import AUG, OWN
 from voc12.report import one_line
 from voc12.sbd import SBD_PAGE
@@ -58,6 +59,10 @@ class Preflight:
         root, ids = plan.root, {}
         try:
             check_root(root)
+            if read_classes(root) != VOC:
+                raise UserError(
+                    f"{root / CLASSES_FILE} names other classes than VOC's, whose experiment this is; README.md has the commands for them"
+                )
             folder = root / "ImageSets" / "Segmentation"
             ids = {name: read_image_list(folder / f"{name}.txt") for name in ("train", "val")}
         except UserError as error:

@@ -147,3 +147,12 @@ def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, cap
     with pytest.raises(reproduce.UserError):  # nor does a real run begin
         main(monkeypatch, *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_another_dataset_than_voc_is_refused(inputs, tmp_path, monkeypatch, capsys):
+    shutil.copytree(inputs / "VOC2012", tmp_path / "VOC2012")
+    (tmp_path / "VOC2012/classes.txt").write_text("cat\n")
+    words = ("--voc12_root", tmp_path / "VOC2012", *flags(inputs)[2:], "--edam_weights", inputs / "weights.pth")
+    with pytest.raises(reproduce.UserError, match="1 of the inputs"):
+        main(monkeypatch, *words, "--dry_run", "--out", tmp_path / "run")
+    assert "classes.txt names other classes than VOC's, whose experiment this is" in capsys.readouterr().err
