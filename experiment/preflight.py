@@ -61,7 +61,8 @@ class Preflight:
             check_root(root)
             if read_classes(root) != VOC:
                 raise UserError(
-                    f"{root / CLASSES_FILE} names other classes than VOC's, whose experiment this is; README.md has the commands for them"
+                    f"{root / CLASSES_FILE} names other classes than VOC's, whose experiment this is; "
+                    "README.md has the commands for them"
                 )
             folder = root / "ImageSets" / "Segmentation"
             ids = {name: read_image_list(folder / f"{name}.txt") for name in ("train", "val")}
