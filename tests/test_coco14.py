@@ -135,8 +135,10 @@ def test_a_rerun_writes_what_is_missing_and_no_more(coco, capsys):
     main(coco)
     before = contents(coco)
     (coco / "SegmentationClass/COCO_val2014_000000000001.png").unlink()
+    kept = (coco / "SegmentationClass/COCO_val2014_000000000003.png").stat()
     capsys.readouterr()
     main(coco)
+    assert (coco / "SegmentationClass/COCO_val2014_000000000003.png").stat().st_ino == kept.st_ino
     assert ": written" not in capsys.readouterr().out
     assert contents(coco) == before
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from own_dataset import draw, image_id, names
-from voc12_devkit import contents, hot, xml
+from voc12_devkit import contents, hot, write_voc_and_sbd, xml
 
 from network import make_net
 from network.caffe_weights import load_weights as load_caffe
@@ -21,6 +21,7 @@ from voc12.folders import MANIFEST, PHOTO_ENDINGS, find_file, photos_below
 from voc12.label_csv import read_label_csv
 from voc12.labels import load_labels
 from voc12.lists import read_classes, read_image_list, read_pairs
+from voc12.prepare import main as prepare_voc
 
 PETS = Classes(("cat", "Guinea pig"))
 
@@ -204,6 +205,23 @@ def test_each_fault_of_a_folder_of_photos(tmp_path, fault, message):
     with pytest.raises(UserError) as error:
         prepare(tmp_path)
     assert message in str(error.value)
+
+
+def test_a_devkit_with_classes_of_its_own(tmp_path, capsys):
+    """voc12/prepare.py keeps its lists beside it; of the masks, which have VOC's values, 7 and 15 are none of three classes."""
+    root, _ = write_voc_and_sbd(tmp_path)
+    root_with(root, "person\ncar\naeroplane\n")
+    prepare_voc(["--voc12_root", str(root), "--epochs", "2"])
+    out = capsys.readouterr().out
+    assert "  4 masks with values other than 0..3 and 255: " in out and "SBD" not in out and "VOC 2012:" not in out
+    assert "--train_list" in out.splitlines()[-1] and f"{root}/EDAM_train.txt" in out
+    labels = load_labels(["2007_000001", "2007_000003"], root)
+    assert [label.tolist() for label in labels.values()] == [[1, 0, 1], [0, 1, 0]]
+    assert {c for *_, c in read_pairs(root / "EDAM_train.txt", read_classes(root))} <= {0, 1, 2}
+    with pytest.raises(
+        UserError, match=r"classes\.txt names other classes than VOC's: leave out --sbd_root and --download"
+    ):
+        prepare_voc(["--voc12_root", str(root), "--sbd_root", "x"])
 
 
 def saved(path: Path, module: str, **options) -> Path:
