@@ -6,6 +6,7 @@ Several processes:        torchrun --nproc_per_node 2 train_sal.py ... (the batc
 Interrupted, the same command with --resume goes on.
 
 Masks of pairs are 8-bit grey, 0..255, and may be soft. Of label maps every class is foreground, and void (255) does not count.
+A PoolNet with its edge branch is trained on saliency alone: what detects the edges stays as it is in --weights.
 """
 
 import argparse

@@ -31,13 +31,14 @@ from voc12.lists import read_image_list
 
 REPO = Path(__file__).resolve().parents[1]
 NETWORK, SESSION = "network.resnet38_EDAM_tiny", "EDAM_tiny"
+SALIENCY_NETWORK, SALIENCY_SESSION = "network.poolnet_tiny", "PoolNet_tiny"
 PHOTOS = 200  # of the training list that are labelled and evaluated
 # Sums are split among the threads, so another number of threads gives another last digit: it is fixed for the table's sake.
 # Waiting threads must not keep a core busy that another process needs.
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
 ROWS = (
     ("background", "*baseline: everything is background*", ""),
-    ("guess", "*baseline: image labels and saliency, no network*", ""),
+    ("guess", "*baseline: image labels and saliency, no EDAM*", ""),
     ("masks", "masks", "52.83"),
     ("crf", "masks, CRF", "58.61"),
     ("crf_saliency", "masks, CRF, saliency", "68.11"),
@@ -56,7 +57,7 @@ class Step:
 def make_steps(folder: Path, seed: int) -> list[Step]:
     """The commands of the demo, in order, as they would be typed in the repository's root."""
     out = shlex.quote(str(folder))
-    return [Step(*command) for command in (*_training(out, seed), *_labelling(out))]
+    return [Step(*command) for command in (*_training(out, seed), *_saliency(out, seed), *_labelling(out))]
 
 
 def _training(out: str, seed: int) -> list[tuple[str, str, str]]:
@@ -86,18 +87,50 @@ def _training(out: str, seed: int) -> list[tuple[str, str, str]]:
     ]
 
 
-def _labelling(out: str) -> list[tuple[str, str, str]]:
-    """Name, title and command of each step from the trained network on."""
-    root, lists, saliency = f"{out}/VOC2012", f"{out}/lists", f"{out}/VOC2012/saliency"
-    photos, trained = f"{lists}/labelled.txt", f"{out}/checkpoints/{SESSION}/{SESSION}.pth"
-    infer = f"python infer_cls.py --voc12_root {root} --infer_list {photos} --network {NETWORK} --weights {trained}"
-    score = f"python eval.py --voc12_root {root} --list {photos}"
+def _saliency(out: str, seed: int) -> list[tuple[str, str, str]]:
+    """Name, title and command of each step from photos with masks to saliency maps of the photos that are to be labelled."""
+    root, photos = f"{out}/salient/VOC2012", f"{out}/lists/labelled.txt"
     return [
         (
             "choice",
             f"The first {PHOTOS} training photos get pseudo labels",
-            f"head -n {PHOTOS} {lists}/train.txt > {photos}",
+            f"head -n {PHOTOS} {out}/lists/train.txt > {photos}",
         ),
+        (
+            "salient",
+            "Draw other photos, whose masks tell PoolNet what is salient, whatever its class",
+            f"python demo/draw.py --out {out}/salient --seed {seed + 1} --train 1600 --val 0",
+        ),
+        (
+            "saliency_training",
+            "PoolNet, where real runs take its published weights",
+            f"python train_sal.py --voc12_root {root} --mask_dir {root}/SegmentationClass "
+            f"--train_list {root}/ImageSets/Segmentation/train.txt --network {SALIENCY_NETWORK} --crop_size 128 --batch_size 8 "
+            f"--lr 0.002 --max_epoches 2 --seed {seed} --session_name {SALIENCY_SESSION} --checkpoint_dir {out}/checkpoints "
+            f"--log_dir {out}/runs --num_workers 1 --vis_every 100 --save_every 50 --resume",
+        ),
+        (
+            "saliency",
+            "Saliency maps of the photos that get labels",
+            f"python infer_sal.py --voc12_root {out}/VOC2012 --infer_list {photos} --network {SALIENCY_NETWORK} "
+            f"--weights {out}/checkpoints/{SALIENCY_SESSION}/{SALIENCY_SESSION}.pth --out_sal {out}/saliency",
+        ),
+        (
+            "score_saliency",
+            "Score: saliency maps",
+            f"python eval.py --saliency --voc12_root {out}/VOC2012 --list {photos} --predict_dir {out}/saliency "
+            f"--json {out}/scores/saliency.json",
+        ),
+    ]
+
+
+def _labelling(out: str) -> list[tuple[str, str, str]]:
+    """Name, title and command of each step from the trained network on."""
+    root, lists, saliency = f"{out}/VOC2012", f"{out}/lists", f"{out}/saliency"
+    photos, trained = f"{lists}/labelled.txt", f"{out}/checkpoints/{SESSION}/{SESSION}.pth"
+    infer = f"python infer_cls.py --voc12_root {root} --infer_list {photos} --network {NETWORK} --weights {trained}"
+    score = f"python eval.py --voc12_root {root} --list {photos}"
+    return [
         ("maps", "Class maps, and labels with CRF", f"{infer} --out_cam {out}/cam --out_crf_pred {out}/crf"),
         (
             "curve",

@@ -123,7 +123,7 @@ def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands
         if script not in known:
             known[script] = commands.run(tmp_path, script, "--help").stdout
         assert [flag for flag in rest if flag.startswith("--") and f" {flag} " not in known[script]] == []
-    assert len(known) == 8
+    assert len(known) == 10
 
 
 def test_finished_steps_are_left_out(tmp_path, capfd):

@@ -25,7 +25,7 @@ LR = 0.003
 
 @pytest.fixture(scope="module")
 def made(drawn, tmp_path_factory) -> Path:
-    """Photos of several sizes in image/, soft masks in mask/, and a list of these pairs; label maps with void in label/; also a devkit."""
+    """Photos of several sizes in image/, soft masks in mask/, a list of these pairs; label maps in label/, as of a devkit."""
     root = tmp_path_factory.mktemp("pairs")
     for folder in ("image", "mask", "label"):
         (root / folder).mkdir()
