@@ -83,6 +83,7 @@ def main() -> None:
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Make the network and check the data. UserError: what the flags name is not there or does not fit."""
+    parts = parts_of_a_step(args)
     needs = ("input", "smallest_side", "get_parameter_groups")
     net, load_weights = make_poolnet(args.network, args.weights, needs)
     if not (args.weights or args.resume) and any(isinstance(part, FrozenBatchNorm2d) for part in net.modules()):
@@ -120,7 +121,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         set_learning_rate=prepare,
         load_weights=load_weights,
         pictures=partial(saliency_pictures, data=data),
-        parts=parts_of_a_step(args),
+        parts=parts,
     )
 
 
