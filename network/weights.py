@@ -5,7 +5,9 @@ from pathlib import Path
 
 from torch import nn
 
+from network import timm_weights
 from network.state_dict import IS_IT_THE_ONE, Family, LoadReport, load_state
+from network.timm_backbone import TimmBackbone
 
 RESNET38D = Family(
     backbone=re.compile(r"(conv1a|b[2-7](_\d+)?|bn7)\."),
@@ -22,5 +24,10 @@ RESNET38D = Family(
 
 
 def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
-    """Load a file into an EDAM network or a ResNet38d: the whole network, or a whole backbone. See `load_state`."""
+    """Load a file into an EDAM network or a ResNet38d: the whole network, or a whole backbone. See `load_state`.
+
+    Networks on a backbone of timm have weights of their own: see `network.timm_weights`.
+    """
+    if any(isinstance(module, TimmBackbone) for module in net.modules()):
+        return timm_weights.load_weights(net, path)
     return load_state(net, path, RESNET38D)
