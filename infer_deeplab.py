@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from network import make_net
-from network.caffe_weights import load_weights
+from network.weights import load_weights
 from pseudo_label import inference
 from pseudo_label.manifest import weights_digest
 from pseudo_label.segmentation import SegmentationJob, probabilities

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from network import make_net
-from network.caffe_weights import load_weights
 from network.poolnet import is_joint
 from network.state_dict import read_state_dict
+from network.weights import load_weights
 from pseudo_label import inference
 from pseudo_label.manifest import weights_digest
 from pseudo_label.saliency_maps import SaliencyJob, enlargement, saliency_logits

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from network import make_net
-from network.caffe_weights import load_weights
 from network.frozen_norm import FrozenBatchNorm2d, thaw
 from network.segmentation_loss import multi_scale_loss
+from network.weights import load_weights
 from pseudo_label.segmentation import label_pictures
 from tool import distributed, flags, training
 from tool.errors import UserError, run
