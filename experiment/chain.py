@@ -173,7 +173,7 @@ def scores(plan: Plan) -> list[Step]:
     """A score file for each row, and one of the saliency maps. The masks are scored at the background score that is best for them."""
     steps = []
     if plan.sal_path:
-        words = ("--voc12_root", plan.root, "--list", plan.labelled, "--predict_dir", plan.sal_path)
+        words: Words = ("--voc12_root", plan.root, "--list", plan.labelled, "--predict_dir", plan.sal_path)
         evaluate = ("python", "eval.py", "--saliency", *words, "--json", score_path(plan.out, "saliency"))
         steps.append(Step("score_saliency", "Score: saliency maps", command(*evaluate)))
     for row in plan.rows:
