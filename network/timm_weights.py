@@ -28,8 +28,8 @@ _NAMES = {  # words for a backbone -> layers that give it away
 class TimmFamily(Family):
     """Files for one backbone of timm."""
 
-    def read(self, path: str | Path, own: Collection[str]) -> dict[str, Tensor]:
-        given = super().read(path, own)
+    def named(self, given: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+        given = super().named(given, own)
         backbone = {name: value for name, value in given.items() if not name.startswith("_fc.")}
         names = [name for name in own if self.backbone.match(name)]
         # efficientnet-pytorch has other names, in the same order: that of computation.
