@@ -16,8 +16,8 @@ def add_flags(parser: argparse.ArgumentParser, network: str) -> None:
     """Add the flags that say which network is made. network: the default."""
     add = parser.add_argument
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
-    add("--backbone", metavar="NAME", help="for network.timm_EDAM: timm's name of the backbone")
-    add("--output_stride", type=int, choices=(8, 16), help="for network.timm_EDAM: pixels of a photo per position")
+    add("--backbone", metavar="NAME", help="for networks on timm: its name of the backbone")
+    add("--output_stride", type=int, choices=(8, 16), help="for networks on timm: pixels of a photo per position")
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:

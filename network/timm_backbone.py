@@ -4,8 +4,9 @@ import difflib
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from network.frozen_norm import FrozenNorms
 from tool.errors import UserError
 from tool.transforms import PictureStatistics
 
@@ -14,7 +15,7 @@ INSTALL = "pip install -r requirements-timm.txt"
 _TF_LITE = PictureStatistics("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(FrozenNorms):
     """A network of timm whose batch norms are not trained.
 
     Its tensors have timm's names behind the network's own, as in "tf_efficientnet_lite0.conv_stem.weight": a checkpoint says what it
@@ -34,21 +35,13 @@ class TimmBackbone(nn.Module):
     def __init__(self, backbone: str = "tf_efficientnet_lite0", output_stride: int = 16) -> None:
         super().__init__()
         model = make_model(backbone, output_stride)
-        self.freeze_batch_norms = True
         self.name = backbone.split(".")[0]  # timm puts the name of a set of weights behind a dot
         self.add_module(self.name, model)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.requires_grad_(False)
         self.input, self.channels = statistics(model), sizes(model, 64)[1]
-        self.train()
+        self.freeze()
 
-    def train(self, mode: bool = True) -> "TimmBackbone":
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d) and self.freeze_batch_norms:
-                module.eval()
-        return self
+    def fold_batch_norms(self) -> None:
+        """Nothing: timm's batch norms hold what comes behind them."""
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, channels, H / output_stride, W / output_stride), rounded as the network does."""

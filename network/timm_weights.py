@@ -45,7 +45,7 @@ class TimmFamily(Family):
         if not any(_OURS & set(names) for names in parts) or any(name.startswith(self.prefix) for name in given):
             return super().seems(given)
         backbone, own = "ResNet38d" if parts[0][0] == "conv1a" else parts[0][0], self.prefix.split(".")[-2]
-        return f"a network on {backbone} where --backbone is {own}"
+        return "another network" if backbone == own else f"a network on {backbone} where --backbone is {own}"
 
 
 def load_weights(net: nn.Module, path: str | Path) -> LoadReport:

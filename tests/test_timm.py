@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from training import flags, write_pairs
 
-from network import make_net, timm_EDAM
+from network import deeplab_v2_timm, make_net, timm_EDAM
+from network.frozen_norm import has_frozen_norms, thaw
 from network.timm_weights import _package_file
 from network.weights import load_weights
 from tool.errors import UserError
 from tool.transforms import PictureStatistics
-from voc12.images import load_photo
+from voc12.images import load_label, load_photo
 
 LITE0 = "tf_efficientnet_lite0"
 FILE = _package_file(LITE0)
@@ -206,3 +207,50 @@ def test_the_commands(drawn, tmp_path, commands):
         tmp_path, *infer, "--backbone", "resnet18", "--overwrite"
     )
     assert "made with output_stride none, this run has 8" in commands.error(tmp_path, *infer, "--output_stride", 8)
+
+
+def test_deeplab_on_the_same_backbone(tmp_path):
+    torch.manual_seed(0)
+    net = deeplab_v2_timm.Net(output_stride=8, scales=(0.5,))
+    report = load_weights(net, "imagenet")
+    assert report.loaded == 294 and {name.rpartition(".")[0] for name in report.missing} == {
+        f"base.aspp.c{i}" for i in range(4)
+    }
+    assert [conv.dilation[0] for conv in net.base.aspp.children()] == [6, 12, 18, 24]
+    assert [conv.dilation[0] for conv in deeplab_v2_timm.Net().base.aspp.children()] == [3, 6, 9, 12]
+    assert net.input == timm_EDAM.Net().input and not has_frozen_norms(torch.nn.Linear(1, 1))
+    x = torch.rand(1, 3, 64, 48)
+    whole, half, highest = net.train()(x)
+    assert (whole.shape, half.shape) == ((1, 21, 8, 6), (1, 21, 4, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(net.eval()(x), highest)
+        torch.testing.assert_close(
+            sum(conv(lite0(x, 8)) for conv in net.base.aspp.children()), whole, rtol=0, atol=1e-4
+        )
+    assert [len(group) for group in net.get_parameter_groups()] == [49, 4, 4]
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match="holds a network on tf_efficientnet_lite0 where --backbone is resnet18, not"):
+        load_weights(make_net("network.deeplab_v2_timm", backbone="resnet18"), tmp_path / "net.pth")
+
+
+def test_batch_norms_that_are_to_learn_do():
+    net = deeplab_v2_timm.Net(scales=())
+    assert has_frozen_norms(net.train())
+    thaw(net)
+    assert not has_frozen_norms(net)
+    before = net.base.tf_efficientnet_lite0.bn1.running_mean.clone()
+    net(torch.rand(2, 3, 32, 32))[0].sum().backward()
+    norm = net.base.tf_efficientnet_lite0.bn1
+    assert norm.weight.grad.abs().max() > 0 and not torch.equal(norm.running_mean, before)
+    assert isinstance(norm.act, torch.nn.ReLU6)  # it was not put in the place of another one
+
+
+def test_the_commands_of_deeplab(drawn, tmp_path, commands):
+    (tmp_path / "list.txt").write_text("2099_000001\n2099_000002\n")
+    network = ("--voc12_root", drawn, "--network", "network.deeplab_v2_timm", "--num_workers", 0)
+    train = ("--label_dir", drawn / "SegmentationClass", "--train_list", "list.txt", "--weights", "imagenet")
+    steps = ("--max_iters", 2, "--batch_size", 2, "--iter_size", 1, "--crop_size", 65)
+    commands.run(tmp_path, "train_deeplab.py", *network, *train, *steps)
+    weights = ("--weights", "checkpoints/DeepLabV2/DeepLabV2.pth", "--infer_list", "list.txt")
+    commands.run(tmp_path, "infer_deeplab.py", *network, *weights, "--out_pred", "PRED", "--crf_workers", 0)
+    assert load_label(tmp_path / "PRED/2099_000002.png").max() <= 20
