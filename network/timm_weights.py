@@ -30,15 +30,14 @@ class TimmFamily(Family):
 
     def named(self, given: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
         given = super().named(given, own)
-        backbone = {name: value for name, value in given.items() if not name.startswith("_fc.")}
+        classifier = {name: value for name, value in given.items() if name.startswith("_fc.")}
+        backbone = {name: value for name, value in given.items() if name not in classifier}
         names = [name for name in own if self.backbone.match(name)]
         # efficientnet-pytorch has other names, in the same order: that of computation.
         kinds = [[name.rpartition(".")[2] for name in some] for some in (backbone, names)]
-        return (
-            dict(zip(names, backbone.values(), strict=True))
-            if "_conv_stem.weight" in given and kinds[0] == kinds[1]
-            else given
-        )
+        if "_conv_stem.weight" not in given or kinds[0] != kinds[1]:
+            return given
+        return dict(zip(names, backbone.values(), strict=True)) | classifier
 
     def seems(self, given: Collection[str]) -> str:
         parts = [name.removeprefix("base.").split(".") for name in given]
