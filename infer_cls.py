@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from network import make_net
+from network import add_flags, make_net, options
 from network.state_dict import read_checkpoint
 from network.weights import load_weights
 from pseudo_label import inference
@@ -43,9 +43,8 @@ from voc12.lists import check_root, make_classes, photo_folder, read_classes, re
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, number = parser.add_argument, flags.number(float)
-    network = "network.resnet38_EDAM_cls"
     add("--weights", required=True, metavar="FILE", help="trained EDAM network (.pth)")
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add_flags(parser, "network.resnet38_EDAM_cls")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
     add("--voc12_root", metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages, Annotations")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
@@ -120,7 +119,7 @@ def main() -> None:
 
 def load_network(args: argparse.Namespace, classes: Classes) -> tuple[Any, str]:
     """The trained network, and the line to report."""
-    net = make_net(args.network, ("forward_cam",), **classes.options(num_classes=len(classes)))
+    net = make_net(args.network, ("forward_cam", "input"), **options(args), **classes.options(num_classes=len(classes)))
     report = load_weights(net, args.weights)
     if report.missing:
         raise UserError(f"{report}: no trained EDAM network, which is what makes pseudo labels")

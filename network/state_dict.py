@@ -41,14 +41,11 @@ class Family:
     tables: Collection[str] = ()
     prefix: str = ""
 
-    def read(self, path: str | Path, own: Collection[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """The tensors in a file, by their names in the network, `own`, where it has them; and the names of its classes."""
-        given, classes = read_checkpoint(path, own)
+    def named(self, given: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+        """The tensors of a file by their names in the network, `own`, where it has them."""
         if any(name.startswith(self.prefix) for name in given):
-            return given, classes
-        return {
-            self.prefix + name if self.prefix + name in own else name: value for name, value in given.items()
-        }, classes
+            return given
+        return {self.prefix + name if self.prefix + name in own else name: value for name, value in given.items()}
 
     def seems(self, given: Collection[str]) -> str:
         """Words for the network that tensors of these names are of."""
@@ -101,15 +98,18 @@ def read_checkpoint(path: str | Path, known: Collection[str] = ()) -> tuple[dict
     return _strip(_unwrap(saved, path), known), _class_names(saved)
 
 
-def load_state(net: nn.Module, path: str | Path, family: Family) -> LoadReport:
+def load_state(
+    net: nn.Module, path: str | Path, family: Family, saved: Mapping[str, Tensor] | None = None
+) -> LoadReport:
     """Load a file into `net`: all of its tensors, or a whole backbone, the new layers then keeping their initial values.
 
-    Nothing changes in `net` unless everything fits.
-    Raises UserError, naming the first offenders: weights of another network or for other classes, other shapes, values that are
-    not finite.
+    Nothing changes in `net` unless everything fits. `saved`: what `read_state_dict` found in the file, where it was read already.
+    Raises UserError, naming the first offenders: weights of another network or for other classes, other shapes,
+    values that are not finite.
     """
     own = net.state_dict()
-    given, classes = family.read(path, own)
+    given, classes = read_checkpoint(path, own) if saved is None else (dict(saved), ())
+    given = family.named(given, own)
     for name in family.tables:
         if name in own and name in given and given[name].shape != own[name].shape:
             del given[name]

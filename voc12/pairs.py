@@ -94,7 +94,9 @@ def _make_even(chosen: np.ndarray, shown: np.ndarray, bits: np.random.PCG64) -> 
         if not odd[start]:
             continue
         drawn = chosen[:, None] == np.arange(classes)  # (images, classes), one true per row
-        linked = drawn.T.astype(np.float32) @ shown  # (from, to): images that could move; of integers it is 60 times slower
+        linked = (
+            drawn.T.astype(np.float32) @ shown
+        )  # (from, to): images that could move; of integers it is 60 times slower
         path = _shortest_path((linked + linked.T) > 0, start, odd)
         for a, b in itertools.pairwise(path):
             movable = np.flatnonzero(shown[:, a] & shown[:, b] & ((chosen == a) | (chosen == b)))
