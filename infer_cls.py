@@ -133,6 +133,8 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
     photo, name = load_photo(args.image), args.image.stem
     if args.out.resolve() == args.image.parent.resolve():
         raise UserError(f"--out {args.out} is the folder of the photo; name another one")
+    idle = ["voc12_root", "infer_list", *(f"out_{output}" for output in ("cam", "cam_pred", "crf", "crf_pred"))]
+    flags.tell_idle(args, get_parser(), idle, "with --image")
     names = read_checkpoint(args.weights)[1]
     classes = make_classes(names, args.weights) if names else VOC
     numbers = sorted({class_number(one, classes, "--classes") for one in args.classes.split(",")})
@@ -145,7 +147,7 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
         net = inference_form(net, device, args.amp)
         with autocast(device, args.amp):
             maps = class_maps(net, views(photo), numbers, photo.size[::-1], device).cpu().numpy()
-    job = replace(job, out_cam=make_folder(args.out), out_crf_pred=args.out)
+    job = replace(job, out_cam=make_folder(args.out), out_cam_pred=None, out_crf=None, out_crf_pred=args.out)
     remark = job.write(name, np.array(photo), numbers, maps)
     drawn = overlay(np.array(photo), load_label(args.out / f"{name}.png"), PALETTE)
     save_rgb(args.out / f"{name}_overlay.png", drawn)
@@ -153,7 +155,8 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
 
 
 def tell_idle_flags(args: argparse.Namespace, job: LabelJob) -> None:
-    """Say which settings of the label PNGs were given though none of the outputs depends on them."""
+    """Say which settings of the label PNGs were given though none of the outputs depends on them, and what is for --image alone."""
+    flags.tell_idle(args, get_parser(), ["classes", "out"], "without --image")
     outputs = job.folders()
     used = {name for output in outputs for name in job.fusion_settings(output)}
     idle = [name for name in ("sal_path", "theta", "alpha", "beta") if name not in used]
