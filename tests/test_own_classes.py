@@ -144,9 +144,9 @@ def test_from_a_folder_to_lists(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "photos and pairs per class:\n  ding 00                    4" in out.replace("DING", "ding")
     assert f"1 lines of {tmp_path / 'labels.csv'} without a photo, left out: lost" in out
-    assert out.splitlines()[-1].startswith(
-        f"  python train_EDAM_cls.py --voc12_root {root} --train_list {root}/EDAM_train.txt"
-    )
+    command = out.splitlines()[-1].split()
+    assert command[:6] == f"python train_EDAM_cls.py --voc12_root {root} --train_list {root}/EDAM_train.txt".split()
+    assert command[-4:] == ["--warmup_steps", "0", "--session_name", "root"]
     assert (root / "classes.txt").read_text() == "DING 00\nDING 01\nDING 02\n"
     assert read_image_list(root / "train.txt") == sorted(image_id(n) for n in range(6))
     assert len(read_pairs(root / "EDAM_train.txt", read_classes(root))) == 6

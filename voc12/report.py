@@ -1,6 +1,7 @@
 """prepare.py's report: the counts, and all that looks wrong."""
 
 import itertools
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -111,15 +112,17 @@ def check_every_class(labels: Mapping[str, np.ndarray], classes: Classes, where:
 
 
 def next_command(root: Path, pair_list: Path, pairs: int | None = None) -> list[str]:
-    """Lines with the command to type after the lists are there. pairs: how many, where the warm-up meant for VOC does not fit."""
+    """Lines with the command to type after the lists are there. pairs: how many, of another dataset than VOC."""
     try:
         pair_list = pair_list.resolve().relative_to(Path.cwd())
     except ValueError:
         pair_list = pair_list.resolve()
     command = ["python", "train_EDAM_cls.py", "--voc12_root", str(root), "--train_list", str(pair_list)]
     command += ["--batch_size", "4", "--lr", "0.001", "--weights", "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"]
-    if pairs is not None:  # VOC's 2000 steps are a sixteenth of its run
-        command += ["--warmup_steps", str(pairs // 64)]
-    command += ["--session_name", "resnet38_EDAM_cls"]
+    session = "resnet38_EDAM_cls"
+    if pairs is not None:
+        command += ["--warmup_steps", str(pairs // 64)]  # VOC's 2000 steps are a sixteenth of its run
+        session = re.sub("[^A-Za-z0-9_]+", "_", root.resolve().name)[:100]
+    command += ["--session_name", session]
     title = "Next, train (--weights: the ImageNet ResNet-38; without it, from random weights):"
     return ["", title, f"  {shlex.join(command)}"]
