@@ -58,7 +58,7 @@ def main() -> None:
         return net, str(report)
 
     def compute(net: Any, image_id: str, photo: Tensor, inputs: None, device: torch.device) -> tuple:
-        if min(photo.shape[:2]) * min(1, *net.scales) < 1:
+        if min(photo.shape[:2]) * min((1, *net.scales)) < 1:
             raise BadPhoto(f"photo {image_id} is {photo.shape[1]}x{photo.shape[0]} pixels, too small for the scales")
         return job.results(image_id, probabilities(net, photo, device, args.flip))
 

@@ -12,7 +12,8 @@ import colorful
 import eval as evaluation
 import infer_cls
 import train_EDAM_cls
-from demo import baselines, draw, run
+from demo import draw, run
+from experiment import baselines
 from pseudo_label.manifest import claim_folder
 from tool.errors import UserError
 from voc12 import pairs, prepare
@@ -28,7 +29,7 @@ SCRIPTS = (
     "voc12.prepare",
     "voc12.pairs",
 )
-SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "demo.baselines")
+SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "experiment.baselines")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
