@@ -26,6 +26,7 @@ from tool import flags
 from tool.errors import run
 
 NETWORK = "network.resnet38_EDAM_tiny"
+POOLNET = "PoolNet"  # session
 PHOTOS = 200  # of the training list that are labelled and evaluated
 # Sums are split among the threads, so another number of threads gives another last digit: it is fixed for the table's sake.
 # Waiting threads must not keep a core busy that another process needs.
@@ -74,7 +75,8 @@ def make_plan(out: Path, seed: int) -> Plan:
         edam=NETWORK,
         weights=out / "backbone.pth",
         training=training,
-        saliency=root / "saliency",
+        poolnet="network.poolnet_tiny",
+        poolnet_weights=out / f"checkpoints/{POOLNET}/{POOLNET}.pth",
         segments=False,
         seed=seed,
     )
@@ -87,8 +89,24 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     pretrain = (*pretrain, "--image_list", plan.lists / "train_aug.txt", "--network", plan.edam, "--epochs", 20)
     pretrain = (*pretrain, "--long_side", 64, 160, "--seed", plan.seed, "--out", plan.weights)
     title = "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's"
-    initial = [Step("pretraining", title, command(*pretrain))]
+    initial = [*poolnet_steps(plan), Step("pretraining", title, command(*pretrain))]
     return [Step("data", "Draw a miniature of VOC12", command(*draw)), *make_steps(plan, initial)]
+
+
+def poolnet_steps(plan: Plan) -> list[Step]:
+    """What makes a PoolNet: photos of another seed, whose masks tell what is salient but not its class, and the training."""
+    draw: Words = ("python", "demo/draw.py", "--out", plan.out / "salient", "--seed", plan.seed + 1)
+    draw = (*draw, "--train", 1500, "--val", 0)
+    root = plan.out / "salient" / "VOC2012"
+    train: Words = ("python", "train_sal.py", "--voc12_root", root, "--mask_dir", root / "SegmentationClass")
+    train = (*train, "--train_list", root / "ImageSets/Segmentation/train.txt", "--network", plan.poolnet)
+    train = (*train, "--crop_size", 128, "--batch_size", 4, "--max_epoches", 2, "--lr", 0.001, "--seed", plan.seed)
+    train = (*train, "--num_workers", 1, "--vis_every", 150, "--save_every", 50, "--session_name", POOLNET)
+    train = (*train, "--checkpoint_dir", plan.out / "checkpoints", "--log_dir", plan.out / "runs", "--resume")
+    return [
+        Step("salient", "Draw other photos, with masks of what is salient", command(*draw)),
+        Step("poolnet", "PoolNet, where real runs take its published weights", command(*train)),
+    ]
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -118,12 +118,13 @@ def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands
         if script not in known:
             known[script] = commands.run(tmp_path, script, "--help").stdout
         assert [flag for flag in rest if flag.startswith("--") and f" {flag} " not in known[script]] == []
-    assert {"demo/pretrain.py", "train_EDAM_cls.py", "infer_cls.py", "eval.py"} <= known.keys()
+    assert {"demo/pretrain.py", "train_sal.py", "infer_sal.py", "train_EDAM_cls.py", "infer_cls.py"} <= known.keys()
 
 
 def test_overview(tmp_path, devkit):
     plan = make_plan(tmp_path, 0)
     (tmp_path / "VOC2012").symlink_to(devkit)
+    (tmp_path / "saliency").symlink_to(devkit / "saliency")
     ids = [path.stem for path in sorted((devkit / "JPEGImages").iterdir())]
     for folder in ("cam", "crf", "crf_saliency", "lists", "scores"):
         (tmp_path / folder).mkdir()
