@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from network import make_net
-from network.caffe_weights import load_weights
-from network.frozen_norm import FrozenBatchNorm2d, thaw
+from network import add_flags, make_net, options
+from network.frozen_norm import has_frozen_norms, thaw
 from network.segmentation_loss import multi_scale_loss
+from network.weights import load_weights
 from pseudo_label.segmentation import label_pictures
 from tool import flags, training
 from tool.checkpoint import digest
@@ -35,11 +35,10 @@ MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
-    network = "network.deeplab_v2"
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
     add("--label_dir", required=True, metavar="DIR", help="label PNGs, <id>.png with values 0..20, or 255 for unknown")
     add("--train_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to train on")
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add_flags(parser, "network.deeplab_v2")
     weights = "initial weights, such as deeplabv1_resnet101-coco.pth, or a trained DeepLab-v2 (.pth); random without it"
     add("--weights", metavar="FILE", help=weights)
     add("--max_iters", type=positive, default=20000, metavar="N", help="training steps")
@@ -68,10 +67,11 @@ def main() -> None:
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Make the network and check the data. UserError: what the flags name is not there or does not fit."""
-    net = make_net(args.network, needs=("input", "num_labels", "get_parameter_groups", "group_factors"))
+    needs = ("input", "num_labels", "get_parameter_groups", "group_factors")
+    net = make_net(args.network, needs, **options(args))
     if not args.freeze_bn:
         thaw(net)
-    elif not (args.weights or args.resume) and any(isinstance(part, FrozenBatchNorm2d) for part in net.modules()):
+    elif not (args.weights or args.resume) and has_frozen_norms(net):
         print("note: random weights with batch norms that do not learn may diverge: --no-freeze_bn lets them learn")
     net = training_form(net, device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)

@@ -19,11 +19,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from demo.overview import save_overview
-from experiment.chain import Plan, Words, command, make_steps
+from experiment.chain import Plan, Words, command, make_steps, session
 from experiment.report import write_report
 from experiment.runner import REPO, Step, run_steps
 from tool import flags
 from tool.errors import run
+from voc12.masks import OWN
 
 NETWORK = "network.resnet38_EDAM_tiny"
 POOLNET = "PoolNet"  # session
@@ -76,7 +77,7 @@ def make_plan(out: Path, seed: int) -> Plan:
         weights=out / "backbone.pth",
         training=training,
         poolnet="network.poolnet_tiny",
-        poolnet_weights=out / f"checkpoints/{POOLNET}/{POOLNET}.pth",
+        poolnet_weights=out / "checkpoints" / POOLNET / f"{POOLNET}.pth",
         segments=False,
         seed=seed,
     )
@@ -88,25 +89,21 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     pretrain: Words = ("python", "demo/pretrain.py", "--voc12_root", plan.root)
     pretrain = (*pretrain, "--image_list", plan.lists / "train_aug.txt", "--network", plan.edam, "--epochs", 20)
     pretrain = (*pretrain, "--long_side", 64, 160, "--seed", plan.seed, "--out", plan.weights)
-    title = "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's"
-    initial = [*poolnet_steps(plan), Step("pretraining", title, command(*pretrain))]
-    return [Step("data", "Draw a miniature of VOC12", command(*draw)), *make_steps(plan, initial)]
-
-
-def poolnet_steps(plan: Plan) -> list[Step]:
-    """What makes a PoolNet: photos of another seed, whose masks tell what is salient but not its class, and the training."""
-    draw: Words = ("python", "demo/draw.py", "--out", plan.out / "salient", "--seed", plan.seed + 1)
-    draw = (*draw, "--train", 1500, "--val", 0)
-    root = plan.out / "salient" / "VOC2012"
-    train: Words = ("python", "train_sal.py", "--voc12_root", root, "--mask_dir", root / "SegmentationClass")
-    train = (*train, "--train_list", root / "ImageSets/Segmentation/train.txt", "--network", plan.poolnet)
-    train = (*train, "--crop_size", 128, "--batch_size", 4, "--max_epoches", 2, "--lr", 0.001, "--seed", plan.seed)
-    train = (*train, "--num_workers", 1, "--vis_every", 150, "--save_every", 50, "--session_name", POOLNET)
-    train = (*train, "--checkpoint_dir", plan.out / "checkpoints", "--log_dir", plan.out / "runs", "--resume")
-    return [
-        Step("salient", "Draw other photos, with masks of what is salient", command(*draw)),
-        Step("poolnet", "PoolNet, where real runs take its published weights", command(*train)),
+    others = plan.out / "salient" / "VOC2012"
+    draw_others: Words = ("python", "demo/draw.py", "--out", plan.out / "salient", "--seed", plan.seed + 1)
+    draw_others = (*draw_others, "--train", 1500, "--val", 0)
+    salient: Words = ("python", "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN)
+    salient = (*salient, "--train_list", others / "ImageSets" / "Segmentation" / "train.txt", "--network", plan.poolnet)
+    salient = (*salient, "--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 2, "--num_workers", 1)
+    salient = (*salient, "--vis_every", 100, "--save_every", 50, "--seed", plan.seed, *session(plan, POOLNET))
+    backbone = "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's"
+    masks = "Draw other photos, whose masks tell PoolNet what is salient, whatever its class"
+    initial = [
+        Step("pretraining", backbone, command(*pretrain)),
+        Step("salient", masks, command(*draw_others)),
+        Step("saliency_training", "PoolNet, where real runs take its published weights", command(*salient)),
     ]
+    return [Step("data", "Draw a miniature of VOC12", command(*draw)), *make_steps(plan, initial)]
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ _KINDS = {
     "a ResNet with DeepLab's names": ("layer2.block1", "network.deeplab_v2"),
     "a ResNet-101 with torchvision's names": ("layer3.22", "network.deeplab_v2_torchvision"),
     "a ResNet with torchvision's names": ("layer1.0", ""),
-    "a ResNet38d": ("conv1a", ""),
+    "a ResNet38d": ("conv1a", "network.deeplab_v2_resnet38"),
 }
 
 

@@ -118,7 +118,7 @@ def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands
         if script not in known:
             known[script] = commands.run(tmp_path, script, "--help").stdout
         assert [flag for flag in rest if flag.startswith("--") and f" {flag} " not in known[script]] == []
-    assert {"demo/pretrain.py", "train_sal.py", "infer_sal.py", "train_EDAM_cls.py", "infer_cls.py"} <= known.keys()
+    assert {"demo/pretrain.py", "train_EDAM_cls.py", "infer_cls.py", "eval.py"} <= known.keys()
 
 
 def test_overview(tmp_path, devkit):

@@ -29,6 +29,8 @@ from tool.weight_file import read_torch_file
 
 MUST_MATCH = (
     "network",
+    "backbone",
+    "output_stride",
     "batch_size",
     "lr",
     "wt_dec",

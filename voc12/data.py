@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from tool import segmentation
 from tool.errors import UserError
 from tool.training import TrainingData
-from tool.transforms import PictureStatistics, augment, views
+from tool.transforms import IMAGENET, PictureStatistics, augment, views
 from voc12.classes import VOID
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, find_file
 from voc12.images import check_whole, load_label, load_photo
@@ -32,6 +32,7 @@ class TrainPairs(TrainingData):
         labels: id -> float32 (20,) multi-hot.
         voc12_root: folder with JPEGImages.
         long_side: range of the photos' longer side after resizing.
+        statistics: of the network's input.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class TrainPairs(TrainingData):
         crop_size: int,
         seed: int,
         long_side: tuple[int, int] = (256, 512),
+        statistics: PictureStatistics = IMAGENET,
     ) -> None:
         self.pairs, self.labels, self.voc12_root = pairs, labels, voc12_root
-        self.crop_size, self.seed, self.long_side = crop_size, seed, long_side
+        self.crop_size, self.seed, self.long_side, self.statistics = crop_size, seed, long_side, statistics
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -58,7 +60,7 @@ class TrainPairs(TrainingData):
         ids = self.pairs[position % len(self.pairs)][:2]
         rng = np.random.default_rng([self.seed, position])
         photos = [load_photo(photo_path(self.voc12_root, image_id)) for image_id in ids]
-        images = [augment(photo, self.crop_size, rng, self.long_side) for photo in photos]
+        images = [augment(photo, self.crop_size, rng, self.long_side, self.statistics) for photo in photos]
         return torch.stack(images), torch.from_numpy(np.stack([self.labels[image_id] for image_id in ids]))
 
 
