@@ -78,6 +78,7 @@ def make_plan(out: Path, seed: int) -> Plan:
         training=training,
         poolnet="network.poolnet_tiny",
         poolnet_weights=out / "checkpoints" / POOLNET / f"{POOLNET}.pth",
+        theta=1.0,  # the maps of a PoolNet that was trained for minutes are softer than the published one's
         segments=False,
         seed=seed,
     )
@@ -94,7 +95,7 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     draw_others = (*draw_others, "--train", 1500, "--val", 0)
     salient: Words = ("python", "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN)
     salient = (*salient, "--train_list", others / "ImageSets" / "Segmentation" / "train.txt", "--network", plan.poolnet)
-    salient = (*salient, "--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 2, "--num_workers", 1)
+    salient = (*salient, "--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 4, "--num_workers", 1)
     salient = (*salient, "--vis_every", 100, "--save_every", 50, "--seed", plan.seed, *session(plan, POOLNET))
     backbone = "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's"
     masks = "Draw other photos, whose masks tell PoolNet what is salient, whatever its class"
