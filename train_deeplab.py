@@ -24,6 +24,7 @@ from tool import distributed, flags, training
 from tool.errors import UserError, run
 from tool.optim import make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
+from tool.wording import nearest_path
 from voc12.classes import PALETTE
 from voc12.data import LabelledPhotos, bad_items
 from voc12.lists import check_root, read_image_list
@@ -33,7 +34,7 @@ MUST_MATCH = ("max_iters", "crop_size", "balanced_loss", "freeze_bn")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
     network = "network.deeplab_v2"
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
@@ -105,7 +106,7 @@ def digest(ids: list[str]) -> int:
 def sound_photos(args: argparse.Namespace, net: Any) -> tuple[LabelledPhotos, list[str]]:
     """The photos to train on, all of whose files were looked at, and those left out. UserError: some are bad, unless --skip_errors."""
     if not Path(args.label_dir).is_dir():
-        raise UserError(f"--label_dir {args.label_dir}: no such folder")
+        raise UserError(f"--label_dir {args.label_dir}: no such folder{nearest_path(args.label_dir)}")
     ids = list(dict.fromkeys(read_image_list(args.train_list)))
     data = LabelledPhotos(ids, args.voc12_root, args.label_dir, args.crop_size, args.seed, net.input)
     bad = distributed.from_first(dict(bad_items(data, net.num_labels)) if distributed.is_first() else None)
