@@ -19,13 +19,15 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from demo.overview import save_overview
-from experiment.chain import Plan, Words, command, make_steps
+from experiment.chain import Plan, Words, command, make_steps, session
 from experiment.report import write_report
 from experiment.runner import REPO, Step, run_steps
 from tool import flags
 from tool.errors import run
+from voc12.masks import OWN
 
 NETWORK = "network.resnet38_EDAM_tiny"
+POOLNET = "PoolNet"  # session
 PHOTOS = 200  # of the training list that are labelled and evaluated
 # Sums are split among the threads, so another number of threads gives another last digit: it is fixed for the table's sake.
 # Waiting threads must not keep a core busy that another process needs.
@@ -74,7 +76,8 @@ def make_plan(out: Path, seed: int) -> Plan:
         edam=NETWORK,
         weights=out / "backbone.pth",
         training=training,
-        saliency=root / "saliency",
+        poolnet="network.poolnet_tiny",
+        poolnet_weights=out / "checkpoints" / POOLNET / f"{POOLNET}.pth",
         segments=False,
         seed=seed,
     )
@@ -86,8 +89,30 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     pretrain: Words = ("python", "demo/pretrain.py", "--voc12_root", plan.root)
     pretrain = (*pretrain, "--image_list", plan.lists / "train_aug.txt", "--network", plan.edam, "--epochs", 20)
     pretrain = (*pretrain, "--long_side", 64, 160, "--seed", plan.seed, "--out", plan.weights)
-    title = "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's"
-    initial = [Step("pretraining", title, command(*pretrain))]
+    others = plan.out / "salient" / "VOC2012"
+    draw_others = (
+        "python",
+        "demo/draw.py",
+        "--out",
+        plan.out / "salient",
+        "--seed",
+        plan.seed + 1,
+        "--train",
+        1600,
+        "--val",
+        0,
+    )
+    salient: Words = ("python", "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN)
+    salient = (*salient, "--train_list", others / "ImageSets" / "Segmentation" / "train.txt", "--network", plan.poolnet)
+    salient = (*salient, "--crop_size", 128, "--batch_size", 8, "--lr", 0.002, "--max_epoches", 2, "--num_workers", 1)
+    salient = (*salient, "--vis_every", 100, "--save_every", 50, "--seed", plan.seed, *session(plan, POOLNET))
+    backbone = "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's"
+    masks = "Draw other photos, whose masks tell PoolNet what is salient, whatever its class"
+    initial = [
+        Step("pretraining", backbone, command(*pretrain)),
+        Step("salient", masks, command(*draw_others)),
+        Step("saliency_training", "PoolNet, where real runs take its published weights", command(*salient)),
+    ]
     return [Step("data", "Draw a miniature of VOC12", command(*draw)), *make_steps(plan, initial)]
 
 

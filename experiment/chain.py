@@ -27,7 +27,7 @@ class Row:
 
 ROWS = (
     Row("background", "*baseline: everything is background*", "train"),
-    Row("guess", "*baseline: image labels and saliency, no network*", "train"),
+    Row("guess", "*baseline: image labels and saliency, no EDAM*", "train"),
     Row("masks", "EDAM", "train", "52.83"),
     Row("crf", "EDAM, CRF", "train", "58.61"),
     Row("crf_saliency", "EDAM, CRF, saliency", "train", "68.11"),
@@ -120,7 +120,7 @@ def training(plan: Plan) -> list[Step]:
     if plan.edam_weights:
         return []
     words: Words = ("--voc12_root", plan.root, "--network", plan.edam, *_initial(plan.weights), *plan.training)
-    words = (*words, "--seed", plan.seed, *plan.precision, *_session(plan, EDAM))
+    words = (*words, "--seed", plan.seed, *plan.precision, *session(plan, EDAM))
     return [Step("training", "EDAM, from image-level labels", command(*plan.launch, "train_EDAM_cls.py", *words))]
 
 
@@ -158,7 +158,7 @@ def segmentation(plan: Plan) -> list[Step]:
         return []
     train: Words = ("--voc12_root", plan.root, "--label_dir", plan.label_dir, "--train_list", plan.to_label)
     train = (*train, "--network", plan.deeplab, *_initial(plan.deeplab_weights), *plan.segmentation)
-    train = (*train, "--seed", plan.seed, *plan.precision, *_session(plan, DEEPLAB))
+    train = (*train, "--seed", plan.seed, *plan.precision, *session(plan, DEEPLAB))
     infer: Words = ("--voc12_root", plan.root, "--infer_list", plan.val, "--network", plan.deeplab, *plan.precision)
     infer = (*infer, "--weights", _trained(plan, DEEPLAB))
     infer = (*infer, "--out_pred", plan.out / "deeplab", "--out_crf_pred", plan.out / "deeplab_crf")
@@ -170,8 +170,12 @@ def segmentation(plan: Plan) -> list[Step]:
 
 
 def scores(plan: Plan) -> list[Step]:
-    """A score file for each row. The masks are scored at the background score that is best for them."""
+    """A score file for each row, and one of the saliency maps. The masks are scored at the background score that is best for them."""
     steps = []
+    if plan.sal_path:
+        words: Words = ("--voc12_root", plan.root, "--list", plan.labelled, "--predict_dir", plan.sal_path)
+        evaluate = ("python", "eval.py", "--saliency", *words, "--json", score_path(plan.out, "saliency"))
+        steps.append(Step("score_saliency", "Score: saliency maps", command(*evaluate)))
     for row in plan.rows:
         folder, kind = (
             (plan.out / "cam", ("--type", "npy", "--curve")) if row.name == "masks" else (plan.out / row.name, ())
@@ -196,6 +200,7 @@ def _trained(plan: Plan, session: str) -> Path:
     return plan.out / "checkpoints" / session / f"{session}.pth"
 
 
-def _session(plan: Plan, name: str) -> Words:
+def session(plan: Plan, name: str) -> Words:
+    """The flags of a training that keeps everything in the folder of the experiment."""
     folders = ("--checkpoint_dir", plan.out / "checkpoints", "--log_dir", plan.out / "runs")
     return ("--session_name", name, *folders, "--resume")

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from experiment.chain import Plan
-from network import caffe_weights, make_net, weights
-from network.poolnet import is_joint
-from network.state_dict import LoadReport, read_state_dict
+from network import make_net
+from network.caffe_weights import make_poolnet
+from network.state_dict import LoadReport
+from network.weights import load_weights
 from tool.errors import UserError
 from voc12.folders import LABEL_ENDINGS, files_of
 from voc12.inputs import Input, check_inputs, label_maps, photos, saliency_maps
@@ -42,15 +43,15 @@ class Preflight:
         ids = self._devkit(plan)
         if ids and plan.saliency:
             self._saliency(plan, ids)
-        edam = partial(_edam, plan.edam)
+        edam = partial(_load, plan.edam, "forward_cam")
         if plan.edam_weights:
             self._weights("edam_weights", plan.edam_weights, edam)
         else:
             self._weights("weights", plan.weights, edam)
         if plan.poolnet_weights and not plan.saliency:
-            self._weights("poolnet_weights", plan.poolnet_weights, partial(_poolnet, plan.poolnet))
+            self._weights("poolnet_weights", plan.poolnet_weights, partial(_load_poolnet, plan.poolnet))
         if plan.segments:
-            self._weights("deeplab_weights", plan.deeplab_weights, partial(_deeplab, plan.deeplab))
+            self._weights("deeplab_weights", plan.deeplab_weights, partial(_load, plan.deeplab, "num_labels"))
         self._disk(plan, len(ids))
 
     def _devkit(self, plan: Plan) -> list[str]:
@@ -117,18 +118,12 @@ class Preflight:
         (self.notes if free > needed else self.problems).append(line)
 
 
-def _edam(network: str, path: Path) -> LoadReport:
-    return weights.load_weights(make_net(network, needs=("forward_cam",)), path)
+def _load(network: str, needs: str, path: Path) -> LoadReport:
+    return load_weights(make_net(network, needs=(needs,)), path)
 
 
-def _poolnet(network: str, path: Path) -> LoadReport:
-    return caffe_weights.load_weights(
-        make_net(network, kind="JointNet" if is_joint(read_state_dict(path)) else "Net"), path
-    )
-
-
-def _deeplab(network: str, path: Path) -> LoadReport:
-    return caffe_weights.load_weights(make_net(network, needs=("num_labels",)), path)
+def _load_poolnet(network: str, path: Path) -> LoadReport:
+    return make_poolnet(network, str(path), ())[1](str(path))
 
 
 def _bytes(network: str) -> int:

@@ -97,6 +97,11 @@ def markdown(results: Results) -> str:
         f"mIoU in percent. The masks' background score, {theta}, is the one that is best for these photos.",
         results.remark,
     ]
+    if results.plan.sal_path:
+        saliency = read_score(results.plan.out, "saliency")
+        parts.append(
+            f"Saliency maps of the train photos: MAE {saliency['mae']:.3f}, maximum F-measure {saliency['max_f']:.3f}."
+        )
     parts += ["", "## IoU of each label", ""]
     parts.append(f"| | {' | '.join(row.title.strip('*') for row in results.scores)} |")
     parts.append("| --- |" + " ---: |" * len(results.scores))

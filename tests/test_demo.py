@@ -124,6 +124,7 @@ def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands
 def test_overview(tmp_path, devkit):
     plan = make_plan(tmp_path, 0)
     (tmp_path / "VOC2012").symlink_to(devkit)
+    (tmp_path / "saliency").symlink_to(devkit / "saliency")
     ids = [path.stem for path in sorted((devkit / "JPEGImages").iterdir())]
     for folder in ("cam", "crf", "crf_saliency", "lists", "scores"):
         (tmp_path / folder).mkdir()
