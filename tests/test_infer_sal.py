@@ -95,7 +95,7 @@ def test_faults(commands, photos, weights, tiny_weights, tmp_path):
 
     arguments = flags(photos, weights)
     assert line(*arguments[2:]) == "give the photos: either --voc12_root with --infer_list, or --img_root"
-    assert line("--img_root", "nowhere", *arguments[2:]) == "--img_root nowhere holds no photo (.jpg, .jpeg, .png)"
+    assert line("--img_root", "nowhere", *arguments[2:]) == "nowhere is no folder: name the folder of the photos"
     assert "tiny.pth holds" in line(*flags(photos, tiny_weights))
     deeplab = saved(DeepLab(), tmp_path / "deeplab.pth")
     assert f"{deeplab} holds a ResNet with DeepLab's names, not weights of" in line(*flags(photos, deeplab))

@@ -69,7 +69,7 @@ def test_a_folder_above_the_photos_or_of_another_name(tmp_path):
     (tmp_path / "VOC2012").mkdir()
     for folder, hint in (
         (tmp_path, f"; did you mean {tmp_path / 'VOC2012'}?"),
-        (tmp_path / "VOC2O12", " (did you mean VOC2012?)"),
+        (tmp_path / "VOC2O12", " is no folder (did you mean VOC2012?): name the folder of the photos"),
     ):
         with pytest.raises(UserError) as error:
             check_inputs(["a"], [photos(folder)])

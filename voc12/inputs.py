@@ -57,7 +57,7 @@ def check_folder(one: Input) -> None:
     if files_of(one.folder, one.endings):
         return
     if not one.folder.is_dir():
-        raise UserError(f"{one.what}s: {one.folder} is no folder{nearest_path(one.folder)}")
+        raise UserError(f"{one.folder} is no folder{nearest_path(one.folder)}: name the folder of the {one.what}s")
     kinds = Counter(path.suffix for path in one.folder.iterdir() if path.suffix and not path.name.startswith("."))
     found = "".join(f"; it holds {counted(number, f'files ({kind})')}" for kind, number in kinds.most_common(1))
     wanted, hint = f"<id>{', <id>'.join(one.endings)}", f"name the folder of the {one.what}s"
