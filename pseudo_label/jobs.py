@@ -13,7 +13,7 @@ import numpy as np
 from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.fusion import pseudo_label
 from tool.errors import BadPhoto, UserError
-from tool.files import save_npy_dict
+from tool.files import remove_leftovers, save_npy_dict
 from tool.workers import WorkerPool
 from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
@@ -191,6 +191,8 @@ class JobPool:
                 "(--skip_errors goes on without a photo that needs too much)"
             ) from error
         self.close()
+        for folder in self.job.folders().values():
+            remove_leftovers(folder)  # the pool ends its other processes, too, in the midst of writing
         alone = WorkerPool(1, late=True)
         for future, task in self.pending.items():
             try:
