@@ -108,7 +108,7 @@ def make_demo_steps(plan: Plan) -> list[Step]:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     parser.add_argument("--out", default="demo_run", type=Path, metavar="DIR", help="folder for all of it")
     parser.add_argument("--seed", type=flags.count(), default=0, help="of the pictures, the weights and the training")
     return parser
