@@ -15,7 +15,7 @@ from PIL import Image
 
 from demo import run
 from demo.draw import make_devkit
-from demo.overview import STAGES, save_overview
+from demo.overview import save_overview, stages
 from demo.pretrain import Classifier, Photos
 from demo.run import ROWS, Step, make_steps, read_score, run_steps, table
 from network import make_net, resnet38_EDAM_cls
@@ -29,6 +29,7 @@ from voc12.lists import read_image_list
 
 REPO = Path(__file__).resolve().parents[1]
 TINY = "network.resnet38_EDAM_tiny"
+PUBLISHED = ["52.83", "58.61", "68.11", "69.66", "70.96"]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands
         if script not in known:
             known[script] = commands.run(tmp_path, script, "--help").stdout
         assert [flag for flag in rest if flag.startswith("--") and f" {flag} " not in known[script]] == []
-    assert len(known) == 8
+    assert len(known) == 10
 
 
 def test_finished_steps_are_left_out(tmp_path, capfd):
@@ -145,21 +146,29 @@ def test_finished_steps_are_left_out(tmp_path, capfd):
     assert lines() == [2, 2]
 
 
-def test_theta_of_the_curve_is_used(tmp_path):
+def test_scores_are_read(tmp_path):
     (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "curve.json").write_text(json.dumps({"theta": 0.65}))
-    run_steps([Step("masks", "a step", f"echo {{theta}} > {tmp_path}/out")], tmp_path)
-    assert (tmp_path / "out").read_text() == "0.65\n"
+    (tmp_path / "scores" / "masks.json").write_text(json.dumps({"theta": 0.65}))
+    assert read_score(tmp_path, "masks") == {"theta": 0.65}
     with pytest.raises(UserError, match=r"crf\.json"):
         read_score(tmp_path, "crf")
+
+
+def test_every_row_is_scored_on_its_photos():
+    scored = {step.name: step.command for step in make_steps(Path("o"), 3) if step.name.startswith("score_")}
+    assert list(scored) == [f"score_{name}" for name, _, _ in ROWS]
+    for name, command in scored.items():
+        row = name.removeprefix("score_")
+        assert f" --json o/scores/{row}.json" in command
+        assert f" --list o/lists/{'val' if row.startswith('deeplab') else 'labelled'}.txt" in command
 
 
 def test_table():
     scores = {name: 10.0 + number for number, (name, _, _) in enumerate(ROWS)}
     lines = table(scores).splitlines()
     assert lines[0] == "| pseudo labels | mIoU | published, VOC12 |"
-    assert [line.split("|")[2].strip() for line in lines[2:]] == ["10.00", "11.00", "12.00", "13.00", "14.00"]
-    assert [line.split("|")[3].strip() for line in lines[2:]] == ["", "", "52.83", "58.61", "68.11"]
+    assert [line.split("|")[2].strip() for line in lines[2:]] == [f"{10 + row}.00" for row in range(7)]
+    assert [line.split("|")[3].strip() for line in lines[2:]] == ["", "", *PUBLISHED]
     assert "baseline" in lines[2] and "baseline" in lines[3]
 
 
@@ -186,17 +195,20 @@ def test_sigterm_ends_the_command_first(tmp_path):
 
 def test_overview(tmp_path, devkit):
     (tmp_path / "VOC2012").symlink_to(devkit)
-    for folder in ("cam", *STAGES):
+    for folder in ("cam", "crf", "crf_saliency"):
         (tmp_path / folder).mkdir()
     ids = [path.stem for path in sorted((devkit / "JPEGImages").iterdir())]
     for image_id in ids:
         label = load_label(devkit / "SegmentationClass" / f"{image_id}.png")
         maps = {0: np.ones(label.shape, np.float32), 7: np.zeros(label.shape, np.float32)}
         save_npy_dict(tmp_path / "cam" / f"{image_id}.npy", maps)
-        for stage in STAGES:
-            save_label(tmp_path / stage / f"{image_id}.png", np.where(label > 20, 0, label))
-    save_overview(tmp_path / "small.png", ids, tmp_path, photos=1)
-    save_overview(tmp_path / "large.png", ids, tmp_path, photos=2)
+        half = np.full(label.shape, 0.5, np.float32)
+        save_npy_dict(tmp_path / "crf" / f"{image_id}.npy", {0: half, 1: maps[0] * 0.6, 8: maps[7]})
+        save_label(tmp_path / "crf_saliency" / f"{image_id}.png", np.where(label > 20, 0, label))
+    labels = [set(np.unique(stage)) for stage in stages(tmp_path, ids[0], theta=1.5)]
+    assert labels[:2] == [{0}, {1}]  # 1 is not above theta, 0.6 is above the CRF's background
+    save_overview(tmp_path / "small.png", ids, tmp_path, 0.5, photos=1)
+    save_overview(tmp_path / "large.png", ids, tmp_path, 0.5, photos=2)
     heights = []
     for name in ("small.png", "large.png"):
         with Image.open(tmp_path / name) as picture:
