@@ -5,10 +5,11 @@ from pathlib import Path
 
 from torch import nn
 
-from network import caffe_weights
+from network import caffe_weights, timm_weights
 from network.caffe_resnet import CaffeResNet
 from network.resnet38d import ResNet38d
 from network.state_dict import IS_IT_THE_ONE, Family, LoadReport, load_state
+from network.timm_backbone import TimmBackbone
 
 # Classifiers and side branches that PSA, SEAM and ImageNet training put on ResNet38d. Nothing here has any of them.
 _HEADS = ("fc8", "f8_3", "f8_4", "f8_5", "f9", "linear1000", "classifier")
@@ -33,7 +34,10 @@ def resnet38d_family(prefix: str = "") -> Family:
 
 def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     """Load a file into a network: all of its tensors, or a whole backbone. See `load_state`."""
-    if any(isinstance(part, CaffeResNet) for part in net.modules()):
+    parts = list(net.modules())
+    if any(isinstance(part, CaffeResNet) for part in parts):
         return caffe_weights.load_weights(net, path)
+    if any(isinstance(part, TimmBackbone) for part in parts):
+        return timm_weights.load_weights(net, path)
     name = next((name for name, part in net.named_modules() if isinstance(part, ResNet38d)), "")
     return load_state(net, path, resnet38d_family(f"{name}." if name else ""))

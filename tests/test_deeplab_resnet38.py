@@ -11,7 +11,7 @@ from network import deeplab_v2, deeplab_v2_resnet38, deeplab_v2_tiny, resnet38_E
 from network.resnet38d import ResNet38d
 from network.weights import load_weights
 from tool.errors import UserError
-from tool.transforms import normalise
+from tool.transforms import IMAGENET
 
 ASPP = [f"base.aspp.c{i}.{kind}" for i in range(4) for kind in ("weight", "bias")]
 
@@ -42,7 +42,7 @@ def test_the_demos_backbone_is_loaded_and_computes_the_same(tmp_path, net, head)
     assert str(report).endswith(f"base.aspp not in it, so these start from random values{left_out}")
     # What both are given of a photo is the same, too.
     photo = torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8)
-    theirs = edam.eval().features(normalise(photo)[None]).relu()
+    theirs = edam.eval().features(IMAGENET.normalise(photo)[None]).relu()
     ours = net.eval().base.features(net.input.normalise(photo)[None])
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.max().item())
     torch.testing.assert_close(
