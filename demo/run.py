@@ -28,7 +28,7 @@ from voc12.masks import OWN
 
 NETWORK = "network.resnet38_EDAM_tiny"
 POOLNET = "PoolNet"  # session
-PHOTOS = 300  # of the training list that are labelled and evaluated
+PHOTOS = 200  # of the training list that are labelled and evaluated
 # Sums are split among the threads, so another number of threads gives another last digit: it is fixed for the table's sake.
 # A waiting thread looks for work during some 0.1 ms before it sleeps: to be woken takes longer than many an operation of networks as
 # small as these, and one that never sleeps would keep a core busy that another process needs.
@@ -57,7 +57,7 @@ def make_plan(out: Path, seed: int) -> Plan:
         "--lr",
         0.02,
         "--warmup_steps",
-        50,
+        100,
         "--num_workers",
         1,
         "--vis_every",
@@ -65,7 +65,7 @@ def make_plan(out: Path, seed: int) -> Plan:
         "--save_every",
         50,
     )
-    segmentation: Words = ("--batch_size", 8, "--iter_size", 1, "--crop_size", 96, "--max_iters", 600, "--lr", 0.001)
+    segmentation: Words = ("--batch_size", 8, "--iter_size", 1, "--crop_size", 96, "--max_iters", 600, "--lr", 0.0007)
     segmentation = (*segmentation, "--num_workers", 1, "--save_every", 50)
     return Plan(
         out=out,
@@ -74,7 +74,7 @@ def make_plan(out: Path, seed: int) -> Plan:
         labelled=labelled,
         to_label=labelled,
         val=lists / "val.txt",
-        prepare=("--epochs", 5, "--seed", seed),
+        prepare=("--epochs", 9, "--seed", seed),
         fewer=(Step("choice", f"The first {PHOTOS} training photos get pseudo labels", shorter),),
         edam=NETWORK,
         weights=out / "backbone.pth",
@@ -92,8 +92,8 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     """All commands of the demo, in order."""
     draw = ("python", "demo/draw.py", "--out", plan.out, "--seed", plan.seed)
     pretrain: Words = ("python", "demo/pretrain.py", "--voc12_root", plan.root)
-    pretrain = (*pretrain, "--image_list", plan.lists / "train_aug.txt", "--network", plan.edam, "--epochs", 10)
-    pretrain = (*pretrain, "--long_side", 64, 128, "--seed", plan.seed, "--out", plan.weights)
+    pretrain = (*pretrain, "--image_list", plan.lists / "train_aug.txt", "--network", plan.edam, "--epochs", 20)
+    pretrain = (*pretrain, "--long_side", 64, 160, "--seed", plan.seed, "--out", plan.weights)
     others = plan.out / "salient" / "VOC2012"
     draw_others = (
         "python",
