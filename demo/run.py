@@ -65,7 +65,7 @@ def make_plan(out: Path, seed: int) -> Plan:
         "--save_every",
         50,
     )
-    segmentation: Words = ("--batch_size", 8, "--iter_size", 1, "--crop_size", 96, "--max_iters", 600, "--lr", 0.0007)
+    segmentation: Words = ("--batch_size", 8, "--iter_size", 1, "--crop_size", 96, "--max_iters", 600, "--lr", 0.0005)
     segmentation = (*segmentation, "--num_workers", 1, "--save_every", 50)
     return Plan(
         out=out,
