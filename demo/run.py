@@ -41,32 +41,9 @@ def make_plan(out: Path, seed: int) -> Plan:
     root, lists = out / "VOC2012", out / "lists"
     labelled = lists / "labelled.txt"
     shorter = f"head -n {PHOTOS} {shlex.quote(str(lists / 'train.txt'))} > {shlex.quote(str(labelled))}"
-    training: Words = (
-        "--train_list",
-        lists / "EDAM_train.txt",
-        "--batch_size",
-        4,
-        "--crop_size",
-        104,
-        "--long_side",
-        80,
-        144,
-    )
-    training = (
-        *training,
-        "--lr",
-        0.02,
-        "--warmup_steps",
-        100,
-        "--num_workers",
-        1,
-        "--vis_every",
-        150,
-        "--save_every",
-        50,
-    )
-    segmentation: Words = ("--batch_size", 8, "--iter_size", 1, "--crop_size", 96, "--max_iters", 600, "--lr", 0.0005)
-    segmentation = (*segmentation, "--num_workers", 1, "--save_every", 50)
+    training = "--batch_size 4 --crop_size 104 --long_side 80 144 --lr 0.02 --warmup_steps 100"
+    segmentation = "--batch_size 8 --iter_size 1 --crop_size 96 --max_iters 600 --lr 0.0005"
+    watched = "--num_workers 1 --save_every 50"
     return Plan(
         out=out,
         root=root,
@@ -78,13 +55,13 @@ def make_plan(out: Path, seed: int) -> Plan:
         fewer=(Step("choice", f"The first {PHOTOS} training photos get pseudo labels", shorter),),
         edam=NETWORK,
         weights=out / "backbone.pth",
-        training=training,
+        training=("--train_list", lists / "EDAM_train.txt", *training.split(), *watched.split(), "--vis_every", 150),
         poolnet="network.poolnet_tiny",
         poolnet_weights=out / "checkpoints" / POOLNET / f"{POOLNET}.pth",
         theta=1.0,  # the maps of a PoolNet that was trained for minutes are softer than the published one's
         deeplab="network.deeplab_v2_tiny",
         deeplab_weights=out / "backbone.pth",
-        segmentation=segmentation,
+        segmentation=(*segmentation.split(), *watched.split()),
         seed=seed,
     )
 
