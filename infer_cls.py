@@ -32,6 +32,7 @@ from tool.errors import UserError, run
 from tool.files import make_folder
 from tool.precision import autocast, inference_form, setup_precision
 from tool.transforms import views
+from tool.wording import nearest_path
 from voc12.classes import PALETTE, VOC, Classes
 from voc12.data import MultiScalePhotos
 from voc12.images import load_label, load_photo, save_rgb
@@ -41,7 +42,7 @@ from voc12.lists import check_root, make_classes, photo_folder, read_classes, re
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, number = parser.add_argument, flags.number(float)
     add("--weights", required=True, metavar="FILE", help="trained EDAM network (.pth)")
     add_flags(parser, "network.resnet38_EDAM_cls")
@@ -79,7 +80,7 @@ def main() -> None:
     args = get_parser().parse_args()
     job = LabelJob(**{name: getattr(args, name) for name in LabelJob.__dataclass_fields__})
     if job.sal_path and not job.sal_path.is_dir():
-        raise UserError(f"--sal_path {job.sal_path}: no such folder")
+        raise UserError(f"--sal_path {job.sal_path}: no such folder{nearest_path(job.sal_path)}")
     if args.image:
         label_one(args, job)
         return

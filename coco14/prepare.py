@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--coco_root", type=Path, metavar="DIR", help="folder that holds train2014, val2014 and annotations")
     fetch = "fetch what --coco_root, or this folder, lacks of them (13, 6 and 0.2 GB) and unpack it there"

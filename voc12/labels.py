@@ -1,7 +1,6 @@
 """Image-level labels: which of the classes a photo shows."""
 
 import codecs
-import difflib
 import os
 import re
 import xml.etree.ElementTree as ElementTree
@@ -12,6 +11,7 @@ import numpy as np
 
 from tool.errors import UserError
 from tool.files import load_npy_dict
+from tool.wording import nearest
 from voc12.classes import VOC, Classes
 from voc12.folders import find_file
 from voc12.label_csv import CSV_FILE, read_label_csv
@@ -54,7 +54,8 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Cla
             )
         root = ElementTree.fromstring(text)
     except (UnicodeError, LookupError, ElementTree.ParseError) as error:
-        raise UserError(f"annotation {path} is damaged: {error}; copy or make it again") from None
+        encoding = ", or name its encoding in its first line" if isinstance(error, UnicodeError) else ""
+        raise UserError(f"annotation {path} is damaged: {error}; copy or make it again{encoding}") from None
     if root.tag != "annotation":
         raise UserError(f"annotation {path} holds <{root.tag[:40]}>, where <annotation> was expected")
 
@@ -81,8 +82,7 @@ def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> i
     """The class of this name. UserError naming `where`: there is none, with the nearest and the list of them."""
     if (index := classes.index(name)) is not None:
         return index
-    near = difflib.get_close_matches(name.casefold(), [*classes.names, *classes.aliases], 1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
+    meant = nearest(name.casefold(), [*classes.names, *classes.aliases])
     whose, names = ("VOC's", ", ".join(VOC.names)) if classes == VOC else ("the dataset's", named(classes.names))
     raise UserError(f"{where}: unknown class name {name[:40]!r}{meant}; {whose} are {names}{remedy}")
 
@@ -161,7 +161,12 @@ def read_table(path: Path, classes: Classes, ignore_foreign: bool) -> dict[str, 
     if not path.exists():
         return {}
     if path.suffix.lower() != ".csv":
-        return {_id_of(key): label for key, label in load_npy_dict(path).items()}
+        try:
+            return {_id_of(key): label for key, label in load_npy_dict(path).items()}
+        except UserError as error:
+            raise UserError(
+                f"{error}; {PREPARE_COMMAND} makes it anew, and without it labels are read from the XML"
+            ) from error
     table: dict[str, np.ndarray] = {}
     for number, image_id, names in read_label_csv(path):
         label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
