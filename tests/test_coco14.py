@@ -194,8 +194,8 @@ def test_photos_and_sizes_that_do_not_fit_are_named(coco, capsys):
     Image.new("RGB", (W + 1, H)).save(coco / "val2014/COCO_val2014_000000000005.jpg")
     main(coco)
     lines = capsys.readouterr().out.splitlines()
-    assert "  1 images of train without a photo, left out: COCO_train2014_000000000001" in lines
-    assert "  1 images whose annotations are of another size than their photo: COCO_val2014_000000000005" in lines
+    assert "  1 image of train without a photo, left out: COCO_train2014_000000000001" in lines
+    assert "  1 image whose annotations are of another size than their photo: COCO_val2014_000000000005" in lines
 
 
 def test_without_pycocotools_the_command_is_said(coco, monkeypatch):

@@ -143,7 +143,7 @@ def test_from_a_folder_to_lists(tmp_path, capsys):
     prepare(tmp_path, "--epochs", "2")
     out = capsys.readouterr().out
     assert "photos and pairs per class:\n  ding 00                    4" in out.replace("DING", "ding")
-    assert f"1 lines of {tmp_path / 'labels.csv'} without a photo, left out: lost" in out
+    assert f"1 line of {tmp_path / 'labels.csv'} without a photo, left out: lost" in out
     command = out.splitlines()[-1].split()
     assert command[:6] == f"python train_EDAM_cls.py --voc12_root {root} --train_list {root}/EDAM_train.txt".split()
     assert command[-4:] == ["--warmup_steps", "0", "--session_name", "root"]
