@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.caffe_resnet import DEEPLAB, CaffeResNet
+from network.caffe_resnet import DEEPLAB, CaffeResNet, Folded
 from tool.transforms import PictureStatistics
 
 
@@ -33,8 +33,8 @@ class DeepLab(CaffeResNet):
         super().__init__(**resnet)
         self.aspp = ASPP(self.widths[-1], num_labels, rates)
 
-    def forward(self, x: Tensor) -> Tensor:
-        for features in self.stages(x):  # noqa: B007, of the last stage in the end
+    def forward(self, x: Tensor, folded: Folded | None = None) -> Tensor:
+        for features in self.stages(x, folded):  # noqa: B007, of the last stage in the end
             pass
         return self.aspp(features)
 
@@ -70,9 +70,11 @@ class Net(nn.Module):
             (N, labels, h, w), the maximum over the scales. In training mode the list of the logits that each have a loss: the whole
             size's, each scale's at its own size, the maximum.
         """
-        logits = [self.base(x)]
+        folded = self.base.folded()  # for all scales
+        logits = [self.base(x, folded)]
         for scale in self.scales:  # the size is floor(side * scale), the coordinates follow the factor itself
-            logits.append(self.base(F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)))
+            scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+            logits.append(self.base(scaled, folded))
         size = logits[0].shape[2:]
         same_size = [logits[0], *(F.interpolate(y, size, mode="bilinear", align_corners=False) for y in logits[1:])]
         highest = torch.stack(same_size).max(0).values
