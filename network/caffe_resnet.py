@@ -182,7 +182,10 @@ class CaffeResNet(nn.Module):
             conv, norm = cast(nn.Conv2d, self.get_submodule(conv_name)), self.get_submodule(norm_name)
             if isinstance(norm, FrozenBatchNorm2d):
                 scale, shift = scale_and_shift(norm)
-                folded[conv] = conv.weight * scale[:, None, None, None], shift
+                device, weight = conv.weight.device.type, conv.weight * scale[:, None, None, None]
+                if torch.is_autocast_enabled(device):  # it would cast the weight anew for every size
+                    weight = weight.to(torch.get_autocast_dtype(device))
+                folded[conv] = weight, shift
         return folded
 
     def fold_batch_norms(self) -> None:

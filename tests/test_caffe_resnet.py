@@ -50,3 +50,13 @@ def test_weights_are_scaled_once_for_all_sizes(monkeypatch):
     monkeypatch.setattr(net.base, "folded", lambda: calls.append(0) or folded())
     assert len(net(torch.zeros(1, 3, 49, 65))) == 3
     assert len(calls) == 1
+
+
+def test_autocast_is_met_with_weights_of_its_type():
+    net = small_deeplab.Net()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {weight.dtype for weight, _ in net.base.folded().values()} == {torch.bfloat16}
+        logits = net(torch.randn(1, 3, 49, 65))
+    sum(map_.float().sum() for map_ in logits).backward()
+    assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.requires_grad)
+    assert {weight.dtype for weight, _ in net.base.folded().values()} == {torch.float32}
