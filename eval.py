@@ -4,10 +4,14 @@ Label PNGs:  python eval.py --voc12_root VOC2012 --predict_dir OUT_CRF_PRED
 Class maps:  python eval.py --voc12_root VOC2012 --predict_dir OUT_CAM --type npy --curve
 Dense CRF:   python eval.py --voc12_root VOC2012 --predict_dir OUT_CRF --type npy --crf --sal_path SALIENCY --theta 0.2
 DeepLab-v2:  python eval.py --voc12_root VOC2012 --predict_dir PRED --list voc12/val.txt
+Saliency:    python eval.py --saliency --gt_dir DUTS-TE-Mask --predict_dir SALIENCY
 
 mIoU is the mean over the labels that occur in ground truth or prediction. DeepLab's published tables leave out a label that is only
 predicted: where there is one, that mean is printed too, as "DeepLab's mIoU". Mean accuracy (TP / T) and frequency-weighted IoU
 (weights T) are over the labels of the ground truth; pixel accuracy is the share of right pixels. --json holds all, in percent.
+
+Of saliency maps it prints, in 0..1, the mean absolute error and the maximum F-measure (beta^2 = 0.3) of the precisions and recalls at
+256 thresholds, which are means over the images. Ground truth is grey masks, salient above one half, or the devkit's label maps.
 """
 
 import argparse
@@ -15,26 +19,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
+from pseudo_label.evaluation import evaluate
 from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import output_of
-from pseudo_label.scoring import CURVE, Source, evaluate_image, report
+from pseudo_label.saliency_scores import SaliencySource, saliency_report
+from pseudo_label.scoring import Source, report
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
-from tool.workers import WorkerPool
 from voc12.classes import LABELS, VOID
-from voc12.folders import files_of
-from voc12.inputs import Input, check_inputs, label_maps, saliency_maps, score_files
+from voc12.folders import SALIENCY_ENDINGS, files_of
+from voc12.inputs import Input, check_inputs, grey_masks, label_maps, saliency_maps, score_files
 from voc12.lists import read_image_list
 from voc12.report import named
 
@@ -45,65 +42,7 @@ WRITTEN = {
     "out_cam_pred": ("png", False),
     "out_crf_pred": ("png", False),
 }
-CHUNK = 8  # images per task of a worker process
 NEARLY_ALL = 0.9
-
-
-@dataclass
-class Evaluation:
-    """What is known of some images: the summed confusion, int64 (1 or 100, n, n); (id, message) of those that cannot be read; how many
-    show objects in the ground truth, and how many of these are all background in the prediction."""
-
-    total: Any = 0
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    with_objects: int = 0
-    all_background: int = 0
-
-    def add(self, other: "Evaluation") -> None:
-        self.total = self.total + other.total
-        self.problems += other.problems
-        self.with_objects += other.with_objects
-        self.all_background += other.all_background
-
-
-def evaluate_chunk(ids: list[str], source: Source) -> Evaluation:
-    """Evaluate some images."""
-    result = Evaluation()
-    for image_id in ids:
-        try:
-            matrix = evaluate_image(image_id, source)
-        except UserError as error:
-            result.problems.append((image_id, str(error)))
-            continue
-        shown = bool(matrix[0, 1:].any())  # of a curve: at its first theta, which leaves most foreground
-        result.add(Evaluation(matrix, [], int(shown), int(shown and not matrix[0, :, 1:].any())))
-    return result
-
-
-def evaluate(ids: list[str], source: Source, workers: int) -> Evaluation:
-    """Evaluate all images; the problems come in any order."""
-    chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
-    n = len(source.names)
-    result = Evaluation(np.zeros((len(CURVE) if source.curve else 1, n, n), np.int64))
-    with tqdm(total=len(ids), unit="image", desc="eval", disable=None) as bar:
-        for count, part in run_chunks(chunks, source, workers):
-            result.add(part)
-            bar.update(count)
-    return result
-
-
-def run_chunks(chunks: list[list[str]], source: Source, workers: int) -> Iterator[tuple[int, Evaluation]]:
-    if workers < 2 or len(chunks) < 2:
-        for chunk in chunks:
-            yield len(chunk), evaluate_chunk(chunk, source)
-        return
-    with WorkerPool(min(workers, len(chunks))) as pool:
-        tasks = {pool.submit(evaluate_chunk, chunk, source): len(chunk) for chunk in chunks}
-        try:
-            for task in as_completed(tasks):
-                yield tasks[task], task.result()
-        except BrokenProcessPool as error:
-            raise UserError("an evaluation process was killed (out of memory?); try --num_workers 1") from error
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -114,7 +53,10 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--gt_dir", metavar="DIR", type=Path, help="ground truth <id>.png, in place of --voc12_root's SegmentationClass"
     )
-    add("--list", default="voc12/train.txt", metavar="FILE", help="images to evaluate")
+    listed = "images to evaluate (default: voc12/train.txt; with --saliency and --gt_dir alone every mask there)"
+    add("--list", metavar="FILE", help=listed)
+    saliency = "score saliency maps, against grey masks in --gt_dir or, with --voc12_root, label maps: any class, void left out"
+    add("--saliency", action="store_true", help=saliency)
     add("--type", choices=("png", "npy"), default="png", help="png: label maps; npy: class maps")
     add("--crf", action="store_true", help="npy: the files hold CRF probabilities, background included (--out_crf)")
     add(
@@ -149,8 +91,10 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_arguments(args: argparse.Namespace) -> Source:
+def check_arguments(args: argparse.Namespace) -> Source | SaliencySource:
     """Return the source, or raise UserError for flags that do not go together and folders that do not exist."""
+    if args.saliency and (args.type != "png" or args.crf or args.curve or args.sal_path):
+        raise UserError("--saliency scores grey maps, --type npy, --crf, --curve and --sal_path scores of classes")
     if args.type == "png" and (args.crf or args.curve or args.sal_path):
         raise UserError("--crf, --curve and --sal_path turn scores into labels; they need --type npy")
     if args.curve and args.crf and args.sal_path is None:
@@ -161,6 +105,9 @@ def check_arguments(args: argparse.Namespace) -> Source:
     for what, folder in (("--predict_dir", args.predict_dir), ("ground truth", gt_dir), ("--sal_path", args.sal_path)):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{what} folder {folder} does not exist")
+    if args.saliency:
+        check_type(args)
+        return SaliencySource(args.predict_dir, gt_dir, len(LABELS) if args.voc12_root else None)
     if args.sal_path or (args.type == "npy" and not args.crf):
         theta = 0.5 if args.curve else args.theta  # a curve tries its own
         check_fusion(theta, args.alpha, args.beta, saliency=args.sal_path is not None)
@@ -169,6 +116,8 @@ def check_arguments(args: argparse.Namespace) -> Source:
         raise UserError(
             f"{args.predict_dir} holds probabilities (infer_deeplab.py --out_prob): score --out_pred instead"
         )
+    if output == "out_sal":
+        raise UserError(f"{args.predict_dir} was written with --{output}: it is read with --saliency")
     if output in WRITTEN and (args.type, args.crf) != WRITTEN[output]:
         kind, crf = WRITTEN[output]
         right = f"--type {kind}" + (" --crf" if crf else ", without --crf" if args.crf else "")
@@ -180,18 +129,31 @@ def check_arguments(args: argparse.Namespace) -> Source:
 
 def check_type(args: argparse.Namespace) -> None:
     """UserError where --predict_dir holds no file of --type, with a look at what it holds instead."""
-    if files_of(args.predict_dir, (f".{args.type}",)):
+    if files_of(args.predict_dir, SALIENCY_ENDINGS if args.saliency else (f".{args.type}",)):
         return
     hint = "holds label PNGs: give --type png, without --crf and --curve"
     if args.type == "png":
         hint = "holds score files (.npy) and no label PNGs: give --type npy, and --crf where they are CRF probabilities"
-    if not files_of(args.predict_dir, (".png", ".npy")):
+    if args.saliency or not files_of(args.predict_dir, (".png", ".npy")):
         hint = f"holds no .{args.type} file: give the folder of the predictions"
     raise UserError(f"--predict_dir {args.predict_dir} {hint}")
 
 
-def inputs_of(source: Source) -> list[Input]:
+def images_of(args: argparse.Namespace) -> list[str]:
+    """The images to evaluate, each once."""
+    if args.saliency and args.list is None and args.voc12_root is None:
+        if ids := sorted(files_of(args.gt_dir, SALIENCY_ENDINGS)):
+            return ids
+        raise UserError(f"--gt_dir {args.gt_dir} holds no mask ({', '.join(SALIENCY_ENDINGS[:3])})")
+    args.list = args.list or "voc12/train.txt"
+    return list(dict.fromkeys(read_image_list(args.list)))
+
+
+def inputs_of(source: Source | SaliencySource) -> list[Input]:
     """What is read of each image."""
+    if isinstance(source, SaliencySource):
+        truth = grey_masks if source.labels is None else label_maps
+        return [truth(source.gt_dir, "ground truth"), saliency_maps(source.predict_dir)]
     predictions = score_files(source.predict_dir) if source.npy else label_maps(source.predict_dir)
     saliency = [saliency_maps(source.sal_path)] if source.sal_path else []
     return [label_maps(source.gt_dir, "ground truth"), predictions, *saliency]
@@ -211,7 +173,7 @@ def tell_idle_flags(args: argparse.Namespace) -> None:
     """Say which settings of the fusion were given though the result does not depend on them."""
     parser = get_parser()
     if args.type == "png":
-        flags.tell_idle(args, parser, ("theta", "alpha", "beta"), "on label PNGs, only with --type npy")
+        flags.tell_idle(args, parser, ("theta", "alpha", "beta"), "on PNGs, only with --type npy")
         return
     if args.sal_path is None:
         flags.tell_idle(args, parser, ("alpha", "beta"), "without --sal_path")
@@ -235,7 +197,7 @@ def main() -> None:
     tell_idle_flags(args)
     if args.json:
         check_writable(args.json)
-    ids = list(dict.fromkeys(read_image_list(args.list)))
+    ids = images_of(args)
     logfile = args.logfile or ("evallog.txt" if args.comment else None)
     if logfile:
         append_log(logfile, "")  # an unwritable log shows now, not after the work
@@ -256,7 +218,11 @@ def main() -> None:
             f"background; was {source.predict_dir} made with the right weights and labels, --theta and saliency (0..255)?",
             file=sys.stderr,
         )
-    text, figures = report(result.total, source, len(ids) - len(problems))
+    count = len(ids) - len(problems)
+    if isinstance(source, SaliencySource):
+        text, figures = saliency_report(result.total, source, count)
+    else:
+        text, figures = report(result.total, source, count)
     print(text)
     if args.json:
         with atomic_write(args.json, "w") as file:

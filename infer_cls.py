@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from network import make_net
+from network import add_flags, make_net, options
 from network.weights import load_weights
 from pseudo_label import inference
 from pseudo_label.class_maps import class_maps
@@ -33,9 +33,8 @@ from voc12.lists import check_root, photo_folder, read_image_list
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, number = parser.add_argument, flags.number(float)
-    network = "network.resnet38_EDAM_cls"
     add("--weights", required=True, metavar="FILE", help="trained EDAM network (.pth)")
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add_flags(parser, "network.resnet38_EDAM_cls")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
@@ -69,7 +68,7 @@ def main() -> None:
     saliency = job.sal_path if job.out_cam_pred or job.out_crf_pred else None
 
     def load_network() -> tuple[nn.Module, str]:
-        net = make_net(args.network, needs=("forward_cam",))
+        net = make_net(args.network, needs=("forward_cam", "input"), **options(args))
         report = load_weights(net, args.weights)
         if report.missing:
             raise UserError(f"{report}: no trained EDAM network, which is what makes pseudo labels")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from network import make_net
-from network.caffe_weights import load_weights
+from network import add_flags, make_net, options
+from network.weights import load_weights
 from pseudo_label import inference
 from pseudo_label.manifest import weights_digest
 from pseudo_label.segmentation import SegmentationJob, probabilities
@@ -27,9 +27,9 @@ from voc12.lists import check_root, photo_folder, read_image_list
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
-    add, network = parser.add_argument, "network.deeplab_v2"
+    add = parser.add_argument
     add("--weights", required=True, metavar="FILE", help="trained DeepLab-v2 (.pth)")
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add_flags(parser, "network.deeplab_v2")
     add("--infer_list", default="voc12/val.txt", metavar="FILE", help="photos to segment")
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
     add("--out_pred", type=Path, metavar="DIR", help="write label PNGs")
@@ -45,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     check_root(args.voc12_root)
-    net = make_net(args.network, needs=("input", "scales"))
+    net = make_net(args.network, needs=("input", "scales"), **options(args))
     if args.scales:
         net.scales = tuple(scale for scale in args.scales if scale != 1)
     job = SegmentationJob(args.out_pred, args.out_crf_pred, args.out_prob, net.scales, args.flip)
@@ -58,7 +58,7 @@ def main() -> None:
         return net, str(report)
 
     def compute(net: Any, image_id: str, photo: Tensor, inputs: None, device: torch.device) -> tuple:
-        if min(photo.shape[:2]) * min(1, *net.scales) < 1:
+        if min(photo.shape[:2]) * min((1, *net.scales)) < 1:
             raise BadPhoto(f"photo {image_id} is {photo.shape[1]}x{photo.shape[0]} pixels, too small for the scales")
         return job.results(image_id, probabilities(net, photo, device, args.flip))
 

@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from network import make_net
-from network.caffe_weights import load_weights
+from network.caffe_weights import make_poolnet
 from network.poolnet import is_joint
-from network.state_dict import read_state_dict
 from pseudo_label import inference
 from pseudo_label.manifest import weights_digest
 from pseudo_label.saliency_maps import SaliencyJob, enlargement, saliency_logits
@@ -49,12 +47,11 @@ def main() -> None:
     folder, ids = find_photos(args)
 
     def load_network() -> tuple[nn.Module, str]:
-        joint = is_joint(read_state_dict(args.weights))
-        net = make_net(args.network, ("input", "smallest_side"), "JointNet" if joint else "Net")
-        report = load_weights(net, args.weights)
+        net, load_weights = make_poolnet(args.network, args.weights, ("input", "smallest_side"))
+        report = load_weights(args.weights)
         if report.missing:
             raise UserError(f"{report}: no trained PoolNet, which is what makes saliency maps")
-        return net, f"{report}, {'with' if joint else 'without'} its edge branch"
+        return net, f"{report}, {'with' if is_joint(net.state_dict()) else 'without'} its edge branch"
 
     def compute(net: Any, image_id: str, photo: Tensor, inputs: None, device: torch.device) -> tuple[np.ndarray, bool]:
         return saliency_logits(net, photo, device).cpu().numpy(), enlargement(net, photo.shape) > 1

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network import make_net
+from network import add_flags, make_net, options
 from network.weights import load_weights
 from pseudo_label.class_maps import class_map_pictures
 from tool import flags, training
@@ -35,11 +35,11 @@ MUST_MATCH = ("max_epoches", "crop_size", "long_side", "warmup_steps", "attn_dro
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
-    network, pairs = "network.resnet38_EDAM_cls", "list of training pairs, made by voc12/prepare.py"
+    pairs = "list of training pairs, made by voc12/prepare.py"
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
     add("--train_list", default="voc12/EDAM_train.txt", metavar="FILE", help=pairs)
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add_flags(parser, "network.resnet38_EDAM_cls")
     weights = "initial weights: the ImageNet ResNet-38 (.params) or a PyTorch checkpoint (.pth); random without it"
     add("--weights", metavar="FILE", help=weights)
     add("--batch_size", type=positive, default=8, help="pairs per step, over all GPUs and processes")
@@ -80,7 +80,8 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     max_step = len(pairs) // args.batch_size * args.max_epoches
     if max_step == 0:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(pairs)} pairs of {args.train_list}")
-    net = make_net(args.network, needs=("get_parameter_groups", "group_factors", "forward_cam"))
+    needs = ("input", "get_parameter_groups", "group_factors", "forward_cam")
+    net = make_net(args.network, needs, **options(args))
     net = training_form(net, device, args.amp, args.tf32).train()
     if args.attn_dropout is not None:
         if not hasattr(net, "cma_dropout"):
@@ -101,7 +102,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     return training.Task(
         net=net,
         optimizer=optimizer,
-        data=TrainPairs(pairs, labels, args.voc12_root, args.crop_size, args.seed, tuple(args.long_side)),
+        data=TrainPairs(pairs, labels, args.voc12_root, args.crop_size, args.seed, tuple(args.long_side), net.input),
         max_step=max_step,
         settings=settings | {"train_list_crc32": zlib.crc32(repr(pairs).encode())},
         loss=loss,

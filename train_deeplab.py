@@ -6,8 +6,6 @@ Interrupted, the same command with --resume goes on.
 """
 
 import argparse
-import sys
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,31 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from network import make_net
-from network.caffe_weights import load_weights
-from network.frozen_norm import FrozenBatchNorm2d, thaw
+from network import add_flags, make_net, options
+from network.frozen_norm import has_frozen_norms, thaw
 from network.segmentation_loss import multi_scale_loss
+from network.weights import load_weights
 from pseudo_label.segmentation import label_pictures
-from tool import distributed, flags, training
+from tool import flags, training
+from tool.checkpoint import digest
 from tool.errors import UserError, run
 from tool.optim import make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
 from voc12.classes import PALETTE
-from voc12.data import LabelledPhotos, bad_items
+from voc12.data import LabelledPhotos
+from voc12.inputs import sound_ids
 from voc12.lists import check_root, read_image_list
 
 # Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
-MUST_MATCH = ("max_iters", "crop_size", "balanced_loss", "freeze_bn")
+MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn")
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
     add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
-    network = "network.deeplab_v2"
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
     add("--label_dir", required=True, metavar="DIR", help="label PNGs, <id>.png with values 0..20, or 255 for unknown")
     add("--train_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to train on")
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add_flags(parser, "network.deeplab_v2")
     weights = "initial weights, such as deeplabv1_resnet101-coco.pth, or a trained DeepLab-v2 (.pth); random without it"
     add("--weights", metavar="FILE", help=weights)
     add("--max_iters", type=positive, default=20000, metavar="N", help="training steps")
@@ -68,10 +67,11 @@ def main() -> None:
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Make the network and check the data. UserError: what the flags name is not there or does not fit."""
-    net = make_net(args.network, needs=("input", "num_labels", "get_parameter_groups", "group_factors"))
+    needs = ("input", "num_labels", "get_parameter_groups", "group_factors")
+    net = make_net(args.network, needs, **options(args))
     if not args.freeze_bn:
         thaw(net)
-    elif not (args.weights or args.resume) and any(isinstance(part, FrozenBatchNorm2d) for part in net.modules()):
+    elif not (args.weights or args.resume) and has_frozen_norms(net):
         print("note: random weights with batch norms that do not learn may diverge: --no-freeze_bn lets them learn")
     net = training_form(net, device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
@@ -94,12 +94,8 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         set_learning_rate=lambda step: set_learning_rate(optimizer, stepwise_lr_factor(step, args.max_iters)),
         load_weights=partial(load_weights, net),
         pictures=partial(label_pictures, data=data, palette=PALETTE),
+        parts=args.iter_size,
     )
-
-
-def digest(ids: list[str]) -> int:
-    """A number that tells sets of photos apart."""
-    return zlib.crc32(repr(sorted(ids)).encode())
 
 
 def sound_photos(args: argparse.Namespace, net: Any) -> tuple[LabelledPhotos, list[str]]:
@@ -108,17 +104,10 @@ def sound_photos(args: argparse.Namespace, net: Any) -> tuple[LabelledPhotos, li
         raise UserError(f"--label_dir {args.label_dir}: no such folder")
     ids = list(dict.fromkeys(read_image_list(args.train_list)))
     data = LabelledPhotos(ids, args.voc12_root, args.label_dir, args.crop_size, args.seed, net.input)
-    bad = distributed.from_first(dict(bad_items(data, net.num_labels)) if distributed.is_first() else None)
-    if distributed.is_first():
-        for image_id, message in bad.items():
-            print(f"{image_id}: {message}", file=sys.stderr)
-    if bad and (not args.skip_errors or len(bad) == len(ids)):
-        remedy = "" if len(bad) == len(ids) else "; --skip_errors trains without them"
-        raise UserError(
-            f"{len(bad)} of the {len(ids)} photos of {args.train_list} can't be trained on, listed above{remedy}"
-        )
-    data.ids = [image_id for image_id in ids if image_id not in bad]
-    return data, list(bad)
+    data.ids, skipped = sound_ids(
+        ids, partial(data.check, num_labels=net.num_labels), args.train_list, args.skip_errors
+    )
+    return data, skipped
 
 
 if __name__ == "__main__":

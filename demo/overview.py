@@ -1,40 +1,37 @@
-"""The picture of a run: photo, class map, the labels of three stages, ground truth."""
+"""The picture of a run: photo, class map, the labels of three stages, saliency, ground truth."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pseudo_label.visualise import contact_sheet, heat, overlay
-from tool.files import load_npy_dict
-from voc12.classes import CLASSES, LABELS, PALETTE, VOID
-from voc12.images import load_label, load_photo, save_rgb
+from experiment.chain import Plan
+from experiment.pictures import stages
+from experiment.results import best_theta
+from pseudo_label.visualise import contact_sheet
+from voc12.classes import LABELS, PALETTE, VOID
+from voc12.images import load_label, save_rgb
+from voc12.lists import read_image_list
+from voc12.masks import OWN
 
-HEADINGS = ("photo", "class map", "masks", "+ CRF", "+ saliency", "ground truth")
-STAGES = ("masks", "crf", "crf_saliency")
 
-
-def save_overview(path: Path, ids: Sequence[str], folder: Path, photos: int = 6) -> None:
-    """Write the picture of the first `photos` of `ids` that show several classes and are wider than high.
-
-    folder: with VOC2012/, the class maps in cam/ and the label PNGs of STAGES.
-    """
+def save_overview(path: Path, plan: Plan, photos: int = 6) -> None:
+    """Write the picture of the first `photos` labelled ones that show several classes and are wider than high."""
     rows: list[list[np.ndarray]] = []
     captions: list[str] = []
     shown: set[int] = set()
-    for image_id in ids:
-        photo = np.array(load_photo(folder / "VOC2012" / "JPEGImages" / f"{image_id}.jpg"))
-        maps = load_npy_dict(folder / "cam" / f"{image_id}.npy")
+    headings: list[str] = []
+    theta = best_theta(plan.out)
+    for image_id in read_image_list(plan.labelled):
+        truth = load_label(plan.root / OWN / f"{image_id}.png")
+        values = set(np.unique(truth).tolist()) - {0, VOID}
+        if len(values) < 2 or truth.shape[0] > truth.shape[1]:
+            continue
+        pictures = stages(plan, image_id, theta)
+        rows.append(list(pictures.values()))
+        headings = [caption.split(":")[0] for caption in pictures]
+        captions.append(f"{image_id}, {next(caption for caption in pictures if ':' in caption)}")
+        shown |= values
         if len(rows) == photos:
             break
-        if len(maps) < 2 or photo.shape[0] > photo.shape[1]:
-            continue
-        truth = load_label(folder / "VOC2012" / "SegmentationClass" / f"{image_id}.png")
-        truth[truth == VOID] = 0
-        labels = [*(load_label(folder / stage / f"{image_id}.png") for stage in STAGES), truth]
-        label = sorted(map(int, maps))[len(rows) % len(maps)]
-        rows.append([photo, heat(photo, maps[label]), *(overlay(photo, each, PALETTE) for each in labels)])
-        captions.append(f"{image_id}, class map: {CLASSES[label]}")
-        shown |= {value for each in labels for value in np.unique(each).tolist()}
-    key = {LABELS[value]: PALETTE[value] for value in sorted(shown - {0})}
-    save_rgb(path, contact_sheet(rows, HEADINGS, captions, key=key, cell=(176, 148)))
+    key = {LABELS[value]: PALETTE[value] for value in sorted(shown)}
+    save_rgb(path, contact_sheet(rows, headings, captions, key=key, cell=(176, 148)))

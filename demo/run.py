@@ -2,21 +2,16 @@
 
     python demo/run.py --out demo_run
 
-draws a miniature of VOC12, trains, makes pseudo labels, evaluates them, and ends with a table (results.md) and a picture
-(overview.png). Interrupted, the same command goes on: finished steps are left out, the training resumes. To start anew,
-remove the folder.
+draws a miniature of VOC12, trains, makes pseudo labels, evaluates them, and ends with a table (results.md), a report for a browser
+(report.html) and a picture (overview.png). Interrupted, the same command goes on: finished steps are left out, the training
+resumes. To start anew, remove the folder.
 """
 
 import argparse
-import json
 import os
-import re
 import shlex
-import signal
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -24,188 +19,101 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from demo.overview import save_overview
+from experiment.chain import Plan, Words, command, make_steps, session
+from experiment.report import write_report
+from experiment.runner import REPO, Step, run_steps
 from tool import flags
-from tool.errors import UserError, run
-from tool.files import atomic_write, make_folder
-from voc12.lists import read_image_list
+from tool.errors import run
+from voc12.masks import OWN
 
-REPO = Path(__file__).resolve().parents[1]
-NETWORK, SESSION = "network.resnet38_EDAM_tiny", "EDAM_tiny"
+NETWORK = "network.resnet38_EDAM_tiny"
+POOLNET = "PoolNet"  # session
 PHOTOS = 200  # of the training list that are labelled and evaluated
 # Sums are split among the threads, so another number of threads gives another last digit: it is fixed for the table's sake.
 # Waiting threads must not keep a core busy that another process needs.
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
-ROWS = (
-    ("background", "*baseline: everything is background*", ""),
-    ("guess", "*baseline: image labels and saliency, no network*", ""),
-    ("masks", "masks", "52.83"),
-    ("crf", "masks, CRF", "58.61"),
-    ("crf_saliency", "masks, CRF, saliency", "68.11"),
-)
+REMARK = "All photos are drawn. The published figures are those of VOC12, which is harder."
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command, as typed in a shell. `{theta}` in it stands for the background score that the curve found."""
+def make_plan(out: Path, seed: int) -> Plan:
+    """The demo's experiment."""
+    root, lists = out / "VOC2012", out / "lists"
+    labelled = lists / "labelled.txt"
+    shorter = f"head -n {PHOTOS} {shlex.quote(str(lists / 'train.txt'))} > {shlex.quote(str(labelled))}"
+    training: Words = (
+        "--train_list",
+        lists / "EDAM_train.txt",
+        "--batch_size",
+        4,
+        "--crop_size",
+        104,
+        "--long_side",
+        80,
+        144,
+    )
+    training = (
+        *training,
+        "--lr",
+        0.02,
+        "--warmup_steps",
+        100,
+        "--num_workers",
+        1,
+        "--vis_every",
+        150,
+        "--save_every",
+        50,
+    )
+    return Plan(
+        out=out,
+        root=root,
+        lists=lists,
+        labelled=labelled,
+        to_label=labelled,
+        val=lists / "val.txt",
+        prepare=("--epochs", 9, "--seed", seed),
+        fewer=(Step("choice", f"The first {PHOTOS} training photos get pseudo labels", shorter),),
+        edam=NETWORK,
+        weights=out / "backbone.pth",
+        training=training,
+        poolnet="network.poolnet_tiny",
+        poolnet_weights=out / "checkpoints" / POOLNET / f"{POOLNET}.pth",
+        segments=False,
+        seed=seed,
+    )
 
-    name: str
-    title: str
-    command: str
 
-
-def make_steps(folder: Path, seed: int) -> list[Step]:
-    """The commands of the demo, in order, as they would be typed in the repository's root."""
-    out = shlex.quote(str(folder))
-    return [Step(*command) for command in (*_training(out, seed), *_labelling(out))]
-
-
-def _training(out: str, seed: int) -> list[tuple[str, str, str]]:
-    """Name, title and command of each step up to the trained network."""
-    root, lists = f"{out}/VOC2012", f"{out}/lists"
-    return [
-        ("data", "Draw a miniature of VOC12", f"python demo/draw.py --out {out} --seed {seed}"),
-        (
-            "lists",
-            "Lists, image-level labels and training pairs (drawn photos need no SBD)",
-            f"python voc12/prepare.py --voc12_root {root} --out_dir {lists} --epochs 9 --seed {seed}",
-        ),
-        (
-            "pretraining",
-            "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's",
-            f"python demo/pretrain.py --voc12_root {root} --image_list {lists}/train_aug.txt --network {NETWORK} "
-            f"--epochs 20 --long_side 64 160 --seed {seed} --out {out}/backbone.pth",
-        ),
-        (
-            "training",
-            "EDAM itself, from image-level labels",
-            f"python train_EDAM_cls.py --voc12_root {root} --train_list {lists}/EDAM_train.txt --network {NETWORK} "
-            f"--weights {out}/backbone.pth --batch_size 4 --crop_size 104 --long_side 80 144 --lr 0.02 --warmup_steps 100 "
-            f"--seed {seed} --session_name {SESSION} --checkpoint_dir {out}/checkpoints --log_dir {out}/runs "
-            "--num_workers 1 --vis_every 150 --save_every 50 --resume",
-        ),
+def make_demo_steps(plan: Plan) -> list[Step]:
+    """All commands of the demo, in order."""
+    draw = ("python", "demo/draw.py", "--out", plan.out, "--seed", plan.seed)
+    pretrain: Words = ("python", "demo/pretrain.py", "--voc12_root", plan.root)
+    pretrain = (*pretrain, "--image_list", plan.lists / "train_aug.txt", "--network", plan.edam, "--epochs", 20)
+    pretrain = (*pretrain, "--long_side", 64, 160, "--seed", plan.seed, "--out", plan.weights)
+    others = plan.out / "salient" / "VOC2012"
+    draw_others = (
+        "python",
+        "demo/draw.py",
+        "--out",
+        plan.out / "salient",
+        "--seed",
+        plan.seed + 1,
+        "--train",
+        1600,
+        "--val",
+        0,
+    )
+    salient: Words = ("python", "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN)
+    salient = (*salient, "--train_list", others / "ImageSets" / "Segmentation" / "train.txt", "--network", plan.poolnet)
+    salient = (*salient, "--crop_size", 128, "--batch_size", 8, "--lr", 0.002, "--max_epoches", 2, "--num_workers", 1)
+    salient = (*salient, "--vis_every", 100, "--save_every", 50, "--seed", plan.seed, *session(plan, POOLNET))
+    backbone = "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's"
+    masks = "Draw other photos, whose masks tell PoolNet what is salient, whatever its class"
+    initial = [
+        Step("pretraining", backbone, command(*pretrain)),
+        Step("salient", masks, command(*draw_others)),
+        Step("saliency_training", "PoolNet, where real runs take its published weights", command(*salient)),
     ]
-
-
-def _labelling(out: str) -> list[tuple[str, str, str]]:
-    """Name, title and command of each step from the trained network on."""
-    root, lists, saliency = f"{out}/VOC2012", f"{out}/lists", f"{out}/VOC2012/saliency"
-    photos, trained = f"{lists}/labelled.txt", f"{out}/checkpoints/{SESSION}/{SESSION}.pth"
-    infer = f"python infer_cls.py --voc12_root {root} --infer_list {photos} --network {NETWORK} --weights {trained}"
-    score = f"python eval.py --voc12_root {root} --list {photos}"
-    return [
-        (
-            "choice",
-            f"The first {PHOTOS} training photos get pseudo labels",
-            f"head -n {PHOTOS} {lists}/train.txt > {photos}",
-        ),
-        ("maps", "Class maps, and labels with CRF", f"{infer} --out_cam {out}/cam --out_crf_pred {out}/crf"),
-        (
-            "curve",
-            "The background score at which class maps make the best labels",
-            f"{score} --predict_dir {out}/cam --type npy --curve --json {out}/scores/curve.json",
-        ),
-        ("masks", "Labels of the class maps alone", f"{infer} --theta {{theta}} --out_cam_pred {out}/masks"),
-        (
-            "crf_saliency",
-            "Labels with CRF and saliency",
-            f"{infer} --sal_path {saliency} --theta 0.2 --alpha 0.000001 --beta 0.99999 --out_crf_pred {out}/crf_saliency",
-        ),
-        (
-            "baselines",
-            "Two baselines that need no network",
-            f"python demo/baselines.py --voc12_root {root} --infer_list {photos} --sal_path {saliency} "
-            f"--out_guess {out}/guess --out_background {out}/background",
-        ),
-        *(
-            (
-                f"score_{name}",
-                f"Score: {title.strip('*')}",
-                f"{score} --predict_dir {out}/{name} --json {out}/scores/{name}.json",
-            )
-            for name, title, _ in ROWS
-        ),
-        (
-            "colours",
-            "Every label in colour over its photo",
-            f"python colorful.py --img_path {out}/crf_saliency --img_root {root} --gt_path {root}/SegmentationClass "
-            f"--out_path {out}/colours --sheet {out}/sheet.png",
-        ),
-    ]
-
-
-def run_steps(steps: list[Step], out: Path) -> None:
-    """Run the steps that are not finished. UserError: a command failed. KeyboardInterrupt after the command has ended."""
-    marks = make_folder(out / "finished")
-    make_folder(out / "scores")
-    for number, step in enumerate(steps, 1):
-        command = step.command.replace("{theta}", best_theta(out)) if "{theta}" in step.command else step.command
-        mark = marks / f"{step.name}.json"
-        print(f"\n== {number}/{len(steps)}  {step.title}", flush=True)
-        print(f"$ {command}", flush=True)
-        if finished(mark) == command:
-            print("finished already", flush=True)
-            continue
-        for later in steps[number - 1 :]:
-            (marks / f"{later.name}.json").unlink(missing_ok=True)
-        began = time.monotonic()
-        status = call(command)
-        if status:
-            raise UserError(
-                f"step {number}, {step.title!r}, ended with status {status}; `make demo` goes on from there"
-            )
-        with atomic_write(mark, "w") as file:
-            json.dump({"command": command, "seconds": round(time.monotonic() - began)}, file)
-
-
-def finished(mark: Path) -> str | None:
-    """The command that wrote a step's mark; None where there is none."""
-    try:
-        return json.loads(mark.read_text())["command"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def call(command: str) -> int:
-    """Run a command in the repository's root and return its status. Ctrl-C and SIGTERM end the command before us."""
-    command = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", command)
-    process = subprocess.Popen(f"exec {command}", shell=True, cwd=REPO, env={**os.environ, **ENVIRONMENT})
-    signals: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        signals.append(number)
-        if number == signal.SIGTERM:  # Ctrl-C reaches the command by itself
-            process.terminate()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        status = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if signals:
-        raise KeyboardInterrupt
-    return status
-
-
-def best_theta(out: Path) -> str:
-    """The background score that the curve found."""
-    return str(read_score(out, "curve")["theta"])
-
-
-def read_score(out: Path, name: str) -> dict:
-    """What eval.py wrote. UserError: it is not there."""
-    path = out / "scores" / f"{name}.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); remove {out} and start anew") from error
-
-
-def table(scores: dict[str, float]) -> str:
-    """Markdown table of mIoU in percent by row name, beside the published figures."""
-    lines = ["| pseudo labels | mIoU | published, VOC12 |", "| --- | ---: | ---: |"]
-    lines += [f"| {title} | {scores[name]:.2f} | {published} |" for name, title, published in ROWS]
-    return "\n".join(lines) + "\n"
+    return [Step("data", "Draw a miniature of VOC12", command(*draw)), *make_steps(plan, initial)]
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -218,25 +126,16 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     os.chdir(REPO)
-    out: Path = args.out
     print(f"All commands are run in {REPO}, with {' '.join(f'{k}={v}' for k, v in ENVIRONMENT.items())}")
     began = time.monotonic()
-    run_steps(make_steps(out, args.seed), out)
-
-    ids = read_image_list(out / "lists" / "labelled.txt")
-    text = table({name: read_score(out, name)["miou"] for name, _, _ in ROWS})
-    text += (
-        f"\nmIoU in percent over {len(ids)} drawn photos, of those trained on; the masks row has the background score that is "
-        f"best for them, {best_theta(out)}.\nThe published figures are those of VOC12 train, which is harder.\n"
-    )
-    with atomic_write(out / "results.md", "w") as file:
-        file.write(text)
-    save_overview(out / "overview.png", ids, out)
-    print(f"\n{text}")
+    plan = make_plan(args.out, args.seed)
+    steps = make_demo_steps(plan)
+    run_steps(steps, plan.out, ENVIRONMENT, "`make demo`")
+    write_report(plan, steps, "EDAM on drawn photos", REMARK)
+    save_overview(plan.out / "overview.png", plan)
     print(
-        f"{out / 'results.md'}, {out / 'overview.png'} and {out / 'sheet.png'} show it, and `make tensorboard` the training."
+        f"So does {plan.out / 'overview.png'}; `make tensorboard` shows the training. {time.monotonic() - began:.0f} s"
     )
-    print(f"{time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,29 @@
 """The networks. `--network MODULE` names any importable module with a class `Net`; a new network is a new file here."""
 
+import argparse
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from tool import flags
 from tool.errors import UserError
+
+# Options that some networks take, each with a flag.
+OPTIONS = ("backbone", "output_stride")
+
+
+def add_flags(parser: argparse.ArgumentParser, network: str) -> None:
+    """Add the flags that say which network is made. network: the default."""
+    add = parser.add_argument
+    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--backbone", metavar="NAME", help="for networks on timm: its name of the backbone")
+    add("--output_stride", type=int, choices=(8, 16), help="for networks on timm: pixels of a photo per position")
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `make_net` that the flags give."""
+    given = {name: getattr(args, name, None) for name in OPTIONS}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def make_net(module: str, needs: Sequence[str] = (), kind: str = "Net", **options) -> Any:

@@ -132,6 +132,7 @@ class CaffeResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.names, self.depths, self.widths, self.strides = names, tuple(depths), tuple(widths), tuple(strides)
+        self.channels = widths[-1]
         put(self, names.stem[0], nn.Conv2d(3, widths[0], 7, 2, padding=3, bias=False))
         put(self, names.stem[1], norm(widths[0]))
         for stage, depth in enumerate(depths):
@@ -164,6 +165,12 @@ class CaffeResNet(nn.Module):
             for b in range(depth):
                 x = self.get_submodule(self.names.block_name(stage, b))(x, folded)
             yield x
+
+    def features(self, x: Tensor, folded: Folded | None = None) -> Tensor:
+        """Those of the last stage, (N, channels, h, w)."""
+        for x in self.stages(x, folded):  # noqa: B007, B020
+            pass
+        return x
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Names of all convolutions and the batch norms after them."""

@@ -1,12 +1,17 @@
 """What networks that stand on a CaffeResNet start from: initial weights of the ResNet, or a checkpoint of DeepLab-v2 or PoolNet."""
 
 import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from network import make_net
 from network.caffe_resnet import CaffeResNet
-from network.state_dict import IS_IT_THE_ONE, Family, LoadReport, load_state
+from network.poolnet import is_joint
+from network.state_dict import IS_IT_THE_ONE, Family, LoadReport, load_state, read_state_dict
 from tool.errors import UserError
 
 # What a file holds -> a layer that gives it away, and the network for it.
@@ -15,11 +20,18 @@ _KINDS = {
     "a ResNet with DeepLab's names": ("layer2.block1", "network.deeplab_v2"),
     "a ResNet-101 with torchvision's names": ("layer3.22", "network.deeplab_v2_torchvision"),
     "a ResNet with torchvision's names": ("layer1.0", ""),
-    "a ResNet38d": ("conv1a", ""),
+    "a ResNet38d": ("conv1a", "network.deeplab_v2_resnet38"),
 }
 
 
-def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
+def make_poolnet(module: str, weights: str | None, needs: Sequence[str]) -> tuple[Any, Callable[[str], LoadReport]]:
+    """The PoolNet of a module that a file is of, with its edge branch or without, and what loads that file into it."""
+    saved = read_state_dict(weights) if weights else {}
+    net = make_net(module, needs, "JointNet" if is_joint(saved) else "Net")
+    return net, partial(load_weights, net, saved=saved)
+
+
+def load_weights(net: nn.Module, path: str | Path, saved: Mapping[str, Tensor] | None = None) -> LoadReport:
     """Load a file into `net`: the whole network, or a whole ResNet, as in deeplabv1_resnet101-coco.pth. See `load_state`.
 
     In files of the ResNet alone nothing stands before its names, and the classifier of its training is left out.
@@ -42,4 +54,4 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
         hints={kind: hint(network) for kind, (_, network) in _KINDS.items()},
         prefix=prefix,
     )
-    return load_state(net, path, family)
+    return load_state(net, path, family, saved)

@@ -1,13 +1,13 @@
 """DeepLab-v2 (Chen et al., TPAMI 2018): ResNet-101, atrous spatial pyramid pooling, three scales."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.caffe_resnet import DEEPLAB, CaffeResNet, Folded
+from network.caffe_resnet import DEEPLAB, CaffeResNet
 from tool.transforms import PictureStatistics
 
 
@@ -26,55 +26,45 @@ class ASPP(nn.Module):
         return sum(conv(x) for conv in self.children())
 
 
-class DeepLab(CaffeResNet):
-    """One scale: (N, 3, H, W) -> logits (N, labels, h, w); H -> h is ceil(H/2), then floor(./2) + 1, then ceil(./2)."""
-
-    def __init__(self, num_labels: int, rates: Sequence[int], **resnet) -> None:
-        super().__init__(**resnet)
-        self.aspp = ASPP(self.widths[-1], num_labels, rates)
-
-    def forward(self, x: Tensor, folded: Folded | None = None) -> Tensor:
-        for features in self.stages(x, folded):  # noqa: B007, of the last stage in the end
-            pass
-        return self.aspp(features)
-
-
-class Net(nn.Module):
-    """DeepLab-v2 at three scales, as published; tensor names and shapes are those of the published checkpoint.
+class DeepLab(nn.Module):
+    """DeepLab-v2's head on any backbone, at several scales. The ASPP's tensors stand beside the backbone's.
 
     Args:
+        backbone: a module with `features`, (N, 3, H, W) as `input` describes them -> (N, channels, h, w) >= 0, their number
+            `channels`, and `fold_batch_norms`.
         num_labels: background included.
         scales: beside the whole size.
         rates: dilations of the ASPP.
-        resnet: options of CaffeResNet.
     """
 
-    input = PictureStatistics("BGR", (104.008, 116.669, 122.675))
-    group_factors = ((1, 1), (10, 1), (20, 0))  # on learning rate and weight decay of each parameter group
+    input: PictureStatistics
+    # On learning rate and weight decay of each parameter group.
+    group_factors: Sequence[tuple[float, float]] = ((1, 1), (10, 1), (20, 0))
 
-    def __init__(
-        self,
-        num_labels: int = 21,
-        scales: Sequence[float] = (0.5, 0.75),
-        rates: Sequence[int] = (6, 12, 18, 24),
-        **resnet,
-    ) -> None:
+    def __init__(self, backbone: Any, num_labels: int, scales: Sequence[float], rates: Sequence[int]) -> None:
         super().__init__()
         self.num_labels, self.scales = num_labels, tuple(scales)
-        self.base = DeepLab(num_labels, rates, **{"depths": (3, 4, 23, 3), "names": DEEPLAB, **resnet})
+        self.base = backbone
+        self.base.aspp = ASPP(self.base.channels, num_labels, rates)
+
+    def one_scale(self, x: Tensor, **shared: Any) -> Tensor:
+        """(N, 3, H, W) -> logits (N, labels, h, w). shared: what the backbone computes once for all scales."""
+        return self.base.aspp(self.base.features(x, **shared))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits of pictures as `input` describes them, (N, 3, H, W) float.
 
         Returns:
             (N, labels, h, w), the maximum over the scales. In training mode the list of the logits that each have a loss: the whole
-            size's, each scale's at its own size, the maximum.
+            size's, each scale's at its own size, the maximum; without scales the whole size's alone.
         """
-        folded = self.base.folded()  # for all scales
-        logits = [self.base(x, folded)]
+        shared = {"folded": self.base.folded()} if isinstance(self.base, CaffeResNet) else {}
+        logits = [self.one_scale(x, **shared)]
+        if not self.scales:
+            return logits if self.training else logits[0]
         for scale in self.scales:  # the size is floor(side * scale), the coordinates follow the factor itself
             scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-            logits.append(self.base(scaled, folded))
+            logits.append(self.one_scale(scaled, **shared))
         size = logits[0].shape[2:]
         same_size = [logits[0], *(F.interpolate(y, size, mode="bilinear", align_corners=False) for y in logits[1:])]
         highest = torch.stack(same_size).max(0).values
@@ -89,5 +79,24 @@ class Net(nn.Module):
         return groups
 
     def fold_batch_norms(self) -> None:
-        """For inference; see CaffeResNet."""
+        """For inference; see the backbone."""
         self.base.fold_batch_norms()
+
+
+class Net(DeepLab):
+    """DeepLab-v2 as published; tensor names and shapes are those of the published checkpoint.
+
+    A side H becomes ceil(H/2), then floor(./2) + 1, then ceil(./2). `resnet`: options of CaffeResNet.
+    """
+
+    input = PictureStatistics("BGR", (104.008, 116.669, 122.675))
+
+    def __init__(
+        self,
+        num_labels: int = 21,
+        scales: Sequence[float] = (0.5, 0.75),
+        rates: Sequence[int] = (6, 12, 18, 24),
+        **resnet,
+    ) -> None:
+        backbone = CaffeResNet(**{"depths": (3, 4, 23, 3), "names": DEEPLAB, **resnet})
+        super().__init__(backbone, num_labels, scales, rates)

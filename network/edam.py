@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.cma import CMADropout, PairEmbedding, TransformerBlock, transformer_blocks
+from tool.transforms import IMAGENET, PictureStatistics
 
 _TOGETHER = 5  # classes that the CMA computes at once: its largest tensor has 43 MB a pair then, at the published crop
 
@@ -15,7 +16,8 @@ _TOGETHER = 5  # classes that the CMA computes at once: its largest tensor has 4
 class EDAM(nn.Module):
     """The head, as the first base of a network whose second base is the backbone: `class Net(EDAM, ResNet38d)`.
 
-    The backbone is a module with `features`, (N, 3, H, W) normalised RGB -> (N, channels, h, w), and their number `channels`.
+    The backbone is a module with `features`, (N, 3, H, W) pictures as `input` describes them -> (N, channels, h, w), and their
+    number `channels`.
     The head's tensors stand beside the backbone's, under the names of the published checkpoint.
 
     Args:
@@ -27,6 +29,7 @@ class EDAM(nn.Module):
 
     features: Callable[..., Tensor]
     channels: int
+    input: PictureStatistics = IMAGENET
 
     # Learning-rate factor and weight-decay factor of each of the groups of `get_parameter_groups`.
     group_factors: Sequence[tuple[float, float]] = ((1, 1), (2, 0), (10, 1), (20, 0), (1, 1), (1, 1))
@@ -58,7 +61,8 @@ class EDAM(nn.Module):
         """Class logits of each image of each pair.
 
         Args:
-            images: (P, 2, 3, H, W) float, pairs of normalised images; or (2P, 3, H, W), images 2i and 2i + 1 being a pair.
+            images: (P, 2, 3, H, W) float, pairs of images as `input` describes them; or (2P, 3, H, W), images 2i and 2i + 1 being a
+                pair.
 
         Returns:
             (P, 2, C) float, C classes; or (2P, C).

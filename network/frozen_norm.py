@@ -33,15 +33,43 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
+class FrozenNorms(nn.Module):
+    """A part of a network whose batch norms, of whatever kind, always use their stored statistics and are never trained."""
+
+    frozen = True
+
+    def freeze(self) -> None:
+        """To be called when all batch norms are there."""
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> "FrozenNorms":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and self.frozen:
+                module.eval()
+        return self
+
+
 def thaw(net: nn.Module) -> None:
     """Put ordinary batch norms, which learn, in place of frozen ones, and let every parameter be trained."""
     for module in list(net.modules()):
+        if isinstance(module, FrozenNorms):
+            module.frozen = False
         for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
+            if isinstance(child, nn.BatchNorm2d) and type(child) in (nn.BatchNorm2d, FrozenBatchNorm2d):
                 norm = nn.BatchNorm2d(child.num_features, child.eps, momentum=0.05)
                 norm.load_state_dict(child.state_dict())
                 setattr(module, name, norm)
     net.requires_grad_(True)
+    net.train(net.training)
+
+
+def has_frozen_norms(net: nn.Module) -> bool:
+    """Of a network in training mode."""
+    return any(isinstance(module, nn.BatchNorm2d) and not module.training for module in net.modules())
 
 
 @torch.no_grad()

@@ -193,6 +193,11 @@ class JointNet(Net):
         self.edgeinfo = nn.ModuleDict({"trans": nn.Sequential(*layers)})
         self.score = nn.ModuleDict({"score": conv(2 * channels, 1, bias=True)})
 
+    def freeze_edges(self) -> None:
+        """For training without pictures of edges, which alone teach these layers: the saliency takes their hints detached."""
+        for part in (self.block, self.fuse):
+            part.requires_grad_(False)
+
     def edges(self, x: Tensor) -> list[Tensor]:
         """Edge logits (N, 1, H, W): the fused ones, then each level's."""
         transitions: Any = self.fuse["trans"]

@@ -55,8 +55,8 @@ class Bottleneck(nn.Module):
         in_channels: int,
         out_channels: int,
         dropout: float,
-        dilation: int = 4,
-        norm: type[nn.BatchNorm2d] = FrozenBatchNorm2d,
+        dilation: int,
+        norm: type[nn.BatchNorm2d],
     ) -> None:
         super().__init__()
         self.bn_branch2a = norm(in_channels)
@@ -86,7 +86,7 @@ class ResNet38d(nn.Module):
     Args:
         widths: channels after conv1a, b2, b3, b4, b5, b6 and b7.
         depths: blocks in the stages b2, b3, b4 and b5.
-        dropout: of the bottlenecks b6 and b7.
+        dropout, dilation: of the bottlenecks b6 and b7.
         norm: the batch norm layer; the default is never trained.
         freeze_stem: conv1a and the stage b2 are not trained (EDAM starts from ImageNet weights).
     """
@@ -96,22 +96,23 @@ class ResNet38d(nn.Module):
         widths: Sequence[int] = (64, 128, 256, 512, 1024, 2048, 4096),
         depths: Sequence[int] = (3, 3, 6, 3),
         dropout: tuple[float, float] = (0.3, 0.5),
+        dilation: int = 4,
         norm: type[nn.BatchNorm2d] = FrozenBatchNorm2d,
         freeze_stem: bool = True,
     ) -> None:
         super().__init__()
         self.conv1a = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         blocks = []
-        for (stage, (i, stride, first_dilation, dilation)), depth in zip(_STAGES.items(), depths, strict=True):
+        for (stage, (i, stride, first, others)), depth in zip(_STAGES.items(), depths, strict=True):
             before, out = widths[i - 1], widths[i]
             mid = out // 2 if stage == "b5" else out
-            setattr(self, stage, ResidualBlock(before, mid, out, stride, first_dilation, dilation, norm))
+            setattr(self, stage, ResidualBlock(before, mid, out, stride, first, others, norm))
             blocks.append(stage)
             for k in range(1, depth):
                 blocks.append(f"{stage}_{k}")
-                setattr(self, blocks[-1], ResidualBlock(out, mid, out, 1, dilation, dilation, norm))
-        self.b6 = Bottleneck(widths[4], widths[5], dropout[0], norm=norm)
-        self.b7 = Bottleneck(widths[5], widths[6], dropout[1], norm=norm)
+                setattr(self, blocks[-1], ResidualBlock(out, mid, out, 1, others, others, norm))
+        self.b6 = Bottleneck(widths[4], widths[5], dropout[0], dilation, norm)
+        self.b7 = Bottleneck(widths[5], widths[6], dropout[1], dilation, norm)
         self.bn7 = norm(widths[6])
         self.channels = widths[6]
         self.block_names = (*blocks, "b6", "b7")

@@ -10,8 +10,12 @@ PICTURES = 10  # whose gradients the published recipe adds up in a step
 
 
 def saliency_loss(logits: Tensor, masks: Tensor, pictures: int = PICTURES) -> Tensor:
-    """Binary cross-entropy of logits and masks (N, 1, H, W), masks in 0..1, summed over pixels, over the pictures of a step."""
-    return F.binary_cross_entropy_with_logits(logits, masks, reduction="sum") / pictures
+    """Binary cross-entropy of logits and masks (N, 1, H, W), summed over pixels, over the pictures of a step.
+
+    Masks are in 0..1; where they are negative nothing is known, and these pixels don't count.
+    """
+    known = (masks >= 0).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, masks.clamp_min(0), known, reduction="sum") / pictures
 
 
 def edge_loss(logits: Iterable[Tensor], edges: Tensor, pictures: int = PICTURES) -> Tensor:

@@ -41,9 +41,8 @@ class Family:
     tables: Collection[str] = ()
     prefix: str = ""
 
-    def read(self, path: str | Path, own: Collection[str]) -> dict[str, Tensor]:
-        """The tensors in a file, by their names in the network, `own`, where it has them."""
-        given = read_state_dict(path, own)
+    def named(self, given: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+        """The tensors of a file by their names in the network, `own`, where it has them."""
         if any(name.startswith(self.prefix) for name in given):
             return given
         return {self.prefix + name if self.prefix + name in own else name: value for name, value in given.items()}
@@ -93,14 +92,16 @@ def read_state_dict(path: str | Path, known: Collection[str] = ()) -> dict[str, 
     return _strip(_unwrap(read_foreign(path), path), known)
 
 
-def load_state(net: nn.Module, path: str | Path, family: Family) -> LoadReport:
+def load_state(
+    net: nn.Module, path: str | Path, family: Family, saved: Mapping[str, Tensor] | None = None
+) -> LoadReport:
     """Load a file into `net`: all of its tensors, or a whole backbone, the new layers then keeping their initial values.
 
-    Nothing changes in `net` unless everything fits.
+    Nothing changes in `net` unless everything fits. `saved`: what `read_state_dict` found in the file, where it was read already.
     Raises UserError, naming the first offenders: weights of another network, other shapes, values that are not finite.
     """
     own = net.state_dict()
-    given = family.read(path, own)
+    given = family.named(read_state_dict(path, own) if saved is None else dict(saved), own)
     for name in family.tables:
         if name in own and name in given and given[name].shape != own[name].shape:
             del given[name]

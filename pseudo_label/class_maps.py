@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pseudo_label.visualise import heat
-from tool.transforms import normalise, views
+from tool.transforms import PictureStatistics, views
 from voc12.images import load_photo
 
 
 class MaskNetwork(Protocol):
-    """A network that computes class masks."""
+    """A network that computes class masks of photos as `input` describes them."""
+
+    input: PictureStatistics
 
     def forward_cam(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) -> masks (N, classes + 1, h, w) in 0..1, the last one background."""
@@ -41,7 +43,7 @@ def class_maps(
     if not classes:
         return total
     for view in views:
-        image = normalise(view.to(device, non_blocking=True))
+        image = net.input.normalise(view.to(device, non_blocking=True))
         pair = torch.stack([image, image.flip(-1)]).contiguous(memory_format=torch.channels_last)
         # One after the other on a CPU: just as fast, in two thirds of the memory.
         parts = pair.split(1) if device.type == "cpu" else [pair]

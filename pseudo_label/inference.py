@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from network import options
 from pseudo_label.jobs import Job, JobPool
 from pseudo_label.manifest import check_folder, claim_folder
 from tool import distributed, flags
@@ -135,7 +136,7 @@ def finished(job: Job, image_id: str) -> bool:
 
 def _claim(args: argparse.Namespace, task: Task, folders: dict[str, Path]) -> None:
     """Make the output folders this run's, all of them or none."""
-    network = {"network": args.network, "amp": args.amp, "tf32": args.tf32}
+    network = {"network": args.network, **options(args), "amp": args.amp, "tf32": args.tf32}
     claims = [
         (folder, {"output": name, "weights_sha256": task.weights_sha256, **network, **task.job.settings(name)})
         for name, folder in folders.items()

@@ -1,5 +1,6 @@
 """Saliency maps from PoolNet: logits of a photo of any size, and the maps that are written of them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pseudo_label.jobs import OutputJob
 from pseudo_label.saliency import grey_map
 from tool.errors import BadPhoto
 from tool.files import atomic_write
+from tool.precision import evaluating
+from voc12.saliency import MaskedPhotos
 
 
 @torch.inference_mode()
@@ -34,6 +37,17 @@ def saliency_logits(net: Any, photo: Tensor, device: torch.device) -> Tensor:
 def enlargement(net: Any, shape: tuple[int, ...]) -> float:
     """The factor by which a photo (H, W, 3) is enlarged: above 1 where a side is too short for the network."""
     return max(1.0, net.smallest_side / min(shape[:2]))
+
+
+def saliency_pictures(net: nn.Module, data: MaskedPhotos) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, picture) of the first four photos beside their masks, and the maps that the network computes."""
+    device = next(net.parameters()).device
+    with evaluating(net):
+        for image_id in data.ids[:4]:
+            photo, mask = data.load_masked(image_id)
+            predicted = grey_map(saliency_logits(net, torch.from_numpy(photo), device).cpu().numpy())
+            greys = [np.rint(255 * mask.clip(0)).astype(np.uint8), predicted]
+            yield f"Saliency/{image_id}", np.hstack([photo, *(np.dstack([grey] * 3) for grey in greys)])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pseudo_label.jobs import OutputJob
 from pseudo_label.visualise import overlay
 from tool.errors import BadPhoto
 from tool.files import atomic_write
+from tool.precision import evaluating
 from tool.segmentation import VOID
 from voc12.data import LabelledPhotos
 from voc12.images import save_label
@@ -83,12 +84,10 @@ class SegmentationJob(OutputJob):
 
 def label_pictures(net: nn.Module, data: LabelledPhotos, palette: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """(name, picture) of the first four photos under their labels, and under those that the network predicts."""
-    device, modes = next(net.parameters()).device, [(module, module.training) for module in net.modules()]
-    net.eval()
-    for image_id in data.ids[:4]:
-        photo, label = data.load(image_id)
-        predicted = probabilities(net, torch.from_numpy(photo), device).argmax(0).cpu().numpy()
-        pictures = [overlay(photo, each, palette) for each in (np.where(label == VOID, 0, label), predicted)]
-        yield f"Labels/{image_id}", np.hstack([photo, *pictures])
-    for module, mode in modes:
-        module.training = mode
+    device = next(net.parameters()).device
+    with evaluating(net):
+        for image_id in data.ids[:4]:
+            photo, label = data.load(image_id)
+            predicted = probabilities(net, torch.from_numpy(photo), device).argmax(0).cpu().numpy()
+            pictures = [overlay(photo, each, palette) for each in (np.where(label == VOID, 0, label), predicted)]
+            yield f"Labels/{image_id}", np.hstack([photo, *pictures])

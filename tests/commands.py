@@ -17,7 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-NETWORK_SCRIPTS = ("train_EDAM_cls.py", "infer_cls.py", "train_deeplab.py", "infer_deeplab.py", "infer_sal.py")
+NETWORK_SCRIPTS = (
+    "train_EDAM_cls.py",
+    "infer_cls.py",
+    "train_deeplab.py",
+    "infer_deeplab.py",
+    "train_sal.py",
+    "infer_sal.py",
+)
 _ENV = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 _BAR = re.compile(r"\d+/\d+ \[")  # a line of tqdm
 
@@ -91,7 +98,16 @@ class Commands:
         self.flags = flags
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
-            ["train_EDAM_cls", "infer_cls", "train_deeplab", "infer_deeplab", "infer_sal", "eval", "colorful"]
+            [
+                "train_EDAM_cls",
+                "infer_cls",
+                "train_deeplab",
+                "infer_deeplab",
+                "train_sal",
+                "infer_sal",
+                "eval",
+                "colorful",
+            ]
         )
         self.number = 0
 

@@ -1,4 +1,4 @@
-"""demo/baselines.py: the two baselines of the demo's table."""
+"""experiment/baselines.py: the two baselines of the demo's table."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from voc12_devkit import hot, xml
 
-from demo.baselines import class_areas, largest_class, write_baselines
+from experiment.baselines import class_areas, largest_class, write_baselines
 from pseudo_label.manifest import claim_folder
 from voc12.images import load_label
 
@@ -60,7 +60,7 @@ def test_every_salient_pixel_gets_the_guess(devkit):
 
 
 def test_the_command(devkit):
-    command = [sys.executable, str(REPO / "demo/baselines.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
+    command = [sys.executable, str(REPO / "experiment/baselines.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
     command += ["--sal_path", "saliency", "--out_guess", "new/guess"]
     done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def test_the_command(devkit):
 
 
 def test_what_is_missing_is_named(devkit):
-    command = [sys.executable, str(REPO / "demo/baselines.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
+    command = [sys.executable, str(REPO / "experiment/baselines.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
     command += ["--sal_path", "saliency"]
     done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
     assert done.returncode == 1

@@ -12,7 +12,8 @@ import colorful
 import eval as evaluation
 import infer_cls
 import train_EDAM_cls
-from demo import baselines, draw, run
+from demo import draw, run
+from experiment import baselines
 from pseudo_label.manifest import claim_folder
 from tool.errors import UserError
 from voc12 import pairs, prepare
@@ -28,7 +29,7 @@ SCRIPTS = (
     "voc12.prepare",
     "voc12.pairs",
 )
-SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "demo.baselines")
+SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "experiment.baselines")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -199,7 +200,7 @@ def test_inference_tells_flags_without_effect(args, notes, capsys):
     ("args", "notes"),
     [
         ((), []),
-        (("--theta", "0.2", "--beta", "0.9"), ["--theta, --beta have no effect on label PNGs, only with --type npy"]),
+        (("--theta", "0.2", "--beta", "0.9"), ["--theta, --beta have no effect on PNGs, only with --type npy"]),
         (("--type", "npy", "--theta", "0.2", "--alpha", "0.1", "--sal_path", "S"), []),
         (("--type", "npy", "--crf", "--theta", "0.2", "--sal_path", "S"), []),
         (("--type", "npy", "--theta", "0.2", "--alpha", "0.1"), ["--alpha has no effect without --sal_path"]),
@@ -249,4 +250,4 @@ def test_notes_do_not_stop_a_run(commands, drawn, tiny_weights, tmp_path):
     assert "note: --beta has no effect on --out_cam_pred without --sal_path" in done.stderr
     truth = ("--list", "list.txt", "--gt_dir", drawn / "SegmentationClass", "--predict_dir", "png")
     done = commands.run(tmp_path, "eval.py", *truth, "--theta", 0.2)
-    assert "note: --theta has no effect on label PNGs, only with --type npy" in done.stderr
+    assert "note: --theta has no effect on PNGs, only with --type npy" in done.stderr

@@ -1,11 +1,7 @@
 """The demo: its network, the weights that it makes for itself, its steps and its table."""
 
 import itertools
-import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +11,11 @@ from PIL import Image
 
 from demo import run
 from demo.draw import make_devkit
-from demo.overview import STAGES, save_overview
+from demo.overview import save_overview
 from demo.pretrain import Classifier, Photos
-from demo.run import ROWS, Step, make_steps, read_score, run_steps, table
+from demo.run import make_demo_steps, make_plan
 from network import make_net, resnet38_EDAM_cls
 from network.weights import load_weights
-from tool.errors import UserError
 from tool.files import save_npy_dict
 from tool.weight_file import read_torch_file
 from voc12.images import load_label, save_label
@@ -115,7 +110,7 @@ def test_pretraining_errors(commands, tmp_path, devkit):
 
 def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands, tmp_path):
     known = {}
-    for step in make_steps(Path("folder"), 3):
+    for step in make_demo_steps(make_plan(Path("folder"), 3)):
         program, script, *rest = step.command.split()
         if program == "head":
             continue
@@ -123,84 +118,29 @@ def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands
         if script not in known:
             known[script] = commands.run(tmp_path, script, "--help").stdout
         assert [flag for flag in rest if flag.startswith("--") and f" {flag} " not in known[script]] == []
-    assert len(known) == 8
-
-
-def test_finished_steps_are_left_out(tmp_path, capfd):
-    def steps(text: str) -> list[Step]:
-        commands = (f"echo {text} >> {tmp_path}/one", f"echo two >> {tmp_path}/two", f"test -e {tmp_path}/three")
-        return [Step(str(number), "a step", command) for number, command in enumerate(commands)]
-
-    def lines() -> list[int]:
-        return [len((tmp_path / name).read_text().splitlines()) for name in ("one", "two")]
-
-    with pytest.raises(UserError, match="step 3"):
-        run_steps(steps("one"), tmp_path)
-    assert lines() == [1, 1]
-    (tmp_path / "three").touch()
-    run_steps(steps("one"), tmp_path)
-    assert lines() == [1, 1]
-    assert capfd.readouterr().out.count("finished already") == 2
-    run_steps(steps("another"), tmp_path)  # what follows a changed step is done again
-    assert lines() == [2, 2]
-
-
-def test_theta_of_the_curve_is_used(tmp_path):
-    (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "curve.json").write_text(json.dumps({"theta": 0.65}))
-    run_steps([Step("masks", "a step", f"echo {{theta}} > {tmp_path}/out")], tmp_path)
-    assert (tmp_path / "out").read_text() == "0.65\n"
-    with pytest.raises(UserError, match=r"crf\.json"):
-        read_score(tmp_path, "crf")
-
-
-def test_table():
-    scores = {name: 10.0 + number for number, (name, _, _) in enumerate(ROWS)}
-    lines = table(scores).splitlines()
-    assert lines[0] == "| pseudo labels | mIoU | published, VOC12 |"
-    assert [line.split("|")[2].strip() for line in lines[2:]] == ["10.00", "11.00", "12.00", "13.00", "14.00"]
-    assert [line.split("|")[3].strip() for line in lines[2:]] == ["", "", "52.83", "58.61", "68.11"]
-    assert "baseline" in lines[2] and "baseline" in lines[3]
-
-
-def test_sigterm_ends_the_command_first(tmp_path):
-    code = (
-        "import os, signal, sys, pathlib\n"
-        "def end(*_):\n    pathlib.Path('asked').touch()\n    pathlib.Path('gate').read_bytes()\n"
-        "    pathlib.Path('ended').write_text(str(os.getppid()))\n    sys.exit(1)\n"
-        "signal.signal(signal.SIGTERM, end)\npathlib.Path('ready').touch()\nsignal.pause()\n"
-    )
-    (tmp_path / "slow.py").write_text(code)
-    os.mkfifo(tmp_path / "gate")
-    caller = f"import sys; sys.path.insert(0, {str(REPO)!r}); from demo import run; run.REPO = {str(tmp_path)!r}; "
-    process = subprocess.Popen([sys.executable, "-c", caller + "run.call('python slow.py')"], stderr=subprocess.PIPE)
-    while not (tmp_path / "ready").exists():
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    while not (tmp_path / "asked").exists():
-        assert process.poll() is None
-    (tmp_path / "gate").write_bytes(b"")  # now the command may end
-    assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
-    assert (tmp_path / "ended").read_text() == str(process.pid)  # while the caller waited for it
+    assert {"demo/pretrain.py", "train_EDAM_cls.py", "infer_cls.py", "eval.py"} <= known.keys()
 
 
 def test_overview(tmp_path, devkit):
+    plan = make_plan(tmp_path, 0)
     (tmp_path / "VOC2012").symlink_to(devkit)
-    for folder in ("cam", *STAGES):
-        (tmp_path / folder).mkdir()
+    (tmp_path / "saliency").symlink_to(devkit / "saliency")
     ids = [path.stem for path in sorted((devkit / "JPEGImages").iterdir())]
+    for folder in ("cam", "crf", "crf_saliency", "lists", "scores"):
+        (tmp_path / folder).mkdir()
+    plan.labelled.write_text("".join(f"{image_id}\n" for image_id in ids))
+    (tmp_path / "scores" / "masks.json").write_text('{"theta": 0.5}')
     for image_id in ids:
         label = load_label(devkit / "SegmentationClass" / f"{image_id}.png")
         maps = {0: np.ones(label.shape, np.float32), 7: np.zeros(label.shape, np.float32)}
         save_npy_dict(tmp_path / "cam" / f"{image_id}.npy", maps)
-        for stage in STAGES:
+        for stage in ("crf", "crf_saliency"):
             save_label(tmp_path / stage / f"{image_id}.png", np.where(label > 20, 0, label))
-    save_overview(tmp_path / "small.png", ids, tmp_path, photos=1)
-    save_overview(tmp_path / "large.png", ids, tmp_path, photos=2)
     heights = []
-    for name in ("small.png", "large.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.width > 6 * 176
+    for photos in (1, 2):
+        save_overview(tmp_path / "overview.png", plan, photos)
+        with Image.open(tmp_path / "overview.png") as picture:
+            assert picture.width > 7 * 176
             heights.append(picture.height)
     assert heights[1] > heights[0] + 100
 

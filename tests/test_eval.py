@@ -11,6 +11,7 @@ from PIL import Image
 import eval as script
 from pseudo_label.crf import with_background
 from pseudo_label.fusion import pseudo_label
+from pseudo_label.scoring import evaluate_image
 from tool.errors import UserError
 from tool.files import save_npy_dict
 from voc12.classes import LABELS
@@ -138,19 +139,19 @@ def test_names_and_void_of_another_dataset(root):
         script.get_parser().parse_args(["--voc12_root", str(root), "--predict_dir", str(root / "png")])
     )
     source = replace(source, names=("background", "pip", "stem"), void=9)
-    total = script.evaluate_image("a", source)
+    total = evaluate_image("a", source)
     assert total.tolist() == [[[1, 0, 0], [0, 1, 0], [0, 1, 0]]]
     text, result = script.report(total, source, 1)
     assert result["iou"] == {"background": 100, "pip": 50, "stem": 0} and result["miou"] == 50
     assert "pip              50.00\nstem              0.00\nmIoU             50.00\n" in text
     maps = replace(source, npy=True, predict_dir=root / "cam")
-    assert script.evaluate_image("a", maps).tolist() == [[[1, 0, 0], [1, 0, 0], [0, 0, 1]]]
+    assert evaluate_image("a", maps).tolist() == [[[1, 0, 0], [1, 0, 0], [0, 0, 1]]]
     assert script.evaluate(["a"], replace(maps, curve=True), 1).total.shape == (100, 3, 3)
     with pytest.raises(UserError, match=r"a\.png holds the value 9, where 0\.\.2 was expected"):
-        script.evaluate_image("a", replace(source, void=255))
+        evaluate_image("a", replace(source, void=255))
     save_npy_dict(root / "cam" / "a.npy", {2: np.zeros((1, 4))})
     with pytest.raises(UserError, match=r"holds 2 as a class, where 0\.\.1 was expected; --crf"):
-        script.evaluate_image("a", maps)
+        evaluate_image("a", maps)
 
 
 def test_a_photo_without_classes_and_repeated_ids(root):
@@ -244,7 +245,7 @@ def test_bad_score_files(root, scores, flags, message):
         ["--predict_dir", str(root / "cam"), "--voc12_root", str(root), "--type", "npy", *flags]
     )
     with pytest.raises(UserError, match=message) as error:
-        script.evaluate_image(IDS[0], script.check_arguments(arguments))
+        evaluate_image(IDS[0], script.check_arguments(arguments))
     assert str(path) in str(error.value)
 
 

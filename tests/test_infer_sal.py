@@ -13,6 +13,7 @@ from disks import FULL, small_disk
 from PIL import Image
 from training import image_id
 
+from tests.small_deeplab import Net as DeepLab
 from tests.small_poolnet import JointNet, Net
 
 IDS = [image_id(number) for number in range(1, 7)]
@@ -96,6 +97,19 @@ def test_faults(commands, photos, weights, tiny_weights, tmp_path):
     assert line(*arguments[2:]) == "give the photos: either --voc12_root with --infer_list, or --img_root"
     assert line("--img_root", "nowhere", *arguments[2:]) == "--img_root nowhere holds no photo (.jpg, .jpeg, .png)"
     assert "tiny.pth holds" in line(*flags(photos, tiny_weights))
+    deeplab = saved(DeepLab(), tmp_path / "deeplab.pth")
+    assert f"{deeplab} holds a ResNet with DeepLab's names, not weights of" in line(*flags(photos, deeplab))
+    state = torch.load(weights, weights_only=True)
+    resnet = {name.removeprefix("base.resnet."): tensor for name, tensor in state.items() if ".resnet." in name}
+    torch.save(resnet, tmp_path / "resnet.pth")
+    assert line(*flags(photos, tmp_path / "resnet.pth")).endswith(
+        "no trained PoolNet, which is what makes saliency maps"
+    )
+    (tmp_path / "VOC/JPEGImages").mkdir(parents=True)
+    shutil.copy(photos / f"{IDS[0]}.png", tmp_path / "VOC/JPEGImages")
+    (tmp_path / "list.txt").write_text("\n".join(IDS[:2]))
+    missing = line("--voc12_root", "VOC", "--infer_list", "list.txt", *arguments[2:])
+    assert missing.startswith(f"photo VOC/JPEGImages/{IDS[1]}.jpg does not exist (--skip_errors goes on without it)")
     sound = (photos / f"{IDS[1]}.png").read_bytes()
     (photos / f"{IDS[1]}.png").write_bytes(sound[: len(sound) // 2])
     assert re.match(rf"photo .*{IDS[1]}.png cannot be read: .*\(--skip_errors goes on without it\)$", line(*arguments))

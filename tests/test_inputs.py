@@ -11,7 +11,7 @@ from voc12_devkit import write_devkit
 
 import colorful
 import eval as eval_script
-from demo import baselines
+from experiment import baselines
 from tool.errors import UserError
 from tool.files import save_npy_dict
 from voc12.images import save_label

@@ -201,7 +201,7 @@ def test_every_script_that_reads_labels_can_leave_foreign_classes_out(tmp_path, 
     flags = ("--voc12_root", root, "--image_list", root / "ImageSets/Segmentation/train.txt", "--out", "pairs.txt")
     assert "'zebra'" in commands.run(tmp_path, "voc12/pairs.py", *flags, status=1).stderr[0]
     commands.run(tmp_path, "voc12/pairs.py", *flags, "--ignore_foreign")
-    for script in ("train_EDAM_cls.py", "infer_cls.py", "demo/baselines.py"):
+    for script in ("train_EDAM_cls.py", "infer_cls.py", "experiment/baselines.py"):
         assert "--ignore_foreign" in commands.run(tmp_path, script, "--help").stdout
 
 

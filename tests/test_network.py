@@ -14,13 +14,13 @@ from network import make_net, resnet38_EDAM_tiny
 from network.resnet38_EDAM_cls import Net
 from tool.errors import UserError
 from tool.optim import lr_factor, make_sgd, set_learning_rate
-from tool.transforms import normalise
+from tool.transforms import IMAGENET
 
 SYNTHETIC = np.load(PARITY / "synthetic" / "figures.npz")
 
 
 def as_input(images: np.ndarray) -> torch.Tensor:
-    return normalise(torch.from_numpy(images).to(devices.name))
+    return IMAGENET.normalise(torch.from_numpy(images).to(devices.name))
 
 
 def test_state_dict_is_the_published_one(filled_net, layout):

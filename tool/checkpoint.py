@@ -2,7 +2,8 @@
 
 import json
 import signal
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ STATE = "state.pth"
 # Settings that are digests of the data, in words.
 _DATA = {"train_list_crc32": "another --train_list", "skipped_crc32": "other photos skipped by --skip_errors"}
 _PLAIN = (str, int, float, bool, type(None))  # what settings are made of
+
+
+def digest(names: Iterable[str]) -> int:
+    """A number that tells sets of names apart."""
+    return zlib.crc32(repr(sorted(names)).encode())
 
 
 def save_torch(path: str | Path, value: Any) -> None:

@@ -146,6 +146,11 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def processes() -> int:
+    """How many there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def is_first() -> bool:
     """Whether this is the first process, the one that reports."""
     return not dist.is_initialized() or dist.get_rank() == 0

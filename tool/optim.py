@@ -1,4 +1,4 @@
-"""SGD over groups of parameters, and learning-rate schedules."""
+"""SGD and Adam over groups of parameters, and learning-rate schedules."""
 
 from collections.abc import Sequence
 
@@ -34,6 +34,12 @@ def make_sgd(
         ],
         momentum=0.9,
     )
+
+
+def make_adam(groups: Sequence[Sequence[nn.Parameter]], lr: float, weight_decay: float) -> torch.optim.Adam:
+    """Adam whose weight decay is part of the gradient, with PyTorch's betas."""
+    parameters = [parameter for group in groups for parameter in group]
+    return torch.optim.Adam([{"params": parameters, "initial_lr": lr}], lr, weight_decay=weight_decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

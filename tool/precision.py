@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,6 +70,16 @@ def inference_form(net: _Net, device: torch.device, amp: str = "off") -> _Net:
         if isinstance(module, nn.Conv2d) and amp != "off":
             module.to(AMP_DTYPES[amp])
     return net.to(device).to(memory_format=torch.channels_last)
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """The context in which a network that is being trained only computes; then each part has its mode back."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    yield
+    for module, mode in modes:
+        module.training = mode
 
 
 class Autocast(nn.Module):

@@ -29,8 +29,9 @@ from tool.weight_file import read_torch_file
 
 MUST_MATCH = (
     "network",
+    "backbone",
+    "output_stride",
     "batch_size",
-    "iter_size",
     "lr",
     "wt_dec",
     "seed",
@@ -68,6 +69,7 @@ class Task:
     load_weights: loads a file of initial weights and returns the line to report.
     pictures: (network) -> (name, uint8 RGB (H, W, 3)) of each picture for --vis_every.
     unit: what the data and batches are counted in. photos: in one of these.
+    parts: micro-batches of a step.
     """
 
     net: nn.Module
@@ -81,6 +83,7 @@ class Task:
     pictures: Callable[[nn.Module], Iterable[tuple[str, np.ndarray]]]
     unit: str = "photos"
     photos: int = 1
+    parts: int = 1
 
 
 def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str) -> None:
@@ -120,12 +123,12 @@ def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch
 class Training:
     """One run: each step's batch is shared by `world` processes, of which this is `rank`.
 
-    args: the flags of `add_flags` with network, weights, batch_size, lr, wt_dec, and iter_size where the script has it.
+    args: the flags of `add_flags` with network, weights, batch_size, lr, wt_dec.
     """
 
     def __init__(self, args: argparse.Namespace, task: Task, device: torch.device, rank: int, world: int) -> None:
         self.args, self.task, self.device, self.rank, self.world = args, task, device, rank, world
-        self.micro_batches = getattr(args, "iter_size", 1)
+        self.micro_batches = task.parts
         if args.batch_size < world * self.micro_batches:
             parts = f" x {self.micro_batches} parts (--iter_size)" if self.micro_batches > 1 else ""
             raise UserError(f"--batch_size {args.batch_size} is less than {world} processes{parts}; raise it")

@@ -12,21 +12,31 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 SCALES = (1.0, 0.5, 1.5, 2.0)
 
 
-def normalise(image: Tensor) -> Tensor:
-    """uint8 RGB (..., H, W, 3) -> float32 (..., 3, H, W), / 255, minus the ImageNet mean, over its standard deviation."""
-    mean, std = _statistics(image.device)
-    return ((image.float() / 255 - mean) / std).movedim(-1, -3).contiguous()
+@dataclass(frozen=True)
+class PictureStatistics:
+    """What a network wants its photos to be: `(x / scale - mean) / std` of x in 0..255, the channels (and both tuples) in `order`."""
+
+    order: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    scale: float = 1.0
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """RGB (..., H, W, 3), uint8 or float 0..255 -> float32 (..., 3, H, W)."""
+        channels = ["RGB".index(channel) for channel in self.order]
+        mean, std = self._tensors(image.device)
+        return ((image[..., channels].float() / self.scale - mean) / std).movedim(-1, -3).contiguous()
+
+    @functools.cache  # noqa: B019, there are few, and they live as long as the process
+    def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation on a device, copied there once."""
+        return torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
 
 
-@functools.cache
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """MEAN and STD on a device, copied there once."""
-    return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+IMAGENET = PictureStatistics("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), scale=255)
 
 
 def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
@@ -59,14 +69,18 @@ def crop_or_pad(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
 
 
 def augment(
-    photo: Image.Image, crop_size: int, rng: np.random.Generator, long_side: tuple[int, int] = (256, 512)
+    photo: Image.Image,
+    crop_size: int,
+    rng: np.random.Generator,
+    long_side: tuple[int, int] = (256, 512),
+    statistics: PictureStatistics = IMAGENET,
 ) -> Tensor:
     """The training augmentation of one RGB photo -> float32 (3, crop_size, crop_size), normalised."""
     photo = resize_long_side(photo, int(rng.integers(long_side[0], long_side[1] + 1)))
     if rng.random() < 0.5:
         photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     photo = color_jitter(photo, rng)
-    return crop_or_pad(normalise(torch.from_numpy(np.array(photo))), crop_size, rng)
+    return crop_or_pad(statistics.normalise(torch.from_numpy(np.array(photo))), crop_size, rng)
 
 
 def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor]:
@@ -78,23 +92,3 @@ def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor
         for scale in scales
     )
     return [torch.from_numpy(np.array(image)) for image in resized]
-
-
-@dataclass(frozen=True)
-class PictureStatistics:
-    """What a network wants its photos to be: `(x - mean) / std` of values 0..255, the channels (and both tuples) in `order`."""
-
-    order: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """RGB (..., H, W, 3), uint8 or float 0..255 -> float32 (..., 3, H, W)."""
-        channels = ["RGB".index(channel) for channel in self.order]
-        mean, std = (torch.tensor(values, device=image.device) for values in (self.mean, self.std))
-        return ((image[..., channels].float() - mean) / std).movedim(-1, -3).contiguous()
-
-
-IMAGENET = PictureStatistics(
-    "RGB", (255 * MEAN[0], 255 * MEAN[1], 255 * MEAN[2]), (255 * STD[0], 255 * STD[1], 255 * STD[2])
-)

@@ -118,12 +118,14 @@ def read_label(path: str | Path) -> tuple[np.ndarray, bool]:
     return values, False
 
 
-def load_grey(path: str | Path) -> np.ndarray:
-    """Return the saliency map at `path`, uint8 (H, W), 0..255, of an 8-bit image whose pixels are grey.
+def load_grey(path: str | Path, what: str = "saliency map", one_bit: bool = True) -> np.ndarray:
+    """Return the saliency map or mask at `path`, uint8 (H, W), 0..255, of an image whose pixels are grey. `one_bit`: or 0 and 1.
 
     UserError: colours, transparency, 16 bits, or values of 0 and 1 only, which a threshold on 0..255 would call background.
     """
-    image = _decode(path, "saliency map", PHOTO_FORMATS)
+    image = _decode(path, what, PHOTO_FORMATS)
+    if image.mode == "1" and not one_bit:  # which other programs read as 0 and 1 of 255
+        raise UserError(f"{what} {path} has one bit a pixel: save {what}s as 8-bit grey, 0 and 255")
     grey = None
     if image.mode == "L":
         grey = np.array(image)
@@ -133,10 +135,10 @@ def load_grey(path: str | Path) -> np.ndarray:
             grey = np.ascontiguousarray(pixels[..., 0])
     if grey is None:
         why = "" if image.mode.startswith("I") else " its pixels are not all opaque and grey;"
-        raise UserError(f"{path} is a {image.mode} image;{why} save saliency maps as 8-bit grey PNGs (Pillow's mode L)")
+        raise UserError(f"{path} is a {image.mode} image;{why} save {what}s as 8-bit grey PNGs (Pillow's mode L)")
     if grey.max(initial=0) == 1:
         raise UserError(
-            f"saliency map {path} holds 0 and 1 only, where 0..255 was expected: multiply the maps by 255 and save them again"
+            f"{what} {path} holds 0 and 1 only, where 0..255 was expected: multiply the {what.split()[-1]}s by 255 and save them again"
         )
     return grey
 

@@ -1,12 +1,19 @@
 """Looking at all files that a run will read, before its first second of work: whether they are there, and what their headers say."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
+from tool import distributed
 from tool.errors import UserError
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.images import LABEL_FORMATS, PHOTO_FORMATS, size_of
+
+FIRST = 10  # bad photos that an error lists
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,11 @@ def saliency_maps(folder: str | Path) -> Input:
     return Input("saliency map", Path(folder), SALIENCY_ENDINGS, PHOTO_FORMATS)
 
 
+def grey_masks(folder: str | Path, what: str = "mask") -> Input:
+    """Masks of what is salient."""
+    return Input(what, Path(folder), SALIENCY_ENDINGS, PHOTO_FORMATS)
+
+
 def label_maps(folder: str | Path, what: str = "label map") -> Input:
     return Input(what, Path(folder), LABEL_ENDINGS, LABEL_FORMATS)
 
@@ -46,13 +58,13 @@ def check_inputs(ids: Iterable[str], inputs: Sequence[Input]) -> list[tuple[str,
     problems = []
     for image_id in dict.fromkeys(ids):
         try:
-            _check(image_id, inputs)
+            check_files(image_id, inputs)
         except UserError as error:
             problems.append((image_id, str(error)))
     return problems
 
 
-def _check(image_id: str, inputs: Sequence[Input]) -> None:
+def check_files(image_id: str, inputs: Sequence[Input]) -> None:
     """UserError naming the first of the image's files that cannot be used."""
     first = None
     for one in inputs:
@@ -72,3 +84,36 @@ def _check(image_id: str, inputs: Sequence[Input]) -> None:
             raise UserError(
                 f"{one.what} {path} is {width}x{height} pixels, its {first[0]} {first[2]}x{first[1]}: {remedy}"
             )
+
+
+def sound_ids(
+    ids: list[str], check: Callable[[str], object], listed_in: str, skip_errors: bool
+) -> tuple[list[str], list[str]]:
+    """The photos to train on, and those left out, all of whose files were looked at: `check` raises UserError for a bad one.
+
+    UserError: some are bad, unless `skip_errors` is set and others are left. Bad ones are listed on stderr, the first ten of an error.
+    """
+
+    def problem(image_id: str) -> str | None:
+        try:
+            check(image_id)
+        except UserError as error:
+            return str(error)
+        return None
+
+    bad: dict[str, str] = {}
+    if distributed.is_first():
+        with ThreadPoolExecutor(4) as pool:
+            problems = tqdm(pool.map(problem, ids), "checking", len(ids), unit="photo", disable=None)
+            bad = {image_id: text for image_id, text in zip(ids, problems, strict=True) if text}
+    bad = distributed.from_first(bad)
+    goes_on = skip_errors and len(bad) < len(ids)
+    if distributed.is_first():
+        shown = list(bad.items())[: None if goes_on else FIRST]
+        for image_id, message in shown:
+            print(f"{image_id}: {message}", file=sys.stderr)
+    if bad and not goes_on:
+        remedy = "" if len(bad) == len(ids) else "; --skip_errors trains without them"
+        above = "listed above" if len(bad) <= FIRST else f"the first {FIRST} listed above"
+        raise UserError(f"{len(bad)} of the {len(ids)} photos of {listed_in} can't be trained on, {above}{remedy}")
+    return [image_id for image_id in ids if image_id not in bad], list(bad)

@@ -113,6 +113,22 @@ def read_pairs(path: str | Path) -> list[tuple[str, str, int]]:
     return pairs
 
 
+def read_mask_pairs(path: str | Path) -> dict[str, str]:
+    """Photo -> its mask, both relative to one root, in the order of the file. Blank lines are skipped.
+
+    A line is `image mask`, as in DUTS-TR's train_pair.lst. UserError: the list is missing, unreadable or empty, a line is not of
+    this form, or a photo has two masks.
+    """
+    pairs: dict[str, str] = {}
+    for number, line in _lines(path, "it holds a line `image mask` for each photo, relative to --root"):
+        words = line.split()
+        if len(words) != 2:
+            raise UserError(f"{path}, line {number}: {line[:120]!r} is no pair `image mask`, divided by a blank")
+        if pairs.setdefault(words[0], words[1]) != words[1]:
+            raise UserError(f"{path}, line {number}: {words[0]} has another mask before; leave out one of them")
+    return pairs
+
+
 def line_numbers(path: str | Path) -> list[int]:
     """The line, from 1, of each entry of a list."""
     return [number for number, _ in _lines(path)]

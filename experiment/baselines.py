@@ -1,6 +1,6 @@
 """Two baselines for a table of results: label PNGs made from image-level labels and saliency alone, without any network.
 
-    python demo/baselines.py --voc12_root VOC2012 --infer_list voc12/train.txt --sal_path SALIENCY \\
+    python experiment/baselines.py --voc12_root VOC2012 --infer_list voc12/train.txt --sal_path SALIENCY \\
         --out_guess FOLDER --out_background FOLDER
 
 guess: every salient pixel gets one class, the one of the photo's labels whose objects are the largest over the list.
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run as `python demo/baselines.py`, Python looks for modules in demo/; ours are found from the repository's root.
+    # Run as `python experiment/baselines.py`, Python looks for modules in experiment/; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np

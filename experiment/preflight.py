@@ -1,0 +1,125 @@
+"""Whether an experiment can run to its end: every input looked at before the first step, and all that is missing named at once."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from experiment.chain import Plan
+from network import make_net
+from network.caffe_weights import make_poolnet
+from network.state_dict import LoadReport
+from network.weights import load_weights
+from tool.errors import UserError
+from voc12.folders import LABEL_ENDINGS, files_of
+from voc12.inputs import check_inputs, label_maps, photos, saliency_maps
+from voc12.lists import check_root, photo_folder, read_image_list
+from voc12.masks import AUG, OWN
+from voc12.report import one_line
+from voc12.sbd import SBD_PAGE
+
+SOURCES = {
+    "weights": "ImageNet weights of ResNet-38, ilsvrc-cls_rna-a1_cls1000_ep-0001.params, linked by github.com/jiwoon-ahn/psa",
+    "edam_weights": "a trained EDAM (.pth), such as the authors' (BaiduYun, see README.md); without it EDAM is trained here",
+    "poolnet_weights": "final.pth of PoolNet, linked by github.com/backseason/PoolNet; or maps that you have, --sal_path",
+    "sal_path": "grey maps <id>.png, such as the authors' (BaiduYun, see README.md); or --poolnet_weights makes them",
+    "deeplab_weights": "deeplabv1_resnet101-coco.pth, made by convert.py of github.com/kazuto1011/deeplab-pytorch",
+}
+CHECKPOINTS, STATES = 25, 4  # the state to resume from, with its momenta, is there twice while it is written
+PHOTO_BYTES = 2_000_000  # class maps and labels of a photo of 500x375
+
+
+class Preflight:
+    """problems: lines on what stops the experiment. notes: lines on what was found, and on what is left out."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+
+    def look(self, plan: Plan) -> None:
+        """Look at everything that the plan reads: devkit, photos, masks, saliency maps, weights, room on the disk."""
+        ids = self._devkit(plan)
+        if ids and plan.saliency:
+            self._saliency(plan, ids)
+        edam = partial(_load, plan.edam, "forward_cam")
+        if plan.edam_weights:
+            self._weights("edam_weights", plan.edam_weights, edam)
+        else:
+            self._weights("weights", plan.weights, edam)
+        if plan.poolnet_weights and not plan.saliency:
+            self._weights("poolnet_weights", plan.poolnet_weights, partial(_load_poolnet, plan.poolnet))
+        if plan.segments:
+            self._weights("deeplab_weights", plan.deeplab_weights, partial(_load, plan.deeplab, "num_labels"))
+        self._disk(plan, len(ids))
+
+    def _devkit(self, plan: Plan) -> list[str]:
+        """The photos that are labelled: VOC's train list and the images of SegmentationClassAug that are not in val."""
+        root, ids = plan.root, {}
+        try:
+            check_root(root)
+            folder = root / "ImageSets" / "Segmentation"
+            ids = {name: read_image_list(folder / f"{name}.txt") for name in ("train", "val")}
+        except UserError as error:
+            self.problems.append(str(error))
+            return []
+        both = [*ids["train"], *ids["val"]]
+        if bad := check_inputs(both, [photos(photo_folder(root)), label_maps(root / OWN, "ground truth")]):
+            self.problems.append(one_line(bad))
+        augmented = [image_id for image_id in files_of(root / AUG, LABEL_ENDINGS) if image_id not in set(both)]
+        if not augmented and not plan.prepare:
+            self.notes.append(
+                f"{root / AUG} is missing: EDAM is trained on the {len(ids['train'])} photos of train, not on the 10582 of train_aug "
+                f"as published; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})"
+            )
+        elif bad := check_inputs(augmented, [photos(photo_folder(root))]):
+            self.problems.append(one_line(bad))
+        self.notes.append(
+            f"{len(ids['train'])} photos in train, {len(ids['val'])} in val, {len(augmented)} more with masks"
+        )
+        if not (root / "Annotations").is_dir():
+            self.problems.append(f"{root / 'Annotations'} does not exist: it holds the image-level labels (XML)")
+        return [*ids["train"], *augmented]
+
+    def _saliency(self, plan: Plan, ids: list[str]) -> None:
+        if bad := check_inputs(ids, [photos(photo_folder(plan.root)), saliency_maps(plan.saliency or "")]):
+            self.problems.append(f"--sal_path: {one_line(bad)}; wanted: {SOURCES['sal_path']}")
+
+    def _weights(self, flag: str, path: Path | None, load: Callable[[Path], LoadReport]) -> None:
+        """Load a file of weights into its network, as its script will."""
+        if path is None:
+            self.problems.append(f"--{flag} is missing: {SOURCES[flag]}")
+            return
+        try:
+            report = load(path)
+            if report.missing and flag in ("edam_weights", "poolnet_weights"):
+                raise UserError(f"{report}: not trained")
+            self.notes.append(f"--{flag}: {report}")
+        except UserError as error:
+            self.problems.append(f"--{flag}: {error}; wanted: {SOURCES[flag]}")
+
+    def _disk(self, plan: Plan, photos: int) -> None:
+        """Room for the checkpoints, the class maps and the label PNGs, in the nearest folder that is there."""
+        networks = [plan.edam] * (not plan.edam_weights) + [plan.deeplab] * plan.segments
+        needed = sum((CHECKPOINTS + STATES) * _bytes(network) for network in networks) + photos * PHOTO_BYTES
+        there = next(folder for folder in (plan.out.absolute(), *plan.out.absolute().parents) if folder.is_dir())
+        free = shutil.disk_usage(there).free
+        line = (
+            f"{there} has {free / 1e9:.1f} GB free; checkpoints, class maps and labels take up to {needed / 1e9:.1f} GB"
+        )
+        (self.notes if free > needed else self.problems).append(line)
+
+
+def _load(network: str, needs: str, path: Path) -> LoadReport:
+    return load_weights(make_net(network, needs=(needs,)), path)
+
+
+def _load_poolnet(network: str, path: Path) -> LoadReport:
+    return make_poolnet(network, str(path), ())[1](str(path))
+
+
+def _bytes(network: str) -> int:
+    """Of a network's tensors."""
+    with torch.device("meta"):
+        return sum(tensor.numel() * tensor.element_size() for tensor in make_net(network).state_dict().values())

@@ -1,0 +1,133 @@
+"""Runs ordinary commands one after the other and shows each; finished steps are left out, an interrupted one goes on."""
+
+import json
+import os
+import re
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tool.errors import UserError
+from tool.files import atomic_write, make_folder
+
+REPO = Path(__file__).resolve().parents[1]
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, as typed in a shell in the repository's root. A name is a plain file name."""
+
+    name: str
+    title: str
+    command: str
+
+
+@dataclass
+class Mark:
+    """What is kept of a step: its command, seconds over all attempts, bytes of its largest process, whether it ended well."""
+
+    command: str
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    finished: bool = False
+
+
+def read_mark(out: Path, name: str) -> Mark | None:
+    """What is kept of a step; None where that is nothing that can be read."""
+    try:
+        return Mark(**json.loads(_mark_path(out, name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_finished(out: Path, step: Step) -> bool:
+    """Whether this very command ended well."""
+    mark = read_mark(out, step.name)
+    return mark is not None and mark.finished and mark.command == step.command
+
+
+def run_steps(
+    steps: Sequence[Step], out: Path, environment: Mapping[str, str], go_on: str, again: Sequence[str] = ()
+) -> None:
+    """Run the steps that are not finished, or are named in `again`.
+
+    out: the folder of the experiment. go_on: the command that goes on after an interruption, for messages. What follows a step that
+    was run is run as well. Raises UserError: a command failed; KeyboardInterrupt, after the command has ended.
+    """
+    make_folder(out / "finished")
+    make_folder(out / "scores")
+    for number, step in enumerate(steps, 1):
+        print(f"\n== {number}/{len(steps)}  {step.title}  ({step.name})\n$ {step.command}", flush=True)
+        if is_finished(out, step) and step.name not in again:
+            print("finished already", flush=True)
+            continue
+        for later in steps[number:]:
+            _mark_path(out, later.name).unlink(missing_ok=True)
+        mark = read_mark(out, step.name)
+        if mark is None or mark.finished or mark.command != step.command:
+            mark = Mark(step.command)
+        began = time.monotonic()
+        try:
+            status, peak = call(step.command, environment)
+            mark.peak_bytes = max(mark.peak_bytes, peak)
+            mark.finished = status == 0
+        finally:
+            mark.seconds += time.monotonic() - began
+            with atomic_write(_mark_path(out, step.name), "w") as file:
+                json.dump(asdict(mark), file)
+        if status:
+            raise UserError(f"step {step.name} ({step.title}) ended with status {status}; {go_on} goes on from there")
+
+
+def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Run a command in the repository's root; its status, and the bytes of its largest process.
+
+    Ctrl-C and SIGTERM end the command before us: KeyboardInterrupt is raised when it has ended.
+    """
+    python = shlex.quote(sys.executable)
+    real = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", command))
+    process = subprocess.Popen(f"exec {real}", shell=True, cwd=REPO, env={**os.environ, **environment})
+    signals: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        signals.append(number)
+        if number == signal.SIGTERM:  # Ctrl-C reaches the command by itself
+            process.terminate()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if signals:
+        raise KeyboardInterrupt
+    return process.returncode, _peak(usage)
+
+
+def _peak(usage: resource.struct_rusage) -> int:
+    return usage.ru_maxrss * _MAXRSS_UNIT
+
+
+def _mark_path(out: Path, name: str) -> Path:
+    return out / "finished" / f"{name}.json"
+
+
+def select(steps: Sequence[Step], first: str | None, only: str | None) -> tuple[list[Step], list[str]]:
+    """The steps for --from and --only, and the names of those to run even if finished. UserError: no such step."""
+    names = [step.name for step in steps]
+    for flag, name in (("--from", first), ("--only", only)):
+        if name is not None and name not in names:
+            raise UserError(f"{flag} {name}: no such step; these are: {', '.join(names)}")
+    if only is not None:
+        return [step for step in steps if step.name == only], [only]
+    chosen = list(steps[names.index(first) :]) if first is not None else list(steps)
+    return chosen, [step.name for step in chosen] if first is not None else []

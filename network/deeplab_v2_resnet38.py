@@ -1,0 +1,31 @@
+"""DeepLab-v2's head on ResNet38d, the backbone of EDAM, PSA and SEAM, which takes the same ImageNet weights."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from network.deeplab_v2 import DeepLab
+from network.resnet38d import ResNet38d
+from tool.transforms import IMAGENET
+
+
+class Backbone(ResNet38d):
+    """With the ReLU that the classifier of its ImageNet training has in front."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x).relu_()
+
+
+class Net(DeepLab):
+    """Like `deeplab_v2.Net`, with an output stride of 8 as well. `resnet`: options of ResNet38d."""
+
+    input = IMAGENET
+
+    def __init__(
+        self,
+        num_labels: int = 21,
+        scales: Sequence[float] = (0.5, 0.75),
+        rates: Sequence[int] = (6, 12, 18, 24),
+        **resnet,
+    ) -> None:
+        super().__init__(Backbone(**resnet), num_labels, scales, rates)

@@ -1,0 +1,135 @@
+"""The whole published table by one command: EDAM, its pseudo labels, DeepLab-v2 on them, every score, and a report.
+
+    python reproduce.py --voc12_root VOC2012 --weights ilsvrc-cls_rna-a1_cls1000_ep-0001.params \\
+        --poolnet_weights final.pth --deeplab_weights deeplabv1_resnet101-coco.pth --out RUN
+--dry_run looks at every input and prints the commands. --try runs all of them, a few steps and photos each. Interrupted, the same
+command goes on. What is at hand already saves steps: --edam_weights (a trained EDAM), --sal_path (saliency maps).
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from experiment.chain import Plan, command, make_steps
+from experiment.preflight import SOURCES, Preflight
+from experiment.report import write_report
+from experiment.runner import Step, is_finished, run_steps, select
+from tool import flags
+from tool.errors import UserError, run
+from tool.files import make_folder
+
+TRY = "A try of a few steps and photos: its scores mean nothing."
+FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    add = parser.add_argument
+    add("--voc12_root", required=True, type=Path, metavar="DIR", help="VOC2012 folder of the devkit")
+    add("--out", default="reproduction", type=Path, metavar="DIR", help="folder for all that is made")
+    add("--sbd_root", type=Path, metavar="DIR", help="SBD, unpacked, for the masks of train_aug that the devkit lacks")
+    add("--download", type=Path, metavar="DIR", help="fetch SBD (1.4 GB) to this folder instead")
+    for name, what in SOURCES.items():
+        add(f"--{name}", type=Path, metavar="DIR" if name == "sal_path" else "FILE", help=what)
+    add("--network", type=flags.module_name, default=Plan.edam, metavar="MODULE", help="EDAM's network")
+    add("--poolnet_network", type=flags.module_name, default=Plan.poolnet, metavar="MODULE", help="PoolNet's module")
+    add("--deeplab_network", type=flags.module_name, default=Plan.deeplab, metavar="MODULE", help="DeepLab-v2's")
+    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
+    add("--seed", type=flags.count(), default=0, help="of the pairs, initial weights and training")
+    few = "run the whole chain with a few steps and photos: does all of it work on this machine?"
+    add("--try", dest="few", action="store_true", help=few)
+    add("--dry_run", action="store_true", help="look at all inputs, print the commands, run nothing")
+    add(
+        "--from",
+        dest="first",
+        metavar="STEP",
+        help="run this step and all after it, even finished ones (they keep whole files)",
+    )
+    add("--only", metavar="STEP", help="run this step alone")
+    return parser
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """What the flags ask for."""
+    lists = args.out / "lists"
+    gpus = torch.cuda.device_count()
+    several = gpus > 1 and not args.few
+    sources = [
+        word for name in ("sbd_root", "download") if (value := getattr(args, name)) for word in (f"--{name}", value)
+    ]
+    training: tuple[object, ...] = ("--lr", 0.001, "--batch_size", 4, "--train_list", lists / "EDAM_train.txt")
+    few: dict = {}
+    if args.few:
+        pairs, photos, val = lists / "few_pairs.txt", lists / "few.txt", lists / "few_val.txt"
+        training = ("--batch_size", 1, "--train_list", pairs)
+        heads = ((FEW_PAIRS, "EDAM_train.txt", pairs), (FEW_PHOTOS, "train.txt", photos), (FEW_VAL, "val.txt", val))
+        made = " && ".join(
+            f"{command('head', '-n', n, lists / name)} > {shlex.quote(str(path))}" for n, name, path in heads
+        )
+        few = {"fewer": (Step("fewer", "Shorter lists for a try", f"sh -c {shlex.quote(made)}"),)}
+        few |= {"labelled": photos, "to_label": photos, "val": val}
+        few |= {"segmentation": ("--max_iters", 2, "--batch_size", 2, "--iter_size", 2)}
+    whole = {"labelled": lists / "train.txt", "to_label": lists / "train_aug.txt", "val": lists / "val.txt"}
+    return Plan(
+        out=args.out,
+        root=args.voc12_root,
+        lists=lists,
+        **(whole | few),
+        prepare=tuple(sources),
+        edam=args.network,
+        weights=None if args.edam_weights else args.weights,
+        training=training,
+        edam_weights=args.edam_weights,
+        saliency=args.sal_path,
+        poolnet=args.poolnet_network,
+        poolnet_weights=None if args.sal_path else args.poolnet_weights,
+        segments=args.deeplab_weights is not None,
+        deeplab=args.deeplab_network,
+        deeplab_weights=args.deeplab_weights,
+        launch=("torchrun", "--standalone", "--nproc_per_node", str(gpus)) if several else ("python",),
+        precision=("--amp", args.amp) if args.amp != "off" else (),
+        seed=args.seed,
+    )
+
+
+def preflight(plan: Plan) -> None:
+    """Look at all inputs and say what was found. UserError: something is missing, all of which is listed."""
+    look = Preflight()
+    look.look(plan)
+    if not plan.sal_path:
+        look.notes.append(f"the rows with saliency are left out; for them: {SOURCES['poolnet_weights']}")
+    if not plan.segments:
+        look.notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
+    if not torch.cuda.is_available():
+        look.notes.append("no GPU: the published schedule takes weeks on a CPU; --try runs every step in minutes")
+    print("\n".join(look.notes))
+    if look.problems:
+        print("\n".join(f"problem: {line}" for line in look.problems), file=sys.stderr)
+        raise UserError(f"{len(look.problems)} of the inputs cannot be used, listed above")
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    plan = make_plan(args)
+    steps = make_steps(plan)
+    chosen, again = select(steps, args.first, args.only)
+    if args.dry_run or not is_finished(plan.out, steps[0]):
+        preflight(plan)
+    if args.dry_run:
+        for step in chosen:
+            done = "   # finished already" if is_finished(plan.out, step) and step.name not in again else ""
+            print(f"\n# {step.name}: {step.title}\n{step.command}{done}")
+        return
+    make_folder(plan.out)
+    run_steps(chosen, plan.out, {}, "the same command", again)
+    if not all(is_finished(plan.out, step) for step in steps):
+        print("\nother steps are not finished yet: without --only and --from all are run, and the report is made")
+        return
+    write_report(plan, steps, "EDAM on PASCAL VOC 2012", TRY if args.few else "")
+
+
+if __name__ == "__main__":
+    run(main, "interrupted; the same command goes on")

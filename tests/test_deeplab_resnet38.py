@@ -1,0 +1,89 @@
+"""DeepLab-v2's head on ResNet38d: which files it starts from, and its miniature on the weights that the demo makes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_weights import backbone, trained
+from torch import nn
+
+from demo.pretrain import backbone_state
+from network import deeplab_v2, deeplab_v2_resnet38, deeplab_v2_tiny, resnet38_EDAM_tiny
+from network.resnet38d import ResNet38d
+from network.weights import load_weights
+from tool.errors import UserError
+from tool.transforms import IMAGENET
+
+ASPP = [f"base.aspp.c{i}.{kind}" for i in range(4) for kind in ("weight", "bias")]
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return deeplab_v2_tiny.Net()
+
+
+def test_the_published_size_has_the_imagenet_backbone_under_base():
+    with torch.device("meta"):
+        net, theirs = deeplab_v2_resnet38.Net(), ResNet38d()
+    shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    own = {f"base.{name}": tensor.shape for name, tensor in theirs.state_dict().items()}
+    assert shapes == own | {n: (21, 4096, 3, 3) if n.endswith("weight") else (21,) for n in ASPP}
+
+
+@pytest.mark.parametrize("head", [None, "fc8.weight"])
+def test_the_demos_backbone_is_loaded_and_computes_the_same(tmp_path, net, head):
+    edam = resnet38_EDAM_tiny.Net()
+    edam.load_state_dict(trained(edam))
+    given = backbone_state(edam)
+    torch.save(given | ({head: torch.ones(2, 2)} if head else {}), tmp_path / "b.pth")
+    report = load_weights(net, tmp_path / "b.pth")
+    assert (report.loaded, report.missing, report.unexpected) == (len(given), ASPP, [head] if head else [])
+    left_out = "; left out fc8" if head else ""
+    assert str(report).endswith(f"base.aspp not in it, so these start from random values{left_out}")
+    # What both are given of a photo is the same, too.
+    photo = torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8)
+    theirs = edam.eval().features(IMAGENET.normalise(photo)[None]).relu()
+    ours = net.eval().base.features(net.input.normalise(photo)[None])
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.max().item())
+    torch.testing.assert_close(
+        net(net.input.normalise(photo)[None]), sum(conv(ours) for conv in net.base.aspp.children())
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_checkpoint_fills_everything(tmp_path, net, prefix):
+    state = {name: tensor + 1 for name, tensor in net.state_dict().items()}
+    torch.save({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "a.pth")
+    report = load_weights(net, tmp_path / "a.pth")
+    assert (report.loaded, report.missing, report.unexpected) == (len(state), [], [])
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_files_of_other_networks_are_named(tmp_path, net):
+    edam = resnet38_EDAM_tiny.Net()
+    small = deeplab_v2.Net(depths=(1, 1, 1, 1), widths=(4, 8, 8, 8, 8))
+    for into, state, message in (
+        (net, edam.state_dict(), "holds an EDAM network, not weights of this network: mask_layer.weight"),
+        (net, {**backbone(trained(edam)), "more.weight": torch.ones(1)}, "a ResNet38d, .*: more.weight unknown to it"),
+        (net, small.state_dict(), "holds an ordinary ResNet, which is another network"),
+        (
+            net,
+            {n: t for n, t in net.state_dict().items() if n != ASPP[1]},
+            "lacks base.aspp.c0.bias .*; is --network the",
+        ),
+        (edam, net.state_dict(), "holds a DeepLab-v2 on ResNet38d, not weights of this network: base.conv1a.weight"),
+        (small, backbone_state(edam), r"a ResNet38d, .*; --network network\.deeplab_v2_resnet38 takes it$"),
+    ):
+        before = {name: tensor.clone() for name, tensor in into.state_dict().items()}
+        torch.save(state, tmp_path / "a.pth")
+        with pytest.raises(UserError, match=message):
+            load_weights(into, tmp_path / "a.pth")
+        assert all(torch.equal(tensor, before[name]) for name, tensor in into.state_dict().items())
+
+
+def test_one_size_has_one_loss(net):
+    picture = torch.randn(1, 3, 40, 48)
+    assert [tuple(logits.shape) for logits in net.train()(picture)] == [(1, 21, 5, 6)]
+    net.scales = (0.5,)
+    assert [tuple(logits.shape) for logits in net(picture)] == [(1, 21, 5, 6), (1, 21, 3, 3), (1, 21, 5, 6)]
+    assert F.mse_loss(net.base.features(picture).clamp(min=0), net.base.features(picture)) == 0

@@ -1,0 +1,149 @@
+"""reproduce.py: the whole chain on drawn photos with tiny networks, its report, and what it says of missing inputs."""
+
+import shlex
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+import reproduce
+from demo.draw import make_devkit
+from experiment import runner
+from experiment.chain import ROWS, make_steps
+from experiment.results import read_score
+from network import make_net
+from voc12.classes import LABELS
+
+NETWORKS = {"weights": "resnet38_EDAM_tiny", "poolnet_weights": "poolnet_tiny", "deeplab_weights": "deeplab_v2_tiny"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """A folder with six drawn photos and the weights of three tiny networks."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_devkit(folder, seed=0, train=4, val=2, size=64, num_workers=1)
+    torch.manual_seed(0)
+    for name, module in NETWORKS.items():
+        torch.save(make_net(f"network.{module}").state_dict(), folder / f"{name}.pth")
+    return folder
+
+
+def flags(inputs: Path, *names: str) -> list[str]:
+    """The devkit, the tiny networks, and the weights named."""
+    words = ["--voc12_root", str(inputs / "VOC2012"), "--network", "network.resnet38_EDAM_tiny"]
+    words += ["--poolnet_network", "network.poolnet_tiny", "--deeplab_network", "network.deeplab_v2_tiny"]
+    return [*words, *(word for name in names for word in (f"--{name}", str(inputs / f"{name}.pth")))]
+
+
+def main(monkeypatch, *words: object) -> None:
+    monkeypatch.setattr("sys.argv", ["reproduce.py", *map(str, words)])
+    reproduce.main()
+
+
+@pytest.fixture
+def in_forks(monkeypatch, commands, tmp_path) -> list[str]:
+    """Steps are forks that have imported everything, not processes of their own; the commands that were run."""
+    ran = []
+
+    def call(command: str, environment: dict) -> tuple[int, int]:
+        program, *words = shlex.split(command)
+        ran.append(words[0])
+        if program == "python":
+            return commands.start(tmp_path, *words).wait(), 1_000_000
+        return subprocess.run(command, shell=True, check=False).returncode, 0
+
+    monkeypatch.setattr(runner, "call", call)
+    return ran
+
+
+class Page(HTMLParser):
+    """What a page refers to, and the cells of its first table."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "data", "action")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_whole_chain(inputs, in_forks, monkeypatch, tmp_path, capsys):
+    words = (*flags(inputs, *NETWORKS), "--out", tmp_path / "run", "--try")
+    main(monkeypatch, *words)
+    scores = {row.name: read_score(tmp_path / "run", row.name) for row in ROWS}
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[3] for line in table[2:9]] == [f"{scores[row.name]['miou']:.2f}" for row in ROWS]
+    assert [score["images"] for score in scores.values()] == [3] * 5 + [2] * 2
+
+    results = (tmp_path / "run" / "results.md").read_text()
+    assert "its scores mean nothing" in results and all(f"\n| {label} | " in results for label in LABELS)
+    page = Page((tmp_path / "run" / "report.html").read_text())
+    assert page.addresses and all(address.startswith("data:") for address in page.addresses)
+    assert page.tags.count("svg") == 4 and page.tags.count("img") == 3 * 7 + 2 * 4 and "script" not in page.tags
+    assert {f"{score['miou']:.2f}" for score in scores.values()} <= set(page.text)
+
+    in_forks.clear()
+    main(monkeypatch, *words)  # nothing is left to do
+    assert in_forks == []
+    assert (tmp_path / "run" / "results.md").read_text() == results
+    main(monkeypatch, *words, "--only", "val")
+    assert in_forks == ["infer_deeplab.py"]
+
+
+def test_what_is_at_hand_saves_steps(inputs, tmp_path, monkeypatch, capsys):
+    shutil.copy(inputs / "weights.pth", tmp_path / "trained.pth")
+    words = (*flags(inputs), "--edam_weights", tmp_path / "trained.pth", "--sal_path", inputs / "VOC2012" / "saliency")
+    main(monkeypatch, *words, "--out", tmp_path / "run", "--dry_run")
+    out = capsys.readouterr().out
+    assert "train_EDAM_cls.py" not in out and "infer_sal.py" not in out and "train_deeplab.py" not in out
+    assert f"--sal_path {inputs / 'VOC2012' / 'saliency'}" in out and "DeepLab-v2's rows are left out" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_saliency_deeplab_is_trained_on_the_labels_of_the_crf(inputs, tmp_path):
+    args = reproduce.get_parser().parse_args([*flags(inputs, "weights", "deeplab_weights"), "--out", str(tmp_path)])
+    plan = reproduce.make_plan(args)
+    named = {step.name: step.command for step in make_steps(plan)}
+    assert f"--label_dir {tmp_path}/crf " in named["segmentation"]
+    assert f"--infer_list {tmp_path}/lists/train_aug.txt --out_crf_pred {tmp_path}/crf" in named["labels"]
+    assert [row.name for row in plan.rows] == ["masks", "crf", "deeplab", "deeplab_crf"]
+
+
+def test_several_gpus_are_used_through_torchrun(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    words = [*flags(inputs, *NETWORKS), "--amp", "bf16", "--out", str(tmp_path)]
+    steps = make_steps(reproduce.make_plan(reproduce.get_parser().parse_args(words)))
+    shared = [step.command for step in steps if step.command.startswith("torchrun --standalone --nproc_per_node 4 ")]
+    assert [command.split()[4] for command in shared] == [
+        *("infer_sal.py", "train_EDAM_cls.py", "infer_cls.py", "infer_cls.py", "train_deeplab.py", "infer_deeplab.py")
+    ]
+    assert all("--amp bf16" in command for command in shared)
+
+
+def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, capsys):
+    words = ["--voc12_root", str(tmp_path / "VOC2012"), "--edam_weights", str(inputs / "poolnet_weights.pth")]
+    words += [*flags(inputs)[2:], "--sal_path", str(tmp_path), "--deeplab_weights", str(tmp_path / "none.pth")]
+    shutil.copytree(inputs / "VOC2012", tmp_path / "VOC2012")
+    photo = sorted((tmp_path / "VOC2012" / "JPEGImages").iterdir())[0]
+    photo.unlink()
+    with pytest.raises(reproduce.UserError, match="4 of the inputs cannot be used, listed above"):
+        main(monkeypatch, *words, "--dry_run", "--out", tmp_path / "run")
+    problems = capsys.readouterr().err.splitlines()
+    expected = (f"photo {photo}", f"--sal_path: {4} images cannot be used", "--edam_weights: ", "--deeplab_weights: ")
+    assert len(problems) == 4
+    for problem, part in zip(problems, expected, strict=True):
+        assert problem.startswith("problem: ") and part in problem
+    assert "deeplabv1_resnet101-coco.pth, made by convert.py" in problems[3]
+    with pytest.raises(reproduce.UserError):  # nor does a real run begin
+        main(monkeypatch, *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

