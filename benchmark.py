@@ -220,7 +220,7 @@ ROWS = {
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, network = parser.add_argument, "network.resnet38_EDAM_cls"
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="EDAM network to measure")
     add(

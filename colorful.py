@@ -18,6 +18,7 @@ from pseudo_label.metrics import out_of_range
 from pseudo_label.visualise import contact_sheet, overlay
 from tool import flags
 from tool.errors import UserError, run
+from tool.wording import counted, nearest_path
 from voc12 import inputs
 from voc12.classes import LABELS, PALETTE, VOID
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of, find_file
@@ -30,7 +31,7 @@ SHEET_IMAGES = 24
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--img_path", required=True, metavar="DIR", type=Path, help="label PNGs, <id>.png with values 0..20 or 255")
     add(
@@ -79,9 +80,9 @@ def find_ids(args: argparse.Namespace) -> list[str]:
         raise UserError("--gt_path is a column of the contact sheet: name its file with --sheet")
     for flag, folder in (("--img_path", args.img_path), ("--img_root", args.img_root), ("--gt_path", args.gt_path)):
         if folder is not None and not folder.is_dir():
-            raise UserError(f"{flag} folder {folder} does not exist")
-        if folder is not None and folder.resolve() == args.out_path.resolve():
-            raise UserError(f"--out_path is the {flag} folder too; its files would be overwritten")
+            raise UserError(f"{flag} folder {folder} does not exist{nearest_path(folder)}")
+        if folder is not None and args.out_path.resolve() in (folder.resolve(), (folder / "JPEGImages").resolve()):
+            raise UserError(f"--out_path is the {flag} folder too; name another one")
     if args.list:
         return read_image_list(args.list)[: args.limit]
     ids = sorted(files_of(args.img_path, LABEL_ENDINGS))
@@ -111,7 +112,8 @@ def main() -> None:
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     ids = find_ids(args)
     check_files(ids, args)
-    output = {"output": "grey labels" if args.grey else "colours"}
+    output = {"output": "grey labels" if args.grey else "overlays" if args.img_root else "colours"}
+    output |= {name: str(path.resolve()) for name in ("img_path", "img_root") if (path := getattr(args, name))}
     claim_folder(args.out_path, output, overwrite=False, remedy="name another folder")
     photos = photo_folder(args)
 
@@ -132,13 +134,13 @@ def main() -> None:
                 truth = read_label(find_file(args.gt_path, image_id, LABEL_ENDINGS))
                 rows[-1].append(overlay(photo, truth, PALETTE, args.opacity))
                 shown |= set(np.unique(truth).tolist())
-    print(f"{len(ids)} pictures in {args.out_path}")
+    print(f"{counted(len(ids), 'pictures')} in {args.out_path}")
     if args.sheet:
         headings = ["photo", "pseudo label", "ground truth"][: len(rows[0])]
         across = 1 if len(rows) < 4 else 2
         key = {LABELS[value]: PALETTE[value] for value in sorted(shown - {0, VOID})}
         save_rgb(args.sheet, contact_sheet(rows, headings, ids[: len(rows)], key=key, across=across))
-        print(f"contact sheet of {len(rows)} images: {args.sheet}")
+        print(f"contact sheet of {counted(len(rows), 'images')}: {args.sheet}")
 
 
 if __name__ == "__main__":

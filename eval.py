@@ -29,10 +29,11 @@ from pseudo_label.scoring import Source, report
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import atomic_write, check_writable
+from tool.wording import nearest_path
 from voc12.classes import LABELS, VOID
 from voc12.folders import SALIENCY_ENDINGS, files_of
 from voc12.inputs import Input, check_inputs, grey_masks, label_maps, saliency_maps, score_files
-from voc12.lists import read_image_list
+from voc12.lists import deeper_devkit, read_image_list
 from voc12.report import named
 
 # infer_cls.py's outputs -> --type, --crf
@@ -46,7 +47,7 @@ NEARLY_ALL = 0.9
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, number = parser.add_argument, flags.number(float)
     add("--predict_dir", required=True, metavar="DIR", type=Path, help="predictions: <id>.png or <id>.npy")
     add("--voc12_root", metavar="DIR", type=Path, help="VOC2012 folder; its SegmentationClass holds the ground truth")
@@ -104,7 +105,8 @@ def check_arguments(args: argparse.Namespace) -> Source | SaliencySource:
     gt_dir = args.gt_dir or args.voc12_root / "SegmentationClass"
     for what, folder in (("--predict_dir", args.predict_dir), ("ground truth", gt_dir), ("--sal_path", args.sal_path)):
         if folder is not None and not folder.is_dir():
-            raise UserError(f"{what} folder {folder} does not exist")
+            hint = what == "ground truth" and args.gt_dir is None and deeper_devkit(args.voc12_root, "")
+            raise UserError(f"{what} folder {folder} does not exist{nearest_path(folder)}{f'; {hint}' if hint else ''}")
     if args.saliency:
         check_type(args)
         return SaliencySource(args.predict_dir, gt_dir, len(LABELS) if args.voc12_root else None)

@@ -24,6 +24,7 @@ from pseudo_label.jobs import LabelJob
 from pseudo_label.manifest import weights_digest
 from tool import flags
 from tool.errors import UserError, run
+from tool.wording import nearest_path
 from voc12.data import MultiScalePhotos
 from voc12.inputs import photos, saliency_maps
 from voc12.labels import IGNORE_FOREIGN, load_labels
@@ -31,7 +32,7 @@ from voc12.lists import check_root, photo_folder, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, number = parser.add_argument, flags.number(float)
     add("--weights", required=True, metavar="FILE", help="trained EDAM network (.pth)")
     add_flags(parser, "network.resnet38_EDAM_cls")
@@ -57,7 +58,7 @@ def main() -> None:
     inference.check_outputs(job)
     check_root(args.voc12_root)
     if job.sal_path and not job.sal_path.is_dir():
-        raise UserError(f"--sal_path {job.sal_path}: no such folder")
+        raise UserError(f"--sal_path {job.sal_path}: no such folder{nearest_path(job.sal_path)}")
     if job.sal_path or job.out_cam_pred:
         check_fusion(job.theta, job.alpha, job.beta, saliency=job.sal_path is not None)
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))

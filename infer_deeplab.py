@@ -26,7 +26,7 @@ from voc12.lists import check_root, photo_folder, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--weights", required=True, metavar="FILE", help="trained DeepLab-v2 (.pth)")
     add_flags(parser, "network.deeplab_v2")

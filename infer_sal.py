@@ -23,12 +23,12 @@ from tool import flags
 from tool.errors import UserError, run
 from voc12.data import WholePhotos
 from voc12.folders import PHOTO_ENDINGS, files_of
-from voc12.inputs import photos
+from voc12.inputs import check_folder, photos
 from voc12.lists import check_root, photo_folder, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, network = parser.add_argument, "network.poolnet"
     add("--weights", required=True, metavar="FILE", help="trained PoolNet (.pth), with or without its edge branch")
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the networks")
@@ -76,10 +76,8 @@ def find_photos(args: argparse.Namespace) -> tuple[Path, list[str]]:
         check_root(args.voc12_root)
         return photo_folder(args.voc12_root), list(dict.fromkeys(read_image_list(args.infer_list)))
     flags.tell_idle(args, get_parser(), ["infer_list"], "with --img_root")
-    ids = sorted(files_of(args.img_root, PHOTO_ENDINGS))
-    if not ids:
-        raise UserError(f"--img_root {args.img_root} holds no photo ({', '.join(PHOTO_ENDINGS)})")
-    return args.img_root, ids
+    check_folder(photos(args.img_root))
+    return args.img_root, sorted(files_of(args.img_root, PHOTO_ENDINGS))
 
 
 if __name__ == "__main__":

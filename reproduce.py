@@ -26,7 +26,7 @@ FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--voc12_root", required=True, type=Path, metavar="DIR", help="VOC2012 folder of the devkit")
     add("--out", default="reproduction", type=Path, metavar="DIR", help="folder for all that is made")

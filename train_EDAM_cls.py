@@ -33,7 +33,7 @@ MUST_MATCH = ("max_epoches", "crop_size", "long_side", "warmup_steps", "attn_dro
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
     pairs = "list of training pairs, made by voc12/prepare.py"
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")

@@ -23,9 +23,10 @@ from tool.checkpoint import digest
 from tool.errors import UserError, run
 from tool.optim import make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
+from tool.wording import nearest_path
 from voc12.classes import PALETTE
 from voc12.data import LabelledPhotos
-from voc12.inputs import sound_ids
+from voc12.inputs import check_folder, label_maps, sound_ids
 from voc12.lists import check_root, read_image_list
 
 # Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
@@ -33,7 +34,7 @@ MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages")
     add("--label_dir", required=True, metavar="DIR", help="label PNGs, <id>.png with values 0..20, or 255 for unknown")
@@ -101,7 +102,8 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
 def sound_photos(args: argparse.Namespace, net: Any) -> tuple[LabelledPhotos, list[str]]:
     """The photos to train on, all of whose files were looked at, and those left out. UserError: some are bad, unless --skip_errors."""
     if not Path(args.label_dir).is_dir():
-        raise UserError(f"--label_dir {args.label_dir}: no such folder")
+        raise UserError(f"--label_dir {args.label_dir}: no such folder{nearest_path(args.label_dir)}")
+    check_folder(label_maps(args.label_dir))
     ids = list(dict.fromkeys(read_image_list(args.train_list)))
     data = LabelledPhotos(ids, args.voc12_root, args.label_dir, args.crop_size, args.seed, net.input)
     data.ids, skipped = sound_ids(

@@ -37,7 +37,7 @@ DECAYED = 0.1  # factor on the learning rate in the last third of a run
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
     add("--root", metavar="DIR", help="folder that the pairs of --train_list are relative to")
     add("--voc12_root", metavar="DIR", help="in place of --root: VOC2012 folder of the devkit: JPEGImages")

@@ -116,7 +116,7 @@ def _write_settings(root: Path, settings: dict) -> None:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="folder that gets VOC2012/")
     add("--seed", type=flags.count(), default=0, help="the same seed draws the same pictures")

@@ -35,6 +35,7 @@ from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor
 from tool.transforms import augment
 from tool.weight_file import read_torch_file
+from tool.wording import counted
 from voc12.classes import CLASSES
 from voc12.images import load_photo
 from voc12.labels import load_labels
@@ -119,7 +120,7 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.op
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit: JPEGImages, Annotations")
     add("--image_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to learn from")
@@ -183,7 +184,9 @@ def main() -> None:
                 state.save(state_path, step + 1)
     save_torch(args.out, backbone_state(net))
     state_path.unlink(missing_ok=True)
-    print(f"{args.out}: backbone of {args.network}, trained on {len(labels)} photos, loss {loss_of_late:.4f}")
+    print(
+        f"{args.out}: backbone of {args.network}, trained on {counted(len(labels), 'photos')}, loss {loss_of_late:.4f}"
+    )
 
 
 if __name__ == "__main__":

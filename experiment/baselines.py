@@ -22,6 +22,7 @@ from pseudo_label.fusion import background_from_saliency, check_fusion
 from pseudo_label.manifest import claim_folder, output_of
 from tool import flags
 from tool.errors import UserError, run
+from tool.wording import counted
 from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
 from voc12.inputs import check_inputs, saliency_maps
@@ -71,7 +72,7 @@ def write_baselines(
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit, for its Annotations")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
@@ -102,7 +103,7 @@ def main() -> None:
     for name, folder in outputs.items():
         claim_folder(folder, {"output": f"baseline_{name}"}, overwrite=False)
     write_baselines(ids, labels, args.sal_path, args.theta, args.out_guess, args.out_background)
-    print(f"baselines of {len(labels)} photos written to {' and '.join(map(str, outputs.values()))}")
+    print(f"baselines of {counted(len(labels), 'photos')} written to {' and '.join(map(str, outputs.values()))}")
 
 
 if __name__ == "__main__":

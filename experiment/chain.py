@@ -8,8 +8,8 @@ from pathlib import Path
 from experiment.runner import Step
 
 EDAM, DEEPLAB = "EDAM", "DeepLabV2"  # sessions
-# EDAM's fusion of CRF and saliency, as published
-FUSION = ("--theta", "0.2", "--alpha", "0.000001", "--beta", "0.99999")
+# EDAM's fusion of CRF and saliency, as published, with a theta of 0.2
+FUSION = ("--alpha", "0.000001", "--beta", "0.99999")
 
 
 Words = tuple[object, ...]  # of a command
@@ -44,7 +44,8 @@ class Plan:
     list that gets pseudo labels for DeepLab-v2, among them those of `labelled`. val: the list that DeepLab-v2 is scored on.
     edam, poolnet, deeplab: modules, with initial weights (`weights`, `deeplab_weights`; None: random) and the flags of their
     training. edam_weights: an EDAM that is trained already. saliency: maps that are there already; `poolnet_weights` makes them
-    otherwise; with neither, the rows with saliency are left out. segments: whether there is DeepLab-v2. fewer: makes shorter lists.
+    otherwise; with neither, the rows with saliency are left out. theta: saliency up to 100 times it is background. segments: whether
+    there is DeepLab-v2. fewer: makes shorter lists.
     """
 
     out: Path
@@ -62,6 +63,7 @@ class Plan:
     saliency: Path | None = None
     poolnet: str = "network.poolnet"
     poolnet_weights: Path | None = None
+    theta: float = 0.2
     segments: bool = True
     deeplab: str = "network.deeplab_v2"
     deeplab_weights: Path | None = None
@@ -140,10 +142,10 @@ def labelling(plan: Plan) -> list[Step]:
     steps = [Step("maps", "Class maps, and labels with CRF", command(*few))]
     many: Words = (*infer, "--infer_list", plan.to_label, "--out_crf_pred", plan.label_dir)
     if plan.sal_path:
-        many = (*many, "--sal_path", plan.sal_path, *FUSION)
+        many = (*many, "--sal_path", plan.sal_path, "--theta", plan.theta, *FUSION)
         steps.append(Step("labels", "Labels with CRF and saliency", command(*many)))
         words: Words = ("--voc12_root", plan.root, "--infer_list", plan.labelled)
-        words = (*words, "--sal_path", plan.sal_path)
+        words = (*words, "--sal_path", plan.sal_path, "--theta", plan.theta)
         words = (*words, "--out_guess", plan.out / "guess", "--out_background", plan.out / "background")
         title = "Two baselines that need no network"
         steps.append(Step("baselines", title, command("python", "experiment/baselines.py", *words)))

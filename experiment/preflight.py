@@ -14,7 +14,7 @@ from network.state_dict import LoadReport
 from network.weights import load_weights
 from tool.errors import UserError
 from voc12.folders import LABEL_ENDINGS, files_of
-from voc12.inputs import check_inputs, label_maps, photos, saliency_maps
+from voc12.inputs import Input, check_inputs, label_maps, photos, saliency_maps
 from voc12.lists import check_root, photo_folder, read_image_list
 from voc12.masks import AUG, OWN
 from voc12.report import one_line
@@ -65,16 +65,15 @@ class Preflight:
             self.problems.append(str(error))
             return []
         both = [*ids["train"], *ids["val"]]
-        if bad := check_inputs(both, [photos(photo_folder(root)), label_maps(root / OWN, "ground truth")]):
-            self.problems.append(one_line(bad))
+        self._files(both, photos(photo_folder(root)), label_maps(root / OWN, "ground truth"))
         augmented = [image_id for image_id in files_of(root / AUG, LABEL_ENDINGS) if image_id not in set(both)]
         if not augmented and not plan.prepare:
             self.notes.append(
                 f"{root / AUG} is missing: EDAM is trained on the {len(ids['train'])} photos of train, not on the 10582 of train_aug "
                 f"as published; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})"
             )
-        elif bad := check_inputs(augmented, [photos(photo_folder(root))]):
-            self.problems.append(one_line(bad))
+        else:
+            self._files(augmented, photos(photo_folder(root)))
         self.notes.append(
             f"{len(ids['train'])} photos in train, {len(ids['val'])} in val, {len(augmented)} more with masks"
         )
@@ -83,8 +82,16 @@ class Preflight:
         return [*ids["train"], *augmented]
 
     def _saliency(self, plan: Plan, ids: list[str]) -> None:
-        if bad := check_inputs(ids, [photos(photo_folder(plan.root)), saliency_maps(plan.saliency or "")]):
-            self.problems.append(f"--sal_path: {one_line(bad)}; wanted: {SOURCES['sal_path']}")
+        inputs = photos(photo_folder(plan.root)), saliency_maps(plan.saliency or "")
+        self._files(ids, *inputs, about="--sal_path: {}; wanted: " + SOURCES["sal_path"])
+
+    def _files(self, ids: list[str], *inputs: Input, about: str = "{}") -> None:
+        """Look at the files of some images; `about` is where and how the problem is named."""
+        try:
+            if bad := check_inputs(ids, inputs):
+                raise UserError(one_line(bad))
+        except UserError as error:
+            self.problems.append(about.format(error))
 
     def _weights(self, flag: str, path: Path | None, load: Callable[[Path], LoadReport]) -> None:
         """Load a file of weights into its network, as its script will."""

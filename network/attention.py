@@ -49,13 +49,15 @@ class _RowAttention(torch.autograd.Function):
         ctx.seed = int(torch.randint(2**62, ())) if dropout else 0
         ctx.dropout = dropout
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        scratch = _scratch(q, k, 3)
         for i, (qi, ki, vi, oi) in enumerate(_matrices(q, k, v, out)):
             keep = KeepBits(ctx.seed + i, dropout)
             scaled = vi * keep.scale
             for rows in _row_blocks(qi):
-                weights = _weights(qi[rows], ki)
+                scores, weights, kept = (buffer[: rows.stop - rows.start] for buffer in scratch)
+                _weights(qi[rows], ki, scores, weights)
                 if dropout:
-                    weights *= keep.draw(weights.shape, weights.dtype)
+                    weights *= keep.draw(kept)
                 torch.mm(weights, scaled, out=oi[rows])
         ctx.save_for_backward(q, k, v, out)
         return out
@@ -66,6 +68,7 @@ class _RowAttention(torch.autograd.Function):
         exact = torch.promote_types(q.dtype, torch.float32)
         grads = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v)]
         scale = q.shape[-1] ** -0.5
+        scratch = _scratch(q, k, 3)
         for i, (qi, ki, vi, oi, go, gq, gk, gv) in enumerate(_matrices(q, k, v, out, grad_out, *grads)):
             keep = KeepBits(ctx.seed + i, ctx.dropout)
             kept_go = go * keep.scale
@@ -73,11 +76,11 @@ class _RowAttention(torch.autograd.Function):
             mean = (go.to(exact) * oi).sum(1, keepdim=True)
             k_sum, v_sum = torch.zeros_like(ki, dtype=exact), torch.zeros_like(vi, dtype=exact)
             for rows in _row_blocks(qi):
-                weights = _weights(qi[rows], ki)
-                grad_scores = torch.mm(kept_go[rows], vi.T)
+                grad_scores, weights, kept = (buffer[: rows.stop - rows.start] for buffer in scratch)
+                _weights(qi[rows], ki, grad_scores, weights)
+                torch.mm(kept_go[rows], vi.T, out=grad_scores)
                 if ctx.dropout:
-                    kept = keep.draw(weights.shape, weights.dtype)
-                    grad_scores.mul_(kept)
+                    grad_scores.mul_(keep.draw(kept))
                 grad_scores.sub_(mean[rows]).mul_(weights).mul_(scale)
                 if ctx.dropout:
                     weights.mul_(kept)
@@ -97,9 +100,16 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += torch.mm(a, b)
 
 
-def _weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) of (R, d) and (T, d): (R, T)."""
-    return torch.softmax(torch.mm(q * q.shape[-1] ** -0.5, k.T), dim=1)
+def _weights(q: Tensor, k: Tensor, scores: Tensor, out: Tensor) -> None:
+    """softmax(q k^T / sqrt(d)) of (R, d) and (T, d) into `out` (R, T). `scores` (R, T) is overwritten."""
+    torch.mm(q * q.shape[-1] ** -0.5, k.T, out=scores)
+    torch.softmax(scores, dim=1, out=out)
+
+
+def _scratch(q: Tensor, k: Tensor, count: int) -> list[Tensor]:
+    """Memory for the scores of a block of rows, `count` times: taken anew for each block it costs as much as the work in it."""
+    rows = _row_blocks(q[0, 0])[0]
+    return [q.new_empty(rows.stop, k.shape[2]) for _ in range(count)]
 
 
 def _matrices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

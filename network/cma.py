@@ -5,7 +5,9 @@ stacks them over the classes and is batched: x is (C, N, D) with C classes and N
 """
 
 import math
-from typing import cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from network.attention import attention
 from network.dropout import Dropout
+
+# Numbers in the tokens of several classes: EDAM as published has 2.7 million at its crop, with a backbone of stride 16 and crop 256
+# there are 0.2 million a pair. Few are fast rather than frugal: what is kept of them takes 30 times their memory.
+_FEW = 2**20
 
 
 def sinusoidal_encoding(length: int, dim: int) -> Tensor:
@@ -120,8 +126,8 @@ def transformer_blocks(
 ) -> Tensor:
     """The transformer blocks of several classes, joint attention over the tokens of both images of a pair.
 
-    For the backward pass only x, q, k, v and the attention's output are kept; what lies before and behind the attention is
-    computed again.
+    For the backward pass of more than _FEW numbers only x, q, k, v and the attention's output are kept; what lies before and behind
+    the attention is computed again.
 
     Args:
         x: tokens (C, N, D), N = pairs x T tokens a pair.
@@ -130,10 +136,15 @@ def transformer_blocks(
     Returns:
         (C, N, D).
     """
-    q, k, v = checkpoint(_projections, x, pairs, blocks, heads, use_reentrant=False)
+    again = partial(checkpoint, use_reentrant=False) if x.numel() > _FEW else _kept
+    q, k, v = again(_projections, x, pairs, blocks, heads)
     p = dropout.attention.p if dropout.attention.training else 0.0
     attended = attention(q, k, v, p)
-    return checkpoint(_after_attention, x, attended, blocks, dropout, use_reentrant=False)
+    return again(_after_attention, x, attended, blocks, dropout)
+
+
+def _kept(function: Callable, *inputs: Any) -> Any:
+    return function(*inputs)
 
 
 def _projections(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int) -> tuple[Tensor, ...]:

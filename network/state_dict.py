@@ -13,6 +13,7 @@ from network.foreign import Opaque, read_foreign, to_save_anew
 from network.mxnet_params import read_params, to_resnet38d
 from tool.errors import UserError
 from tool.weight_file import MXNET, TORCH_LEGACY, TORCH_ZIP, open_weights
+from tool.wording import counted
 
 # Under which training states keep the network, and what wrapping a network puts before all names.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params")
@@ -51,7 +52,7 @@ class Family:
         """Words for the network that tensors of these names are of."""
         text = "".join(f".{name}\n" for name in given)
         words = (words for words, layers in self.seen_by.items() if all(f".{layer}." in text for layer in layers))
-        return next(words, f"{len(given)} tensors ({_first(_layers(given, self.prefix), 6)})")
+        return next(words, f"{counted(len(given), 'tensors')} ({_first(_layers(given, self.prefix), 6)})")
 
 
 @dataclass
@@ -65,7 +66,7 @@ class LoadReport:
     prefix: str = ""
 
     def __str__(self) -> str:
-        line = f"loaded {self.loaded} tensors from {self.path}"
+        line = f"loaded {counted(self.loaded, 'tensors')} from {self.path}"
         if self.missing:
             line += f"; {_first(_layers(self.missing, self.prefix), 6)} not in it, so these start from random values"
         if self.unexpected:
@@ -121,7 +122,7 @@ def load_state(
         name = wrong[0]
         raise UserError(
             f"{path} holds {seems} of other sizes than this network: {name} is {tuple(given[name].shape)} "
-            f"in the file, {tuple(own[name].shape)} in the network ({len(wrong)} tensors differ){hint}"
+            f"in the file, {tuple(own[name].shape)} in the network ({counted(len(wrong), 'tensors')} of another shape){hint}"
         )
 
     values = {name: given[name].to(own[name].dtype) for name in loaded}

@@ -23,8 +23,9 @@ from pseudo_label.manifest import check_folder, claim_folder
 from tool import distributed, flags
 from tool.errors import BadPhoto, UserError
 from tool.files import make_folder
-from tool.loading import SizedDataset, items
+from tool.loading import ItemDataset, items
 from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
+from tool.wording import counted
 from voc12.inputs import Input, check_inputs
 from voc12.report import named, one_line
 
@@ -51,7 +52,7 @@ class Task:
     inputs: Sequence[Input]
     weights_sha256: str
     load_network: Callable[[], tuple[nn.Module, str]]
-    photos: Callable[[list[str]], SizedDataset]
+    photos: Callable[[list[str]], ItemDataset]
     compute: Callable[[nn.Module, str, Tensor, Any, torch.device], tuple]
     announce: Callable[[], None] = lambda: None
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace, task: Task) -> None:
         task.failures += problems
         bad = dict(problems)
         task.ids = [image_id for image_id in task.ids if image_id not in bad]
-    pool = JobPool(task.job, args.crf_workers)  # before a GPU is touched
+    pool = JobPool(task.job, args.crf_workers, args.skip_errors)  # before a GPU is touched
     try:
         device, rank, world = distributed.setup(args.device, apart=True)
         with distributed.explained(MORE_MEMORY):
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace, task: Task) -> None:
             for folder in folders.values():
                 make_folder(folder)  # on this machine, should it be another one's disk
             if rank == 0 and len(todo) < len(task.ids):
-                print(f"{len(task.ids) - len(todo)} of {len(task.ids)} photos are finished already", flush=True)
+                print(f"{len(task.ids) - len(todo)} of {counted(len(task.ids), 'photos')} finished already", flush=True)
             _process(args, task, inference_form(net, device, args.amp), todo[rank::world], pool, device, rank)
             counts = distributed.gather((pool.finished, pool.failures, pool.remarks))
     finally:
@@ -121,12 +122,12 @@ def run(args: argparse.Namespace, task: Task) -> None:
     failures = task.failures + [failure for _, some, _ in counts for failure in some]
     if rank == 0:
         done = sum(count for count, _, _ in counts) + len(task.ids) - len(todo)
-        print(f"{done} photos labelled in {', '.join(map(str, folders.values()))}", flush=True)
+        print(f"{counted(done, 'photos')} labelled in {', '.join(map(str, folders.values()))}", flush=True)
         summarise([remark for _, _, some in counts for remark in some], failures)
     distributed.barrier()
     distributed.cleanup()
     if rank == 0 and failures:
-        raise UserError(f"{len(failures)} photos were skipped, listed above")
+        raise UserError(f"skipped {counted(len(failures), 'photos')}, listed above")
 
 
 def finished(job: Job, image_id: str) -> bool:
@@ -168,7 +169,8 @@ def _process(
 
     with tqdm(total=len(ids), unit="photo", disable=rank > 0, dynamic_ncols=True) as bar:
         largest = (0, 0)
-        for image_id, photo, inputs in items(task.photos(ids), args.num_workers, device.type == "cuda"):
+        photos = items(task.photos(ids), args.num_workers, device.type == "cuda", args.skip_errors)
+        for image_id, photo, inputs in photos:
             try:
                 if isinstance(photo, UserError):
                     raise BadPhoto(str(photo))
@@ -212,6 +214,6 @@ def summarise(remarks: Iterable[tuple[str, str]], failures: Iterable[tuple[str, 
     for image_id, text in remarks:
         by_text.setdefault(text, []).append(image_id)
     for text, ids in by_text.items():
-        print(f"note: {len(ids)} photos {text}: {named(ids)}", file=sys.stderr)
+        print(f"note: {counted(len(ids), 'photos')} {text}: {named(ids)}", file=sys.stderr)
     for image_id, message in failures:
         print(f"skipped {image_id}: {message}", file=sys.stderr)

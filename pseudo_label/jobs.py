@@ -13,7 +13,7 @@ import numpy as np
 from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.fusion import pseudo_label
 from tool.errors import BadPhoto, UserError
-from tool.files import save_npy_dict
+from tool.files import remove_leftovers, save_npy_dict
 from tool.workers import WorkerPool
 from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
@@ -110,7 +110,7 @@ class LabelJob(OutputJob):
                 labels.append(pseudo_label(probability[1:], numbers, background=probability[0], **fusion))
                 save_label(self.out_crf_pred / f"{image_id}.png", labels[-1])
         if classes and not all(label.any() for label in labels):
-            return "show classes by their labels, but got none in their pseudo labels"
+            return "with classes in their labels, but none in their pseudo labels"
         return None
 
 
@@ -131,12 +131,13 @@ def read_saliency(folder: Path, image_id: str, size: tuple[int, ...]) -> np.ndar
 class JobPool:
     """Runs a job's `write` in `workers` processes, at most a few photos behind; 0 workers run it at once.
 
-    Make it before a GPU is touched. Its methods raise UserError where a file can't be written or a process was killed.
+    Make it before a GPU is touched. Its methods raise UserError where a file can't be written or a process was killed. Where
+    `go_on` is set, new processes are started instead, and a photo that ends one again, by itself, becomes a failure.
     """
 
-    def __init__(self, job: Job, workers: int) -> None:
-        self.job, self.workers = job, workers
-        self.pending: dict[Future, str] = {}
+    def __init__(self, job: Job, workers: int, go_on: bool = False) -> None:
+        self.job, self.workers, self.go_on = job, workers, go_on
+        self.pending: dict[Future, tuple[Any, ...]] = {}  # id, photo, results
         self.failures: list[tuple[str, str]] = []  # id, message
         self.remarks: list[tuple[str, str]] = []  # id, text
         self.finished = 0
@@ -152,10 +153,13 @@ class JobPool:
             return
         while len(self.pending) >= 2 * self.workers:
             self._collect()
+        task = (image_id, photo, *results)
         try:
-            self.pending[self.pool.submit(_write, self.job, image_id, photo, *results)] = image_id
+            future = self.pool.submit(_write, self.job, *task)
         except BrokenProcessPool as error:
-            raise self._worker_died() from error
+            self._again(error)
+            future = self.pool.submit(_write, self.job, *task)
+        self.pending[future] = task
 
     def wait(self) -> None:
         """Until everything handed over is written."""
@@ -169,13 +173,43 @@ class JobPool:
 
     def _collect(self) -> None:
         """Wait for the photo handed over first, so that failures come in the order of the photos."""
-        future, image_id = next(iter(self.pending.items()))
+        future, (image_id, *_) = next(iter(self.pending.items()))
         try:
             outcome = future.result()
         except BrokenProcessPool as error:
-            raise self._worker_died() from error
+            self._again(error)
+            return
         del self.pending[future]
         self._note(image_id, *outcome)
+
+    def _again(self, error: BrokenProcessPool) -> None:
+        """After a process was killed: write what was under way one by one, each alone in a process, then go on with new processes."""
+        if not self.go_on:
+            raise UserError(
+                f"a process that writes results (CRF) was killed at one of {', '.join(task[0] for task in self.pending.values())} "
+                "(memory may be full); lower --crf_workers and run the same command again: it continues "
+                "(--skip_errors goes on without a photo that needs too much)"
+            ) from error
+        self.close()
+        for folder in self.job.folders().values():
+            remove_leftovers(folder)  # the pool ends its other processes, too, in the midst of writing
+        alone = WorkerPool(1, late=True)
+        for future, task in self.pending.items():
+            try:
+                outcome = future.result()  # those that had ended
+            except BrokenProcessPool:
+                try:
+                    outcome = alone.submit(_write, self.job, *task).result()
+                except BrokenProcessPool:
+                    outcome = (
+                        f"{_named(*task)}: the process that writes its results (CRF) was killed; memory may be full",
+                        None,
+                    )
+                    alone = WorkerPool(1, late=True)
+            self._note(task[0], *outcome)
+        alone.shutdown()
+        self.pending.clear()
+        self.pool = WorkerPool(self.workers, late=True)
 
     def _note(self, image_id: str, failure: str | None, remark: str | None) -> None:
         if failure is not None:
@@ -185,12 +219,6 @@ class JobPool:
         if remark is not None:
             self.remarks.append((image_id, remark))
 
-    def _worker_died(self) -> UserError:
-        return UserError(
-            f"a process that writes results (CRF) was killed at one of {', '.join(self.pending.values())} (memory may be full); "
-            "lower --crf_workers and run the same command again: it continues"
-        )
-
 
 def _write(job: Job, image_id: str, photo: np.ndarray, *results: Any) -> tuple[str | None, str | None]:
     """What is wrong with the photo's input, and the job's remark. UserError: as `Job.write`."""
@@ -199,4 +227,8 @@ def _write(job: Job, image_id: str, photo: np.ndarray, *results: Any) -> tuple[s
     except BadPhoto as error:
         return str(error), None
     except MemoryError:
-        return f"photo {image_id}, {photo.shape[1]}x{photo.shape[0]} pixels: out of memory; lower --crf_workers", None
+        return f"{_named(image_id, photo)}: out of memory; lower --crf_workers", None
+
+
+def _named(image_id: str, photo: np.ndarray, *_: Any) -> str:
+    return f"photo {image_id}, {photo.shape[1]}x{photo.shape[0]} pixels"

@@ -67,4 +67,4 @@ class SaliencyJob(OutputJob):
         for path in self.paths(image_id):
             with atomic_write(path) as file:
                 Image.fromarray(grey_map(logits)).save(file, format="PNG")
-        return "are too small for PoolNet and were computed enlarged" if enlarged else None
+        return "too small for PoolNet, computed enlarged" if enlarged else None

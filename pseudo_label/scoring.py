@@ -90,9 +90,10 @@ def read_scores(
         check_size(path, value, truth)
         if not np.isfinite(value).all():
             raise UserError(f"{path} holds values that are not finite for class {key}")
-        if value.max(initial=0) > 1.01:  # rounding aside
+        low, high = value.min(initial=0), value.max(initial=0)
+        if low < -0.01 or high > 1.01:  # rounding aside
             raise UserError(
-                f"{path} holds scores up to {value.max():g}, where 0..1 was expected: divide each map by its largest value"
+                f"{path} holds scores from {low:g} to {high:g}, where 0..1 was expected: divide each map by its largest value"
             )
     if crf and 0 not in scores:
         raise UserError(f"{path} holds no background (0), as the CRF's files do; read class maps without --crf")

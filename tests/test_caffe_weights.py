@@ -151,7 +151,7 @@ LOST = "base.layer4.block2.reduce.bn.running_mean"
     ("changed", "message"),
     [
         (lambda state: {"conv1a.weight": torch.zeros(1)}, "holds a ResNet38d, not weights of this network"),
-        (lambda state: {"a": torch.zeros(1)}, r"holds 1 tensors \(a\), not weights of this network: a unknown"),
+        (lambda state: {"a": torch.zeros(1)}, r"holds 1 tensor \(a\), not weights of this network: a unknown"),
         (lambda state: {"fc.weight": torch.zeros(1)}, "not weights of this network: fc.weight unknown to it"),
         (
             lambda state: {n: t for n, t in state.items() if n.endswith("tracked")},

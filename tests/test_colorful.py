@@ -88,6 +88,7 @@ def test_list_and_limit(root):
         (["--list", "nowhere.txt"], r"nowhere\.txt does not exist"),
         (["--img_root", ".", "--gt_path", "labels", "--sheet", "no/sheet.png"], r"cannot write no/sheet\.png"),
         (["--out_path", "labels"], "--out_path is the --img_path folder too"),
+        (["--img_root", ".", "--out_path", "JPEGImages"], "--out_path is the --img_root folder too"),
         (["--out_path", "list.txt/out"], "cannot create the folder list.txt/out"),
     ],
 )
@@ -157,6 +158,15 @@ def test_pictures_of_another_kind_are_refused_with_a_remedy_that_it_has(root):
         UserError, match=r"out holds files made with output colours, this run has grey labels; name another folder$"
     ):
         colorful(root, "--grey")
+    with pytest.raises(UserError, match=r"made with output colours, this run has overlays; name another folder$"):
+        colorful(root, "--img_root", str(root))
+
+
+def test_masks_are_no_photos(root):
+    with pytest.raises(
+        UserError, match=r"3 images .*the first: photo .*truth/2099_000001\.png is a label map, in VOC's"
+    ):
+        colorful(root, "--img_root", str(root / "truth"))
 
 
 def test_grey_pngs_are_read_as_they_are_by_opencv(root):

@@ -141,14 +141,14 @@ def test_bad_files_are_named_before_the_first_step(name, fault, message, command
     assert command.stderr[2:] == [f"train_deeplab.py: error: {end}"]
     assert not (tmp_path / "checkpoints").exists()
     done = commands.run(tmp_path, "train_deeplab.py", *flags(devkit, "--skip_errors", "--max_iters", 1))
-    assert "6 photos, 1 steps" in done.stdout
+    assert "6 photos, 1 step" in done.stdout
 
 
 def test_lists_with_blanks(commands, devkit, tmp_path):
     lines = [f"/JPEGImages/{i}.jpg  /SegmentationClassAug/{i}.png" for i in IDS[:4]]
     (tmp_path / "list.txt").write_text("\n\n".join(lines) + "\n \n\n")
     done = commands.run(tmp_path, "train_deeplab.py", *flags(devkit, "--max_iters", 1))
-    assert "4 photos, 1 steps of 4 photos" in done.stdout
+    assert "4 photos, 1 step of 4 photos" in done.stdout
 
 
 def test_loss_that_is_not_finite(commands, devkit, tmp_path):
@@ -218,7 +218,7 @@ def test_inference(whole, net, commands, drawn, tmp_path):
         assert (load_label(tmp_path / f"crf/{i}.png") == refined).mean() > 0.99
     manifest = json.loads((tmp_path / "crf/edam_manifest.json").read_text())
     assert manifest["scales"] == [0.5] and manifest["flip"] is True
-    assert "3 of 3 photos are finished already" in commands.run(tmp_path, "infer_deeplab.py", *arguments).stdout
+    assert "3 of 3 photos finished already" in commands.run(tmp_path, "infer_deeplab.py", *arguments).stdout
     line = commands.error(tmp_path, "infer_deeplab.py", *arguments, "--scales", 2)
     assert line.startswith("pred holds files made with scales [0.5], this run has [2.0]; name another folder")
 

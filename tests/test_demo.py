@@ -121,6 +121,18 @@ def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands
     assert {"demo/pretrain.py", "train_EDAM_cls.py", "infer_cls.py", "eval.py"} <= known.keys()
 
 
+def test_deeplab_is_trained_on_the_last_labels_and_scored_on_photos_that_nothing_has_seen():
+    plan = make_plan(Path("o"), 3)
+    commands = {step.name: step.command for step in make_demo_steps(plan)}
+    assert " --label_dir o/crf_saliency --train_list o/lists/labelled.txt " in commands["segmentation"]
+    assert f" --weights {commands['pretraining'].split(' --out ')[1]} " in commands["segmentation"]
+    assert [row.name for row in plan.rows][-2:] == ["deeplab", "deeplab_crf"]
+    for step in ("val", "score_deeplab", "score_deeplab_crf"):
+        assert " o/lists/val.txt " in commands[step]
+    unseen = [name for name, text in commands.items() if "val.txt" in text]
+    assert unseen == ["val", "score_deeplab", "score_deeplab_crf"]
+
+
 def test_overview(tmp_path, devkit):
     plan = make_plan(tmp_path, 0)
     (tmp_path / "VOC2012").symlink_to(devkit)

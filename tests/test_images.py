@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 
@@ -56,7 +57,7 @@ def test_missing_and_foreign_files(tmp_path):
     (tmp_path / "a.png").write_bytes(b"text")
     with pytest.raises(UserError, match=r"label map .*a\.png is not a whole PNG file"):
         load_label(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"saliency map .* cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=r"saliency map .* is no file: move it elsewhere"):
         load_grey(tmp_path)
     Image.fromarray(GREY).save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match="is a JPEG file, which changes class values: make it anew as PNG"):
@@ -125,3 +126,12 @@ def test_what_is_no_image_is_called_what_it_is(tmp_path, data, message):
     for read in (load_photo, size_of):
         with pytest.raises(UserError, match=rf"photo .*a\.jpg {message}"):
             read(tmp_path / "a.jpg")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    (tmp_path / "a.jpg").mkdir()
+    os.mkfifo(tmp_path / "b.jpg")
+    for name in ("a.jpg", "b.jpg"):
+        for read in (load_photo, size_of):
+            with pytest.raises(UserError, match=rf"^photo .*{name} is no file: move it elsewhere$"):
+                read(tmp_path / name)

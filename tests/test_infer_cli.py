@@ -148,7 +148,7 @@ def test_reruns_do_what_is_left(commands, drawn, tiny_weights, tmp_path):
     leftover = tmp_path / f"crf/.{ids[1]}.png.{HOST}.999999999.tmp"  # no process has this number
     leftover.write_bytes(b"half")
     done = commands.run(tmp_path, "infer_cls.py", *flags)
-    assert "2 of 5 photos are finished already" in done.stdout and "5 photos labelled" in done.stdout
+    assert "2 of 5 photos finished already" in done.stdout and "5 photos labelled" in done.stdout
     assert not leftover.exists()
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cam").glob("*.npy")}
     assert [after[f"{i}.npy"] == times.get(f"{i}.npy") for i in ids] == [True, False, True, False, False]
@@ -171,7 +171,7 @@ def test_settings_without_effect_do_not_start_anew(commands, drawn, tiny_weights
     flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
     flags += ("--infer_list", "list.txt", "--out_crf_pred", "crf", "--num_workers", 0, "--crf_workers", 0)
     commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.2, "--alpha", 0.1)
-    assert "1 of 1 photos are finished already" in commands.run(tmp_path, "infer_cls.py", *flags).stdout
+    assert "1 of 1 photo finished already" in commands.run(tmp_path, "infer_cls.py", *flags).stdout
     saliency = ("--sal_path", drawn / "saliency")
     line = commands.error(tmp_path, "infer_cls.py", *flags, *saliency)
     assert line.startswith(f"crf holds files made with sal_path none, this run has {drawn / 'saliency'}; name")

@@ -1,14 +1,22 @@
-"""infer_cls.py killed at any moment: what is there is whole, and the same command does the rest."""
+"""infer_cls.py killed at any moment: what is there is whole, and the same command does the rest. Its processes killed by the system
+at one photo: where asked it goes on without that one."""
 
 import json
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from commands import ended
+from commands import REPO, ended
+from deadly import Deadly
 from devices import content
 from training import image_id
+
+from pseudo_label.jobs import JobPool
+from tool.loading import items
 
 FOLDERS = ("cam", "cam_pred", "crf", "crf_pred")
 PHOTOS = 40
@@ -66,7 +74,7 @@ def test_killed_ten_times(whole, commands, drawn, tiny_weights, tmp_path):
     assert all(map(ended, started))  # its workers are not left behind
     assert 0 < finished < PHOTOS
     done = commands.run(tmp_path, "infer_cls.py", *arguments)
-    assert f"{PHOTOS} photos labelled" in done.stdout and "photos are finished already" in done.stdout
+    assert f"{PHOTOS} photos labelled" in done.stdout and "photos finished already" in done.stdout
     assert contents(tmp_path) == whole  # and nothing half written is left
 
 
@@ -86,3 +94,61 @@ def test_stopped_by_a_signal(number, status, whole, commands, drawn, tiny_weight
     found = contents(tmp_path, hidden=False)
     assert found.items() <= whole.items() and len(found) < len(whole)
     assert json.loads(found["cam/edam_manifest.json"])["output"] == "out_cam"
+
+
+@pytest.mark.parametrize("deadly", [(3,), (0, 9)])
+def test_results_that_end_a_process_are_failures(deadly):
+    pool = JobPool(Deadly(*deadly), workers=2, go_on=True)
+    try:
+        for number in range(10):
+            pool.submit(str(number), np.zeros((5, 7, 3), np.uint8))
+        pool.wait()
+    finally:
+        pool.close()
+    killed = "the process that writes its results (CRF) was killed; memory may be full"
+    assert pool.failures == [(str(i), f"photo {i}, 7x5 pixels: {killed}") for i in deadly]
+    assert pool.remarks == [(str(i), f"was {i}") for i in range(10) if i not in deadly]
+
+
+def test_items_that_end_a_process_are_lost():
+    found = list(items(Deadly(3), num_workers=2, pin_memory=False, go_on=True))
+    assert [index for index, _ in found] == list(range(10))
+    for index, text in found:
+        assert text.startswith("lost: a process that reads photos was killed" if index == 3 else f"was {index}")
+
+
+# A script whose processes are killed at two photos, one while it is read, one while its results are written.
+SCRIPT = f"""
+import os, signal, sys
+sys.path.insert(0, {str(REPO)!r})
+import infer_cls
+from pseudo_label import jobs
+from tool.errors import run
+from voc12 import data
+
+READ, WRITTEN = {image_id(5)!r}, {image_id(9)!r}
+load, write = data.load_photo, jobs.LabelJob.write
+
+
+def kill(image_id, deadly):
+    if image_id == deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+data.load_photo = lambda path: (kill(path.stem, READ), load(path))[1]
+jobs.LabelJob.write = lambda job, image_id, *rest: (kill(image_id, WRITTEN), write(job, image_id, *rest))[1]
+if __name__ == "__main__":
+    run(infer_cls.main)
+"""
+
+
+def test_photos_at_which_a_process_is_killed_are_skipped(whole, drawn, tiny_weights, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    arguments = ["--skip_errors", "--num_workers", 2, "--device", "cpu", *flags(tmp_path, drawn, tiny_weights)]
+    command = [sys.executable, "script.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("skipped", "script.py"))]
+    assert done.returncode == 1 and lines[-1] == "script.py: error: skipped 2 photos, listed above", done.stderr
+    bad = (image_id(5), image_id(9))
+    assert sorted(line.split(":")[0] for line in lines[:-1]) == [f"skipped {i}" for i in bad]
+    assert contents(tmp_path) == {path: data for path, data in whole.items() if not any(i in path for i in bad)}

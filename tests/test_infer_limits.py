@@ -62,7 +62,7 @@ def test_photos_without_memory_are_named_and_skipped(of_gpu, drawn, tiny_weights
     assert line.startswith(f"-c: error: photo {wide[0]}, {size}")
     lines = infer("--skip_errors")
     assert [line.split(":")[0] for line in lines[:-1]] == [f"skipped {i}" for i in wide]
-    assert lines[-1] == f"-c: error: {len(wide)} photos were skipped, listed above"
+    assert lines[-1] == f"-c: error: skipped {len(wide)} photos, listed above"
     assert sorted(path.stem for path in (tmp_path / "out").glob("*.png")) == sorted(set(ids) - set(wide))
 
 

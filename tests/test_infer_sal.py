@@ -68,13 +68,13 @@ def test_maps(kind, commands, photos, tmp_path):
     done = commands.run(tmp_path, "infer_sal.py", *arguments)
     assert ("without its edge branch" in done.stdout) == (kind is Net)
     small = ", ".join(IDS[3:])
-    assert done.stderr == [f"note: 3 photos are too small for PoolNet and were computed enlarged: {small}"]
+    assert done.stderr == [f"note: 3 photos too small for PoolNet, computed enlarged: {small}"]
     for i in IDS:
         found = Image.open(tmp_path / f"sal/{i}.png")
         assert found.mode == "L" and found.size == Image.open(photos / f"{i}.png").size
         assert np.abs(np.array(found) - plain_map(net, photos / f"{i}.png")).max() <= 0.51
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "sal").glob("*.png")}
-    assert "6 of 6 photos are finished already" in commands.run(tmp_path, "infer_sal.py", *arguments).stdout
+    assert "6 of 6 photos finished already" in commands.run(tmp_path, "infer_sal.py", *arguments).stdout
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "sal").glob("*.png")}
 
 
@@ -95,7 +95,7 @@ def test_faults(commands, photos, weights, tiny_weights, tmp_path):
 
     arguments = flags(photos, weights)
     assert line(*arguments[2:]) == "give the photos: either --voc12_root with --infer_list, or --img_root"
-    assert line("--img_root", "nowhere", *arguments[2:]) == "--img_root nowhere holds no photo (.jpg, .jpeg, .png)"
+    assert line("--img_root", "nowhere", *arguments[2:]) == "nowhere is no folder: name the folder of the photos"
     assert "tiny.pth holds" in line(*flags(photos, tiny_weights))
     deeplab = saved(DeepLab(), tmp_path / "deeplab.pth")
     assert f"{deeplab} holds a ResNet with DeepLab's names, not weights of" in line(*flags(photos, deeplab))

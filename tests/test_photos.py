@@ -126,7 +126,7 @@ def test_preparing_compares_masks_with_the_upright_photo(tmp_path, capsys):
         picture.save(root / f"JPEGImages/{image_id}.jpg", exif=exif(orientation))
     write_png(root / "SegmentationClass/a.png", mask(0, shape=(12, 16)))
     prepare(["--voc12_root", str(root), "--out_dir", str(tmp_path / "out")])
-    assert "  1 masks of another size than their photo: b\n" in capsys.readouterr().out
+    assert "  1 mask of another size than their photo: b\n" in capsys.readouterr().out
 
 
 def test_16_bit_photos_keep_their_upper_byte(tmp_path):
@@ -174,11 +174,27 @@ def test_of_an_animated_png_the_first_picture_counts(tmp_path):
     assert np.array_equal(np.array(load_photo(tmp_path / "a.png")), UPRIGHT)
 
 
-def test_a_header_is_enough_for_the_size(tmp_path):
+def test_header_and_end_are_enough_for_the_size(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (64, 48, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.jpg", exif=exif(6))
-    whole = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "a.jpg").write_bytes(whole[:900])
-    assert size_of(tmp_path / "a.jpg") == (48, 64)
-    with pytest.raises(UserError, match="truncated"):
-        load_photo(tmp_path / "a.jpg")
+    for name in ("a.jpg", "a.png"):
+        path = tmp_path / name
+        Image.fromarray(noise).save(path, **({"exif": exif(6)} if name == "a.jpg" else {}))
+        size, whole = ((48, 64) if name == "a.jpg" else (64, 48)), path.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+            for behind in (b"", bytes(900)):
+                path.write_bytes(whole + behind)
+                assert size_of(path) == size
+        path.write_bytes(whole + bytes(5000))  # what is behind a photo does not hide it
+        assert size_of(path) == size
+        path.write_bytes(whole[:-1000])
+        with pytest.raises(UserError, match=f"^photo .*{name} cannot be read: image file is truncated"):
+            size_of(path)
+
+
+def test_a_label_map_is_no_photo(tmp_path):
+    save_label(tmp_path / "a.png", np.zeros((4, 5), np.uint8))
+    for read in (size_of, load_photo):
+        with pytest.raises(UserError, match=r"a\.png is a label map, in VOC's palette: name the folder of the photos$"):
+            read(tmp_path / "a.png")
+    assert load_label(tmp_path / "a.png").shape == size_of(tmp_path / "a.png", "label map") == (4, 5)

@@ -108,6 +108,8 @@ def test_without_sbd_the_rest_is_made_and_the_lack_is_told(tmp_path, capsys):
     assert len(np.load(tmp_path / "out/cls_labels.npy", allow_pickle=True).item()) == 4
     said = capsys.readouterr().out
     assert f"{root}/SegmentationClassAug is missing, so train_aug is no more than train (2 images)." in said
+    assert "  1 folder missing, so train_aug is no more than train (see below): SegmentationClassAug\n" in said
+    assert "nothing looks wrong" not in said
     assert "It is made from SBD (http" in said
     assert f"  python voc12/prepare.py --voc12_root {root} --download DIR\n" in said
     assert said.splitlines()[-1].startswith("  python train_EDAM_cls.py ")
@@ -151,19 +153,19 @@ def test_everything_that_looks_wrong_is_named(tmp_path, capsys):
     prepare(tmp_path / "out", "--voc12_root", root)
     said = capsys.readouterr().out
     for kind, name in (
-        ("1 photos without XML, so without label and in no pair", "2008_000005"),
-        ("2 XML files that give no label, so their photos are in no pair", "unknown class name 'unicorn'"),
-        ("2 XML files that give no label, so their photos are in no pair", "2009_000007.xml names no class"),
+        ("1 photo without XML, so without label and in no pair", "2008_000005"),
+        ("2 XML files without a usable label, so their photos are in no pair", "unknown class name 'unicorn'"),
+        ("2 XML files without a usable label, so their photos are in no pair", "2009_000007.xml names no class"),
         ("2 masks without a photo, left out", "2007_000004, 2010_000001"),
-        ("1 images of val.txt without a photo, left out", "2007_000004"),
-        ("1 images of train.txt without a photo, left out", "2012_999999"),
-        ("1 images of val.txt without a mask", "2007_000002"),
-        ("1 images in both train.txt and val.txt", "2007_000002"),
-        ("1 masks that cannot be used", "2009_000008.png"),
-        ("1 masks with values other than 0..20 and 255", "2009_000007"),
-        ("1 masks of another size than their photo", "2009_000007"),
-        ("1 photos that cannot be read", "2007_000003"),
-        ("1 file names that are no image id, left out", "-bad.png"),
+        ("1 image of val.txt without a photo, left out", "2007_000004"),
+        ("1 image of train.txt without a photo, left out", "2012_999999"),
+        ("1 image of val.txt without a mask", "2007_000002"),
+        ("1 image in both train.txt and val.txt", "2007_000002"),
+        ("1 mask that cannot be used", "2009_000008.png"),
+        ("1 mask with values other than 0..20 and 255", "2009_000007"),
+        ("1 mask of another size than their photo", "2009_000007"),
+        ("1 photo that cannot be read", "2007_000003"),
+        ("1 file name other than image ids, left out", "-bad.png"),
     ):
         assert [name in line for line in said.splitlines() if line.startswith(f"  {kind}: ")] == [True], (kind, said)
     assert "please look at these:" in said
@@ -192,7 +194,7 @@ def test_sources_that_are_damaged_are_named_and_what_they_lacked_is_added_later(
     line = next(line for line in said.splitlines() if line.startswith("  2 masks that could not be made: "))
     assert "SegmentationClass/2007_000001.png" in line
     assert "2008_000005.mat" in line
-    assert "  1 images of train.txt without a mask: 2007_000001\n" in said
+    assert "  1 image of train.txt without a mask: 2007_000001\n" in said
     source.write_bytes(png)  # put right, the next run adds what was lacking
     write_mat(sbd / "dataset/cls/2008_000005.mat", np.where(mask(6) == 255, 0, mask(6)))
     prepare(tmp_path / "out", "--voc12_root", root, "--sbd_root", sbd)

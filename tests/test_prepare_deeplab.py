@@ -51,7 +51,7 @@ def test_without_sbd_val_has_vocs_own_masks_and_missing_labels_are_named(devkit,
     assert (lists / "train_aug.txt").read_text() == f"/JPEGImages/{TRAIN[0]}.jpg /labels/edam/{TRAIN[0]}.png\n"
     assert (lists / "val.txt").read_text() == "".join(f"/JPEGImages/{i}.jpg /SegmentationClass/{i}.png\n" for i in VAL)
     said = capsys.readouterr().out
-    missing = f"1 images of train_aug without a label in labels/edam, left out of {lists / 'train_aug.txt'}: {TRAIN[1]}"
+    missing = f"1 image of train_aug without a label in labels/edam, left out of {lists / 'train_aug.txt'}: {TRAIN[1]}"
     assert f"  {missing}\n" in said
 
 

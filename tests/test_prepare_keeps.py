@@ -46,7 +46,7 @@ def test_nothing_is_replaced_without_being_asked_for(devkit, capsys):
     assert contents(root) == before
     said = capsys.readouterr().out
     old = f"keeps the old ones in {root}/SegmentationClassAug.old"
-    assert f"  1 masks of colours, not class values; --repair converts them and {old}: {COLOURED}\n" in said
+    assert f"  1 mask of colours, not class values; --repair converts them and {old}: {COLOURED}\n" in said
     line = next(
         line for line in said.splitlines() if "3 masks that cannot be used; --repair makes them anew and" in line
     )
@@ -64,7 +64,7 @@ def test_repair_converts_and_makes_anew_and_keeps_the_old_files(devkit, capsys):
         f"SegmentationClassAug.old/{name}": before[f"SegmentationClassAug/{name}"] for name in names
     }
     old, said = root / "SegmentationClassAug.old", capsys.readouterr().out
-    assert f"  1 masks of colours, converted to class values; the old ones are in {old}: {COLOURED}\n" in said
+    assert f"  1 mask of colours, converted to class values; the old ones are in {old}: {COLOURED}\n" in said
     assert f"made anew; the old ones are in {old}: {PICTURE}, {CUT}, {EMPTY}\n" in said
     main([*flags, "--repair"])
     assert "nothing looks wrong" in capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_of_two_masks_of_one_id_neither_is_replaced(devkit, capsys, repair):
     assert sorted(before) == sorted(after)
     said = capsys.readouterr().out
     assert "  2 images with more than one file, left out: " in said
-    assert "  1 XML files that give no label, so their photos are in no pair: " in said
+    assert "  1 XML file without a usable label, so their photos are in no pair: " in said
 
 
 def test_an_older_copy_is_kept_too(devkit):

@@ -139,7 +139,12 @@ def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, cap
     with pytest.raises(reproduce.UserError, match="4 of the inputs cannot be used, listed above"):
         main(monkeypatch, *words, "--dry_run", "--out", tmp_path / "run")
     problems = capsys.readouterr().err.splitlines()
-    expected = (f"photo {photo}", f"--sal_path: {4} images cannot be used", "--edam_weights: ", "--deeplab_weights: ")
+    expected = (
+        f"photo {photo}",
+        f"--sal_path: {tmp_path} holds no saliency map",
+        "--edam_weights: ",
+        "--deeplab_weights: ",
+    )
     assert len(problems) == 4
     for problem, part in zip(problems, expected, strict=True):
         assert problem.startswith("problem: ") and part in problem

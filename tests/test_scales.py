@@ -199,9 +199,10 @@ def test_class_maps_of_0_to_255_are_refused(tmp_path):
     for folder in ("cam", "SegmentationClass"):
         (tmp_path / folder).mkdir()
     save_label(tmp_path / "SegmentationClass/a.png", LABEL)
-    save_npy_dict(tmp_path / "cam/a.npy", {3: np.full((2, 4), 255.0, np.float32)})
-    with pytest.raises(UserError, match=r"a\.npy holds scores up to 255, where 0\.\.1 was expected: divide each map"):
-        evaluate(tmp_path, "cam", "--type", "npy")
+    for value, held in ((255.0, "from 0 to 255"), (-3.0, "from -3 to 0")):
+        save_npy_dict(tmp_path / "cam/a.npy", {3: np.full((2, 4), value, np.float32)})
+        with pytest.raises(UserError, match=rf"a\.npy holds scores {held}, where 0\.\.1 was expected: divide each map"):
+            evaluate(tmp_path, "cam", "--type", "npy")
 
 
 @pytest.mark.parametrize(("empty", "told"), [(9, True), (8, False)])
@@ -236,7 +237,7 @@ def test_photos_without_foreground_are_named_at_the_end(tmp_path, capsys):
     for image_id, classes, maps in (("a", [7], weak), ("b", [7], strong), ("c", [], weak[:0]), ("d", [7], weak)):
         pool.submit(image_id, photo, classes, maps)
     inference.summarise(pool.remarks, [])
-    text = "show classes by their labels, but got none in their pseudo labels"
+    text = "with classes in their labels, but none in their pseudo labels"
     assert capsys.readouterr().err == f"note: 2 photos {text}: a, d\n"
 
 
@@ -248,7 +249,7 @@ def test_masks_that_show_other_classes_are_a_finding(tmp_path, capsys):
         write_png(root / f"SegmentationClass/2007_{number - 1:06d}.png", mask(19))
         prepare(["--voc12_root", str(root), "--out_dir", str(tmp_path / "out")])
         said = capsys.readouterr().out
-        assert ("nothing looks wrong" not in said) == finding
+        assert ("mask shows other classes" in said) == finding
         line = "  3 of 20 images whose mask shows other classes than their label (is each mask class values, of this photo?)"
         assert (f"{line}: 2007_000001, 2007_000002, 2007_000003\n" in said) == finding
 

@@ -34,7 +34,7 @@ def test_it_says_what_it_does(run, drawn, device):
     assert lines.pop(0) == f"labels: 24 from {drawn / 'Annotations'}"
     assert lines[1:] == [
         "no --weights and nothing to resume: starts from random weights",
-        "12 pairs, 12 steps of 1 pairs, checkpoints in checkpoints/short",
+        "12 pairs, 12 steps of 1 pair, checkpoints in checkpoints/short",
         "finished: checkpoints/short/short.pth",
     ]
     name = "CPU, 1 threads" if device.type == "cpu" else torch.cuda.get_device_name()

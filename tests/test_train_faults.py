@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from disks import FULL, small_disk
-from training import curve, flags, image_id, same_curves, same_tensors, tensors, write_pairs
+from training import curve, damaged, flags, image_id, same_curves, same_tensors, tensors, write_pairs
 
 STEPS = 12
 BAD = image_id(39)  # in no pair but the one that is put in
@@ -48,7 +48,7 @@ def test_a_broken_photo(workers, whole, commands, devkit, tmp_path):
     write_list(tmp_path)
     photo = devkit / f"JPEGImages/{BAD}.jpg"
     sound = photo.read_bytes()
-    photo.write_bytes(sound[: len(sound) // 2])  # its header is whole
+    photo.write_bytes(damaged(sound))
     arguments = flags(devkit, "--num_workers", workers)
     line = commands.error(tmp_path, "train_EDAM_cls.py", *arguments)
     assert re.match(rf"photo .*{BAD}.jpg cannot be read: .* \(--resume goes on after step 4\)$", line)
@@ -66,6 +66,7 @@ def test_missing_photos_are_named_before_the_first_step(commands, devkit, tmp_pa
     for fault, message in (
         (Path.unlink, "does not exist"),
         (lambda path: path.write_bytes(sound[:20]), "is not a whole JPEG or PNG file"),
+        (lambda path: path.write_bytes(sound[:-100]), "cannot be read: image file is truncated"),
     ):
         fault(photo)
         line = commands.error(tmp_path, "train_EDAM_cls.py", *flags(devkit))
@@ -166,5 +167,5 @@ def test_weights_that_are_none(whole, commands, drawn, tmp_path):
     torch.save(weights | {"conv1a.weight": torch.full_like(weights["conv1a.weight"], torch.inf)}, tmp_path / "inf.pth")
     assert line("inf.pth").startswith("inf.pth: conv1a.weight holds values that are not finite")
     torch.save({"fc.weight": torch.zeros(3, 4)}, tmp_path / "foreign.pth")
-    assert line("foreign.pth").startswith("foreign.pth holds 1 tensors (fc), not weights of this network")
+    assert line("foreign.pth").startswith("foreign.pth holds 1 tensor (fc), not weights of this network")
     assert not (tmp_path / "checkpoints").exists()

@@ -53,6 +53,14 @@ def test_annotation_that_is_none_is_refused_by_name(tmp_path, text, message):
         read_annotation(path)
 
 
+def test_an_encoding_that_is_not_named_is_asked_for(tmp_path):
+    (tmp_path / "a.xml").write_bytes(f"<annotation>\xe9{xml(['cat'])}".encode("latin-1"))
+    with pytest.raises(
+        UserError, match=r"is damaged: .*; copy or make it again, or name its encoding in its first line$"
+    ):
+        read_annotation(tmp_path / "a.xml")
+
+
 def test_annotation_in_another_encoding_cannot_hide_a_document_type(tmp_path):
     path = tmp_path / "a.xml"
     path.write_bytes(f'<!DOCTYPE a [<!ENTITY b "cat">]>{xml(["&b;"])}'.encode("utf-16"))
@@ -137,6 +145,14 @@ def test_an_image_without_any_label_is_named_with_the_remedy(tmp_path):
 def test_a_value_that_is_no_multi_hot_label_is_refused(tmp_path, value, message):
     save_npy_dict(tmp_path / "cls.npy", {"a": value})
     with pytest.raises(UserError, match=rf"cls.npy, a: .*{message}"):
+        load_labels(["a"], tmp_path, tmp_path / "cls.npy")
+
+
+def test_a_label_file_of_another_kind_is_answered_with_the_remedy(tmp_path):
+    np.save(tmp_path / "cls.npy", np.zeros((6, 20), np.float32))
+    with pytest.raises(
+        UserError, match=r"cls\.npy is not a dict .*; .*prepare\.py .* makes it anew, and without it labels"
+    ):
         load_labels(["a"], tmp_path, tmp_path / "cls.npy")
 
 

@@ -46,6 +46,17 @@ def test_a_line_that_is_no_image_is_refused_with_its_number(tmp_path, line):
         read_image_list(path)
 
 
+def test_a_pair_list_is_told_from_an_image_list(tmp_path):
+    (tmp_path / "pairs.txt").write_text("/JPEGImages/a.jpg /JPEGImages/b.jpg 3\n")
+    with pytest.raises(
+        UserError, match=r"line 1: .*; it is a pair list, made for training: give an image list, such as"
+    ):
+        read_image_list(tmp_path / "pairs.txt")
+    (tmp_path / "list.txt").write_text("/JPEGImages/a.jpg /SegmentationClassAug/a.png\n")
+    with pytest.raises(UserError, match=r"line 1: .* is no pair .*voc12/pairs\.py makes one of an image list"):
+        read_pairs(tmp_path / "list.txt")
+
+
 def test_photo_and_mask_of_different_images_are_refused(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("/JPEGImages/a.jpg /SegmentationClassAug/b.png\n")
@@ -65,7 +76,7 @@ def test_missing_empty_and_binary_lists_are_named(tmp_path):
         path.write_bytes(b"\x89PNG\r\n\xff\xfe")
         with pytest.raises(UserError, match="is not a text file"):
             read(path)
-        with pytest.raises(UserError, match="cannot read list"):
+        with pytest.raises(UserError, match="is a folder: name a text file"):
             read(tmp_path)
 
 

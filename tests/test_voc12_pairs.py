@@ -141,7 +141,7 @@ def test_a_pair_shows_its_class_or_the_list_is_refused_with_its_lines(tmp_path):
     with pytest.raises(UserError) as error:
         check_pairs(pairs, labels, path)
     assert str(error.value).startswith(
-        f"{path}: 2 of 4 pairs have a class that one of their photos does not show (line 3, 4), the first: bicycle, which a does "
+        f"{path}: 2 of 4 pairs with a class that one of their photos does not show (line 3, 4), the first: bicycle, which a does "
         "not show; make the list anew"
     )
     path.write_text("/JPEGImages/a.jpg /JPEGImages/a.jpg 7\n" * 12)
@@ -154,7 +154,7 @@ def test_a_pair_shows_its_class_or_the_list_is_refused_with_its_lines(tmp_path):
 def test_training_refuses_such_a_list(commands, drawn, tmp_path):
     (tmp_path / "pairs.txt").write_text("/JPEGImages/2099_000001.jpg /JPEGImages/2099_000021.jpg 3\n")
     line = commands.error(tmp_path, "train_EDAM_cls.py", "--voc12_root", drawn, "--train_list", "pairs.txt")
-    assert line.startswith("pairs.txt: 1 of 1 pairs have a class that one of their photos does not show (line 1)")
+    assert line.startswith("pairs.txt: 1 of 1 pair with a class that one of their photos does not show (line 1)")
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -188,3 +188,6 @@ def test_command_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"pairs.py: error: list {tmp_path / 'no.txt'} does not exist")
     assert not (tmp_path / "x.txt").exists()
+    above = [tmp_path if flag == root else flag for flag in flags]
+    done = pairs_command(*above, "--labels", tmp_path / "none.npy")
+    assert done.stderr == f"pairs.py: error: --voc12_root {tmp_path} holds no JPEGImages: did you mean {root}?\n"

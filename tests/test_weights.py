@@ -197,7 +197,7 @@ RESNET = {f"layer{i}.0.conv{j}.weight": torch.zeros(1) for i in range(1, 5) for 
             r"holds an ordinary ResNet, which is another network than ResNet38d, not weights of this network: "
             r"layer1\.0\.conv1\.weight, layer1\.0\.conv2\.weight, layer2\.0\.conv1\.weight and 5 more unknown to it",
         ),
-        (lambda state: {"w": torch.zeros(1)}, r"holds 1 tensors \(w\), not weights of this network: w unknown to it"),
+        (lambda state: {"w": torch.zeros(1)}, r"holds 1 tensor \(w\), not weights of this network: w unknown to it"),
         (lambda state: {"fc8.weight": torch.zeros(1)}, "not weights of this network: fc8.weight unknown to it"),
         (
             replaced("extra.weight", torch.zeros(1)),
@@ -216,7 +216,7 @@ RESNET = {f"layer{i}.0.conv{j}.weight": torch.zeros(1) for i in range(1, 5) for 
         (
             replaced("b2.conv_branch1.weight", torch.zeros(128, 64, 1, 1)),
             r"of other sizes than this network: b2\.conv_branch1\.weight is \(128, 64, 1, 1\) in the file, "
-            r"\(32, 16, 1, 1\) in the network \(1 tensors differ\)",
+            r"\(32, 16, 1, 1\) in the network \(1 tensor of another shape\)",
         ),
         (replaced("bn7.bias", torch.full((256,), torch.nan)), "bn7.bias holds values that are not finite"),
         (

@@ -23,6 +23,12 @@ def write_pairs(path: Path, count: int) -> Path:
     return path
 
 
+def damaged(photo: bytes) -> bytes:
+    """A JPEG whose header and end are whole, so that only decoding it tells that it can't be read."""
+    at = photo.index(b"\xff\xc4") + 5  # the numbers of codes in its first Huffman table
+    return photo[:at] + b"\xff" * 16 + photo[at + 16 :]
+
+
 def flags(drawn: Path, *more: object) -> tuple[object, ...]:
     """Flags of a run of train_EDAM_cls.py on pairs.txt, one pair a step, small crops."""
     data = ("--voc12_root", drawn, "--train_list", "pairs.txt", "--crop_size", 32, "--long_side", 32, 48)

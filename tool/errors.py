@@ -1,6 +1,8 @@
 """One error type for everything that a user can put right, shown as one line instead of a traceback."""
 
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,15 @@ def show(error: Exception | str) -> None:
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
+def leave_it_to_the_first(seconds: float = 5) -> None:
+    """Wait before an error is shown by another than the machine's first process.
+
+    What all of them meet, such as bad input, the first one shows; then it ends, upon which torchrun ends the others.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(seconds)
+
+
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
     """Run a script's `main` and turn a UserError into `<script>: error: <message>` on stderr and exit status 1.
 
@@ -27,6 +38,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
     try:
         main()
     except (UserError, OSError) as error:
+        leave_it_to_the_first()
         show(error)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -5,6 +5,10 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from tool.errors import leave_it_to_the_first
+from tool.wording import nearest
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -16,6 +20,26 @@ class Help(argparse.RawDescriptionHelpFormatter):
         if isinstance(action.default, list):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return f"{action.help} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of flags: its help shows the description as it is written, its errors what a mistyped flag was meant to be."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=Help)
+        self.given: list[str] = []
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        known = self._option_string_actions
+        for name in (word.partition("=")[0] for word in self.given):
+            if name.startswith("--") and not any(flag.startswith(name) for flag in known):
+                message += f"; {name}{nearest(name, known)}" if nearest(name, known) else ""
+        leave_it_to_the_first()
+        super().error(message)
 
 
 def number(kind: type, least: float = -math.inf, most: float = math.inf) -> Callable[[str], int | float]:

@@ -26,31 +26,58 @@ def make_loader(dataset: Dataset, batches: Iterable[list[int]], num_workers: int
     )
 
 
-class SizedDataset(Protocol):
-    """A map-style dataset that knows how many items it has."""
+class Killed(UserError):
+    """A process that reads items was killed."""
+
+
+class ItemDataset(Protocol):
+    """A map-style dataset that knows how many items it has, and what stands in place of one that cannot be read."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Any: ...
 
+    def lost(self, index: int, error: UserError) -> Any: ...
 
-def items(dataset: SizedDataset, num_workers: int, pin_memory: bool) -> Iterator:
+
+def items(dataset: ItemDataset, num_workers: int, pin_memory: bool, go_on: bool = False) -> Iterator:
     """The items of a dataset, in order, read by processes beside this one. UserError: as `batches`.
 
     What has no room in /dev/shm, through which the processes hand over tensors, is read in this process. (Containers have 64 MB.)
+    Where `go_on` is set and a process was killed, the items that were under way are read one by one, and the one at which a process
+    is killed again is the dataset's `lost`.
     """
-    shared = _Shared(dataset)
-    workers = min(num_workers, len(shared))
+    at, careful = 0, 0  # the next item; up to `careful` they are read one by one
     warned = False
-    for item in batches(DataLoader(shared, batch_size=None, num_workers=workers, pin_memory=pin_memory)):
-        if isinstance(item, _NoRoom):
-            if not warned:
-                print(
-                    "note: /dev/shm is full, so photos are read one by one; a lower --num_workers needs less",
-                    flush=True,
-                )
-            warned, item = True, dataset[item.index]
-        yield item
+    while at < len(dataset):
+        part = _Shared(dataset, range(at, careful if at < careful else len(dataset)))
+        workers, ahead = (1, 1) if at < careful else (min(num_workers, len(part)), 2)
+        loader = DataLoader(
+            part,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=ahead if workers else None,
+            pin_memory=pin_memory,
+        )
+        try:
+            for item in batches(loader):
+                if isinstance(item, _NoRoom):
+                    if not warned:
+                        print(
+                            "note: /dev/shm is full, so photos are read one by one; a lower --num_workers needs less",
+                            flush=True,
+                        )
+                    warned, item = True, dataset[item.index]
+                yield item
+                at += 1
+        except Killed as error:
+            if not go_on:
+                raise Killed(f"{error} (--skip_errors goes on without a photo that needs too much)") from error
+            if at < careful:
+                yield dataset.lost(at, error)
+                at += 1
+            else:
+                careful = min(len(dataset), at + workers * ahead)
 
 
 @dataclass(frozen=True)
@@ -63,13 +90,14 @@ class _NoRoom:
 class _Shared(Dataset):
     """Items whose tensors already lie in shared memory: PyTorch would move them there in a thread, whose errors nobody sees."""
 
-    def __init__(self, dataset: SizedDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: ItemDataset, indices: range) -> None:
+        self.dataset, self.indices = dataset, indices
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.indices)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, number: int):
+        index = self.indices[number]
         item = self.dataset[index]
         try:
             return tree_map_only(torch.Tensor, torch.Tensor.share_memory_, item) if get_worker_info() else item
@@ -93,24 +121,26 @@ def batches(loader: DataLoader) -> Iterator:
             return
         except (RuntimeError, OSError, EOFError) as error:
             if loader.num_workers and (reason := _of_worker(error)):
-                raise UserError(f"{reason}; lower --num_workers, or 0 for none") from error
+                raise reason from error
             raise
         if isinstance(batch, UserError):
             raise batch
         yield batch
 
 
-def _of_worker(error: Exception) -> str | None:
-    """What happened to a worker process, in words; None where the error is of another kind."""
+def _of_worker(error: Exception) -> UserError | None:
+    """What happened to a worker process; None where the error is of another kind."""
     message = str(error)
+    remedy = "lower --num_workers, or 0 for none"
     if "Too many open files" in message or "ancdata" in message:
-        return "too many open files (`ulimit -n` raises the limit)"
+        return UserError(f"too many open files (`ulimit -n` raises the limit); {remedy}")
     if "shared memory" in message or "No space left" in message:
-        return "the processes that read photos have no room left in /dev/shm"
+        return UserError(f"the processes that read photos have no room left in /dev/shm; {remedy}")
     # The connection breaks where a worker ends between announcing a batch and handing it over.
     broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and "Caught" not in message
     if broken or "exited unexpectedly" in message:
-        return f"a process that reads photos was killed ({message or 'no answer'}); memory or /dev/shm may be full"
+        reason = f"a process that reads photos was killed ({message or 'no answer'})"
+        return Killed(f"{reason}; memory or /dev/shm may be full; {remedy}")
     return None
 
 

@@ -26,6 +26,7 @@ from tool.loading import StepBatches, batches, make_loader
 from tool.monitor import Monitor
 from tool.precision import Autocast, setup_precision, warn_of_emulation
 from tool.weight_file import read_torch_file
+from tool.wording import counted
 
 MUST_MATCH = (
     "network",
@@ -147,8 +148,8 @@ class Training:
             checkpoint.prepare_session(self.session, written)
             self.monitor.say(distributed.describe(device, world))
             self.monitor.say(origin)
-            steps = f"{task.max_step} steps of {args.batch_size} {task.unit}"
-            self.monitor.say(f"{len(task.data)} {task.unit}, {steps}, checkpoints in {self.session}")
+            steps = f"{counted(task.max_step, 'steps')} of {counted(args.batch_size, task.unit)}"
+            self.monitor.say(f"{counted(len(task.data), task.unit)}, {steps}, checkpoints in {self.session}")
 
     def run(self) -> None:
         """All steps that are left."""

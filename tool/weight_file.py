@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tool.errors import UserError
+from tool.wording import nearest_path
 
 MXNET = "an MXNet .params file"
 TORCH_ZIP = "a zip archive"
@@ -52,7 +53,7 @@ def open_weights(path: str | Path) -> tuple[BufferedReader, str]:
         file = open(path, "rb")  # noqa: SIM115, the callers close it
         head = file.read(64)
     except FileNotFoundError:
-        raise UserError(f"weights {path} does not exist") from None
+        raise UserError(f"weights {path} does not exist{nearest_path(path)}") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise UserError(f"cannot read weights {path}: {getattr(error, 'strerror', None) or error}") from None
     file.seek(0)

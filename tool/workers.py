@@ -13,10 +13,11 @@ class WorkerPool(ProcessPoolExecutor):
     """A pool of `workers` >= 1 processes: forked where the system can do that safely, so make it before a GPU is touched.
 
     As a context manager it waits for all tasks, but after an exception, such as Ctrl-C, only for those that have begun.
+    `late`: a GPU may have been touched, or threads started: the processes start Python anew, which takes seconds.
     """
 
-    def __init__(self, workers: int) -> None:
-        context = get_context("fork" if sys.platform == "linux" else "spawn")
+    def __init__(self, workers: int, late: bool = False) -> None:
+        context = get_context("fork" if sys.platform == "linux" and not late else "spawn")
         super().__init__(workers, context, initializer=_start, initargs=(os.getpid(),))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -15,7 +15,7 @@ from tool.training import TrainingData
 from tool.transforms import IMAGENET, PictureStatistics, augment, views
 from voc12.classes import VOID
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, find_file
-from voc12.images import check_whole, load_label, load_photo
+from voc12.images import load_label, load_photo
 from voc12.inputs import check_files, label_maps, photos
 from voc12.lists import photo_folder, photo_path
 from voc12.palette import explain
@@ -83,8 +83,12 @@ class WholePhotos(Dataset):
         try:
             photo = load_photo(find_file(self.folder, self.ids[index], PHOTO_ENDINGS))
         except UserError as error:
-            return self.ids[index], error, []
+            return self.lost(index, error)
         return self.ids[index], torch.from_numpy(np.array(photo)), self.inputs(photo)
+
+    def lost(self, index: int, error: UserError) -> tuple[str, UserError, list]:
+        """In place of a photo that can't be read."""
+        return self.ids[index], error, []
 
     def inputs(self, photo: Image.Image) -> Any:
         """Nothing besides the photo."""
@@ -166,7 +170,6 @@ class LabelledPhotos(ShuffledPhotos):
         UserError: a file is missing, unreadable or of another size, or a label value is not among `num_labels`.
         """
         check_files(image_id, [photos(photo_folder(self.voc12_root)), label_maps(self.label_dir)])
-        check_whole(photo_path(self.voc12_root, image_id))
         label = load_label(path := self.label_path(image_id))
         if min(label.shape) < 2:
             raise UserError(f"photo {image_id} is {label.shape[1]}x{label.shape[0]} pixels, too small to be halved")

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tool.errors import UserError
 from tool.files import atomic_write
-from voc12.classes import PALETTE
+from voc12.classes import CLASSES, PALETTE
 from voc12.palette import meant_values, values_of_colours
 
 # A VOC photo has 0.2 million; a file that claims more than this is refused before it is decoded.
@@ -52,6 +52,7 @@ _MARKS = {  # what the first bytes of a file look like; used in messages only
     "zip": rb"PK\x03\x04",
     "HTML": rb"(?i:\s*<(!doctype )?html)",
 }
+_USED = PALETTE[: len(CLASSES) + 1]
 PHOTO_FORMATS = ("JPEG", "PNG")
 LABEL_FORMATS = ("PNG",)
 
@@ -70,18 +71,6 @@ def load_photo(path: str | Path) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
-
-
-def check_whole(path: str | Path) -> None:
-    """UserError where the photo at `path` is cut off. It is decoded only where the end mark of a JPEG is missing."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 1024))
-            whole = b"\xff\xd9" in file.read()
-    except OSError:
-        whole = False
-    if not whole:
-        load_photo(path)
 
 
 def load_label(path: str | Path) -> np.ndarray:
@@ -144,10 +133,16 @@ def load_grey(path: str | Path, what: str = "saliency map", one_bit: bool = True
 
 
 def size_of(path: str | Path, what: str = "photo", formats: tuple[str, ...] = PHOTO_FORMATS) -> tuple[int, int]:
-    """Return (H, W) of the upright image at `path`; no more than its header is read where that tells."""
+    """Return (H, W) of the upright image at `path`. UserError: it can't be read, or is cut off.
+
+    No more than its header and its end is read where these tell: an image is decoded where no end mark is near the end.
+    """
     with _opened(path, what, formats) as image:
+        if not _has_end(getattr(image, "fp")):  # noqa: B009, Pillow's types lack it
+            image.load()
         # Of a PNG, Pillow decodes the pixels to see what stands behind them.
-        turned = image.format != "PNG" or _has_metadata(getattr(image, "fp"))  # noqa: B009, Pillow's types lack it
+        file = getattr(image, "fp")  # noqa: B009
+        turned = image.format != "PNG" or file is None or _has_metadata(file)
         width, height = image.size
         return (width, height) if turned and _orientation(image) >= 5 else (height, width)
 
@@ -185,9 +180,13 @@ def _opened(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[I
     Only the formats named are opened: some that Pillow also knows start other programs.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise UserError(f"{what} {path} is no file: move it elsewhere")
         with Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{what} {path} claims {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+            if what == "photo" and image.palette and image.palette.palette[: _USED.nbytes] == _USED.tobytes():
+                raise UserError(f"{what} {path} is a label map, in VOC's palette: name the folder of the photos")
             yield image
     except FileNotFoundError as error:
         raise UserError(f"{what} {path} does not exist") from error
@@ -222,6 +221,15 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # damaged metadata, of a dozen types; a viewer shows the photo without it
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _has_end(file: BinaryIO) -> bool:
+    """Whether the end mark of a JPEG or PNG is among the last bytes; cameras and programs write other things behind it."""
+    start = file.tell()
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 1024))
+    tail = file.read()
+    file.seek(start)
+    return b"\xff\xd9" in tail or b"IEND" in tail
 
 
 def _has_metadata(file: BinaryIO) -> bool:

@@ -1,7 +1,8 @@
 """Looking at all files that a run will read, before its first second of work: whether they are there, and what their headers say."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from tqdm import tqdm
 
 from tool import distributed
 from tool.errors import UserError
-from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, SALIENCY_ENDINGS, find_file
+from tool.wording import counted, nearest_path
+from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, SALIENCY_ENDINGS, files_of, find_file
 from voc12.images import LABEL_FORMATS, PHOTO_FORMATS, size_of
+from voc12.lists import deeper_devkit
 
 FIRST = 10  # bad photos that an error lists
 
@@ -49,13 +52,30 @@ def score_files(folder: str | Path) -> Input:
     return Input("score file", Path(folder), (".npy",))
 
 
-def check_inputs(ids: Iterable[str], inputs: Sequence[Input]) -> list[tuple[str, str]]:
-    """(id, message) of each image of which a file is missing, there twice, empty, of another format or another size than the first.
+def check_folder(one: Input) -> None:
+    """UserError where the folder holds no such file at all, with a look at what it holds instead."""
+    if files_of(one.folder, one.endings):
+        return
+    if not one.folder.is_dir():
+        raise UserError(f"{one.folder} is no folder{nearest_path(one.folder)}: name the folder of the {one.what}s")
+    kinds = Counter(path.suffix for path in one.folder.iterdir() if path.suffix and not path.name.startswith("."))
+    found = "".join(f"; it holds {counted(number, f'files ({kind})')}" for kind, number in kinds.most_common(1))
+    wanted, hint = f"<id>{', <id>'.join(one.endings)}", f"name the folder of the {one.what}s"
+    if one.endings == PHOTO_ENDINGS:
+        hint = deeper_devkit(one.folder, hint)
+    raise UserError(f"{one.folder} holds no {one.what} ({wanted}){found}; {hint}")
 
-    Sizes are those of the upright pictures. No more than headers is read: about 0.1 ms a file on a local disk.
-    `report.one_line` makes one message of what is returned.
+
+def check_inputs(ids: Collection[str], inputs: Sequence[Input]) -> list[tuple[str, str]]:
+    """(id, message) of each image of which a file is missing, there twice, empty, cut off, of another format
+    or another size than the first.
+
+    Sizes are those of the upright pictures. No more than header and end are read where these tell: about 0.1 ms
+    a file on a local disk. `report.one_line` makes one message of what is returned. UserError: as `check_folder`.
     """
     problems = []
+    for one in inputs if ids else ():
+        check_folder(one)
     for image_id in dict.fromkeys(ids):
         try:
             check_files(image_id, inputs)

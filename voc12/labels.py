@@ -60,7 +60,8 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False) -> np.ndarra
             )
         root = ElementTree.fromstring(text)
     except (UnicodeError, LookupError, ElementTree.ParseError) as error:
-        raise UserError(f"annotation {path} is damaged: {error}; copy or make it again") from None
+        encoding = ", or name its encoding in its first line" if isinstance(error, UnicodeError) else ""
+        raise UserError(f"annotation {path} is damaged: {error}; copy or make it again{encoding}") from None
     if root.tag != "annotation":
         raise UserError(f"annotation {path} holds <{root.tag[:40]}>, where <annotation> was expected")
 
@@ -130,7 +131,12 @@ def load_labels(
     UserError: ids in neither place, or whose value is no multi-hot label or names no class. Where a list `failures` is given, such
     ids are left out and (id, message) is added to it instead.
     """
-    stored = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
+    try:
+        stored = load_npy_dict(labels_path) if Path(labels_path).exists() else {}
+    except UserError as error:
+        raise UserError(
+            f"{error}; {PREPARE_COMMAND} makes it anew, and without it labels are read from the XML"
+        ) from error
     table = {_id_of(key): label for key, label in stored.items()}
     labels: dict[str, np.ndarray] = {}
     problems = []

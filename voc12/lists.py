@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tool.errors import UserError
 from tool.files import atomic_write
+from tool.wording import nearest_path
 from voc12.aside import keep_aside
 from voc12.classes import CLASSES
 from voc12.folders import PHOTO_ENDINGS, find_file
@@ -45,16 +46,15 @@ def check_root(root: str | Path) -> None:
     """UserError where the devkit `root` is not there or has no photos, with a guess at what was meant."""
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"--voc12_root {root}: no such folder")
+        raise UserError(f"--voc12_root {root}: no such folder{nearest_path(root)}")
     if not (root / "JPEGImages").is_dir():
-        deeper = deeper_devkit(root)
-        hint = f"did you mean {deeper}?" if deeper else "give the folder VOC2012 of the devkit"
-        raise UserError(f"--voc12_root {root} holds no JPEGImages: {hint}")
+        raise UserError(f"--voc12_root {root} holds no JPEGImages: {deeper_devkit(root)}")
 
 
-def deeper_devkit(root: Path) -> Path | None:
-    """The devkit within a folder above it."""
-    return next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
+def deeper_devkit(root: Path, otherwise: str = "give the folder VOC2012 of the devkit") -> str:
+    """What was meant with a folder that is no devkit: one within it, or `otherwise`."""
+    deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
+    return f"did you mean {deeper}?" if deeper else otherwise
 
 
 def photo_folder(root: str | Path) -> Path:
@@ -77,11 +77,13 @@ def read_image_list(path: str | Path, remedy: str = LISTS_REMEDY) -> list[str]:
     ids = []
     for number, line in _lines(path, remedy):
         match = next(filter(None, (form.fullmatch(line) for form in _IMAGE_LINES)), None)
-        of_class = "; of a list of ImageSets/Main keep the ids alone" if _CLASS_LINE.fullmatch(line) else ""
-        if match is None or of_class:
+        other = "; of a list of ImageSets/Main keep the ids alone" if _CLASS_LINE.fullmatch(line) else ""
+        if _PAIR_LINE.fullmatch(line):
+            other = "; it is a pair list, made for training: give an image list, such as voc12/train_aug.txt"
+        if match is None or other:
             raise UserError(
                 f"{path}, line {number}: {line[:80]!r} is neither '/JPEGImages/<id>.jpg "
-                f"/SegmentationClassAug/<id>.png', nor the photo alone, nor a bare id{of_class}"
+                f"/SegmentationClassAug/<id>.png', nor the photo alone, nor a bare id{other}"
             )
         photo, mask, bare = match.groups()
         if mask and mask != photo:
@@ -102,8 +104,8 @@ def read_pairs(path: str | Path) -> list[tuple[str, str, int]]:
         match = _PAIR_LINE.fullmatch(line)
         if match is None:
             raise UserError(
-                f"{path}, line {number}: {line[:120]!r} is no pair "
-                "('/JPEGImages/<id>.jpg /JPEGImages/<id>.jpg <class>'; pair lists are made by voc12/prepare.py)"
+                f"{path}, line {number}: {line[:120]!r} is no pair ('/JPEGImages/<id>.jpg /JPEGImages/<id>.jpg <class>'; "
+                "voc12/prepare.py makes pair lists, voc12/pairs.py makes one of an image list)"
             )
         first, second = (check_id(image_id, f"{path}, line {number}") for image_id in match.group(1, 2))
         label = int(match[3])
@@ -174,7 +176,9 @@ def _lines(path: str | Path, remedy: str = LISTS_REMEDY) -> Iterator[tuple[int, 
     some = False
     try:
         with open(path, "rb") as data:
-            encoding = "utf-16" if data.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+            first = data.peek(2)[:2]
+            marked = "utf-16" if first in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+            encoding = "utf-16-le" if first[1:] == b"\0" else "utf-16-be" if first[:1] == b"\0" else marked
             file = io.TextIOWrapper(data, encoding)
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), 1):
                 if len(line) == _LONGEST_LINE:
@@ -183,7 +187,9 @@ def _lines(path: str | Path, remedy: str = LISTS_REMEDY) -> Iterator[tuple[int, 
                     some = True
                     yield number, line
     except FileNotFoundError:
-        raise UserError(f"list {path} does not exist; {remedy}") from None
+        raise UserError(f"list {path} does not exist{nearest_path(path)}; {remedy}") from None
+    except IsADirectoryError:
+        raise UserError(f"list {path} is a folder: name a text file") from None
     except UnicodeDecodeError:
         raise UserError(f"list {path} is not a text file in UTF-8 or UTF-16; save it as UTF-8") from None
     except OSError as error:

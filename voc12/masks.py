@@ -101,7 +101,7 @@ def files_by_id(folder: Path, endings: tuple[str, ...], findings: Findings) -> d
         try:
             found[check_id(image_id, str(folder / names[0]))] = find_file(folder, image_id, endings)
         except UserError as error:
-            kind = "images with more than one file" if len(names) > 1 else "file names that are no image id"
+            kind = "images with more than one file" if len(names) > 1 else "file names other than image ids"
             findings.add(f"{kind}, left out", str(error))
     return found
 

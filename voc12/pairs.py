@@ -18,10 +18,11 @@ import numpy as np
 
 from tool import flags
 from tool.errors import UserError, run
+from tool.wording import counted
 from voc12.classes import CLASSES
 from voc12.inputs import check_inputs, photos
 from voc12.labels import IGNORE_FOREIGN, load_labels
-from voc12.lists import format_pairs, line_numbers, read_image_list, write_text
+from voc12.lists import check_root, format_pairs, line_numbers, read_image_list, write_text
 from voc12.report import named, one_line
 
 EPOCHS = 25
@@ -135,7 +136,7 @@ def check_pairs(pairs: Sequence[tuple[str, str, int]], labels: Mapping[str, np.n
     first, second, label = pairs[wrong[0]]
     without = " and ".join(dict.fromkeys(i for i in (first, second) if not labels[i][label]))
     raise UserError(
-        f"{path}: {len(wrong)} of {len(pairs)} pairs have a class that one of their photos does not show (line "
+        f"{path}: {len(wrong)} of {counted(len(pairs), 'pairs')} with a class that one of their photos does not show (line "
         f"{named([str(numbers[i]) for i in wrong])}), the first: {CLASSES[label]}, which {without} does not show; make the list anew "
         "from the labels with voc12/prepare.py or voc12/pairs.py"
     )
@@ -147,7 +148,7 @@ def write_pairs(path: str | Path, pairs: Iterable[tuple[str, str, int]]) -> bool
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder of the devkit, for its Annotations")
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
@@ -162,6 +163,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     ids = read_image_list(args.image_list)
+    if not Path(args.labels).exists() and not Path(args.voc12_root, "Annotations").is_dir():
+        check_root(args.voc12_root)
     folder = Path(args.voc12_root) / "JPEGImages"
     if folder.is_dir() and (problems := check_inputs(ids, [photos(folder)])):  # labels alone make a list, too
         raise UserError(one_line(problems))
@@ -169,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
         load_labels(ids, args.voc12_root, args.labels, ignore_foreign=args.ignore_foreign), args.epochs, args.seed
     )
     write_pairs(args.out, pairs)
-    print(f"{args.out}: {len(pairs)} pairs, {len(pairs) // args.epochs} per epoch")
+    print(f"{args.out}: {counted(len(pairs), 'pairs')}, {len(pairs) // args.epochs} per epoch")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from tqdm import tqdm
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
+from tool.wording import nearest_path
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of
-from voc12.images import check_whole, size_of
+from voc12.images import size_of
 from voc12.labels import IGNORE_FOREIGN, annotation_path, read_annotation
 from voc12.lists import deeper_devkit, format_image_list, photo_path, read_image_list, tell_aside, write_text
 from voc12.masks import AUG, OWN, Mask, complete_masks, count_aug, files_by_id
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     say(out / LABELS_FILE, write_labels(out / LABELS_FILE, labels))
     say(out / PAIRS_FILE, write_pairs(out / PAIRS_FILE, pairs))
 
+    if not count_aug(root):
+        findings.add("folders missing, so train_aug is no more than train (see below)", AUG)
     shown = {image_id: mask.classes for image_id, mask in masks.items() if mask is not None}
     report = [*list_table(lists), *class_table(lists, labels, shown, pairs, findings)]
     report.append(f"pairs: {len(pairs) // args.epochs} per epoch, {args.epochs} epochs, {len(pairs)} in all")
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=flags.Help)
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--voc12_root", type=Path, metavar="DIR", help="VOC2012 folder of the devkit, the one that holds JPEGImages")
     add("--sbd_root", type=Path, metavar="DIR", help=f"SBD, unpacked: gives the masks that {AUG} lacks")
@@ -116,9 +119,8 @@ def check_devkit(root: Path) -> None:
     for part in ("JPEGImages", "Annotations", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"):
         if (root / part).exists():
             continue
-        deeper = deeper_devkit(root)
-        hint = f"did you mean {deeper}?" if deeper else "give the folder VOC2012, or --download DIR to fetch it"
-        raise UserError(f"--voc12_root {root} is no VOC 2012 devkit, it has no {part}: {hint}")
+        hint = deeper_devkit(root, "give the folder VOC2012, or --download DIR to fetch it")
+        raise UserError(f"--voc12_root {root} is no VOC 2012 devkit, it has no {part}{nearest_path(root)}: {hint}")
 
 
 def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings) -> dict[str, list[str]]:
@@ -190,7 +192,7 @@ def read_labels(root: Path, ids: Sequence[str], findings: Findings, ignore_forei
                 continue
             labels[image_id] = read_annotation(path, ignore_foreign)
         except UserError as error:
-            findings.add("XML files that give no label, so their photos are in no pair", str(error))
+            findings.add("XML files without a usable label, so their photos are in no pair", str(error))
     return labels
 
 
@@ -200,7 +202,6 @@ def check_photos(root: Path, ids: Sequence[str], masks: Mapping[str, Mask | None
         path = photo_path(root, image_id)
         try:
             size = size_of(path)
-            check_whole(path)
         except UserError as error:
             findings.add("photos that cannot be read", str(error))
             continue

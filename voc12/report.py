@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tool.wording import counted
 from voc12.classes import CLASSES
 
 PUBLISHED = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
@@ -41,7 +42,7 @@ class Findings:
 
     def lines(self) -> list[str]:
         """One line a kind: how many, and the first names."""
-        return [f"  {len(items)} {kind}: {named(items)}" for kind, items in self._by_kind.items()]
+        return [f"  {counted(len(items), kind)}: {named(items)}" for kind, items in self._by_kind.items()]
 
 
 def list_table(lists: Mapping[str, Sequence[str]]) -> list[str]:
