@@ -1,4 +1,4 @@
-"""Measure what this machine does with EDAM and DeepLab-v2, beside the floor: the operations over the machine's own convolution rate.
+"""Measure what this machine does with EDAM, DeepLab-v2 and PoolNet, beside what convolutions alone would take.
 
     python benchmark.py                 # everything, on the GPU if there is one (about 15 minutes on two CPU cores)
     python benchmark.py --quick         # smaller pictures, fewer repetitions
@@ -8,7 +8,8 @@ Each training figure comes from a process of its own, so that its peak memory is
 import argparse
 import platform
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,22 @@ from PIL import Image
 
 from measuring import (
     Timer,
+    bare_seconds,
     convolution_rate,
     in_child,
     maps_operations,
     measure_photo,
     measure_step,
-    photo_operations,
-    step_operations,
+    meta_photo,
+    meta_step,
+    operations,
+    segmentation,
     time_script,
 )
 from network import make_net
 from pseudo_label.class_maps import MaskNetwork, class_maps
 from pseudo_label.crf import dense_crf, with_background
+from pseudo_label.saliency_maps import saliency_logits
 from tool import distributed, flags
 from tool.errors import run
 from tool.files import atomic_write, check_writable
@@ -39,6 +44,7 @@ FULL_SCHEDULE = 132275  # pairs
 TRAIN_AUG = 10582  # photos
 VAL = 1449
 DEEPLAB_SCHEDULE = 20000 * 10  # photos
+POOLNET = "network.poolnet"
 
 
 class Bench:
@@ -68,11 +74,14 @@ class Bench:
             yield precision, precision if precision in AMP_DTYPES else "off"
 
 
-def row(work: str, seconds: float = 0, floor: float = 0, peak: float = 0, speed: str = "") -> str:
-    """A line of the table; 0 is shown as "-". floor: the least seconds that the convolution rate allows; peak: bytes."""
+def row(work: str, seconds: float = 0, floor: float = 0, peak: float = 0, speed: str = "", bare: float = 0) -> str:
+    """A line of the table; 0 is shown as "-".
+
+    floor: the least seconds that the convolution rate allows; bare: what the network's own convolutions take; peak: bytes.
+    """
     cells = [work, *(f"{value:.3g} s" if value else "-" for value in (seconds, floor))]
-    cells += [f"{seconds / floor:.2f}" if seconds and floor else "-", f"{peak / 1e9:.1f} GB" if peak else "-", speed]
-    return f"| {' | '.join(cells)} |"
+    cells += [f"{seconds / least:.2f}" if seconds and least else "-" for least in (floor, bare)]
+    return f"| {' | '.join([*cells, f'{peak / 1e9:.1f} GB' if peak else '-', speed])} |"
 
 
 def rate_rows(bench: Bench) -> Iterator[str]:
@@ -85,7 +94,7 @@ def rate_rows(bench: Bench) -> Iterator[str]:
 def train_rows(bench: Bench) -> Iterator[str]:
     """Training steps of EDAM, with dropout on the attention weights and without."""
     pairs, shape = bench.pairs, (bench.pairs, 2, 3, bench.crop, bench.crop)
-    work = step_operations(bench.network, shape)
+    work = operations(partial(meta_step, bench.network, shape))
     for precision, amp in bench.each_precision():
         for dropout in (True, False):
             settings = (bench.network, bench.device, amp, precision == "tf32", dropout, shape, bench.timer)
@@ -141,24 +150,38 @@ def infer_rows(bench: Bench) -> Iterator[str]:
 def deeplab_train_rows(bench: Bench) -> Iterator[str]:
     """Training iterations of DeepLab-v2, in one part, its batch norms frozen."""
     photos, shape = bench.deeplab_batch, (bench.deeplab_batch, 3, bench.deeplab_crop, bench.deeplab_crop)
-    work = step_operations(bench.deeplab, shape)
+    call = partial(meta_step, bench.deeplab, shape)
+    work = operations(call)
     for precision, amp in bench.each_precision():
         settings = (bench.deeplab, bench.device, amp, precision == "tf32", True, shape, bench.timer)
         seconds, peak = in_child(measure_step, *settings)
+        bare = bare_seconds(call, bench.device, precision, bench.timer)
         hours = seconds / photos * DEEPLAB_SCHEDULE / 3600
         name = f"DeepLab-v2 training iteration, {photos} photo{'s' * (photos > 1)}, crop {shape[-1]}, {precision}"
         speed = f"{photos / seconds:.3g} photos/s, full schedule {hours:.3g} h"
-        yield row(name, seconds, work / bench.rates[precision], peak, speed)
+        yield row(name, seconds, work / bench.rates[precision], peak, speed, bare)
+
+
+def photo_rows(bench: Bench, name: str, network: str, compute: Callable, set_: str, photos: int) -> Iterator[str]:
+    """What `compute` makes of a photo, and how long a set of so many photos takes."""
+    call = partial(meta_photo, network, bench.size)
+    work = operations(call)
+    for precision, amp in bench.each_precision():
+        settings = (compute, network, bench.device, amp, precision == "tf32", bench.size, bench.timer)
+        seconds, peak = in_child(measure_photo, *settings)
+        bare = bare_seconds(call, bench.device, precision, bench.timer)
+        speed = f"{1 / seconds:.3g} photos/s, {set_} {seconds * photos / 3600:.3g} h"
+        yield row(f"{name}, {precision}", seconds, work / bench.rates[precision], peak, speed, bare)
 
 
 def deeplab_photo_rows(bench: Bench) -> Iterator[str]:
     """DeepLab-v2's labels of a photo at all scales, without CRF."""
-    work = photo_operations(bench.deeplab, bench.size)
-    for precision, amp in bench.each_precision():
-        settings = (bench.deeplab, bench.device, amp, precision == "tf32", bench.size, bench.timer)
-        seconds, peak = in_child(measure_photo, *settings)
-        speed = f"{1 / seconds:.3g} photos/s, val {seconds * VAL / 3600:.3g} h"
-        yield row(f"DeepLab-v2 test photo, {precision}", seconds, work / bench.rates[precision], peak, speed)
+    return photo_rows(bench, "DeepLab-v2 test photo", bench.deeplab, segmentation, "val", VAL)
+
+
+def sal_photo_rows(bench: Bench) -> Iterator[str]:
+    """PoolNet's saliency map of a photo."""
+    return photo_rows(bench, "PoolNet photo", POOLNET, saliency_logits, "train_aug", TRAIN_AUG)
 
 
 def draw_photos(bench: Bench, root: Path) -> None:
@@ -192,6 +215,7 @@ ROWS = {
     "infer": infer_rows,
     "deeplab_train": deeplab_train_rows,
     "deeplab_photo": deeplab_photo_rows,
+    "sal_photo": sal_photo_rows,
 }
 
 
@@ -222,7 +246,7 @@ def table(bench: Bench, kinds: Collection[str]) -> Iterator[str]:
     if bench.device.type == "cuda":
         name = torch.cuda.get_device_name(bench.device)
     yield f"{name}, torch {torch.__version__}, photo {'x'.join(map(str, bench.size))}, crop {bench.crop}"
-    yield from ("", "| work | time | floor | x floor | peak memory | speed |", "| --- | --- | --- | --- | --- | --- |")
+    yield from ("", "| work | time | floor | x floor | x own convolutions | peak memory | speed |", f"|{' --- |' * 7}")
     for kind, rows in ROWS.items():
         if kind in kinds or kind == "rate":
             yield from rows(bench)

@@ -6,15 +6,19 @@ import resource
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from network import make_net
@@ -92,6 +96,43 @@ def operations(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
+class Convolutions(TorchDispatchMode):
+    """Counts the convolutions within it, forward and backward, by what they are called with: shapes in place of tensors."""
+
+    kinds = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[tuple[Callable[..., object], tuple]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        if func in self.kinds:
+            shapes = (x.shape if isinstance(x, torch.Tensor) else tuple(x) if isinstance(x, list) else x for x in args)
+            self.counts[func, tuple(shapes)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def bare_seconds(call: Callable[[], object], device: torch.device, precision: str, timer: Timer) -> float:
+    """Seconds of the convolutions alone that `call` computes on meta tensors: each shape is timed by itself, on random numbers.
+
+    Tensors are channels last but for training on CPUs, as in `inference_form` and `training_form`.
+    """
+    with Convolutions() as found:
+        call()
+    backward = any(kind is Convolutions.kinds[1] for kind, _ in found.counts)
+    dtype = AMP_DTYPES.get(precision, torch.float32)
+
+    def argument(x: Any) -> Any:
+        if not isinstance(x, torch.Size):
+            return x
+        values = torch.randn(x, device=device, dtype=dtype)
+        plain = len(x) != 4 or (backward and device.type == "cpu")
+        return values if plain else values.contiguous(memory_format=torch.channels_last)
+
+    with torch.inference_mode():
+        return sum(count * timer(partial(kind, *map(argument, given))) for (kind, given), count in found.counts.items())
+
+
 def loss_of(net: Any, images: torch.Tensor) -> torch.Tensor:
     """A training loss against random labels: EDAM's of pairs (P, 2, 3, H, W), or DeepLab-v2's of pictures (N, 3, H, W)."""
     if images.ndim == 4:
@@ -127,20 +168,31 @@ def measure_step(
     return timer(step), peak_memory(device)
 
 
+def segmentation(net: nn.Module, photo: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """DeepLab-v2's labels of a photo, as infer_deeplab.py computes them, without CRF."""
+    return probabilities(net, photo, device).max(0).indices
+
+
 def measure_photo(
-    network: str, device: torch.device, amp: str, tf32: bool, size: tuple[int, int], timer: Timer
+    compute: Callable[..., torch.Tensor],
+    network: str,
+    device: torch.device,
+    amp: str,
+    tf32: bool,
+    size: tuple[int, int],
+    timer: Timer,
 ) -> tuple[float, int]:
-    """Seconds in which DeepLab-v2 labels a photo of (width, height), without CRF, and this process's peak memory in bytes."""
+    """Seconds of `compute(net, photo, device)` for a photo of (width, height), and this process's peak memory in bytes."""
     distributed.setup(str(device))
     setup_precision(tf32)
     net = inference_form(make_net(network), device, amp)
     photo = torch.randint(256, (size[1], size[0], 3), dtype=torch.uint8)
 
-    def label() -> torch.Tensor:
+    def output() -> torch.Tensor:
         with autocast(device, amp):
-            return probabilities(net, photo, device).argmax(0).cpu()
+            return compute(net, photo, device).cpu()
 
-    return timer(label), peak_memory(device)
+    return timer(output), peak_memory(device)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -150,21 +202,19 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
 
 
-def step_operations(network: str, shape: Sequence[int]) -> int:
-    """Operations of a training step on images of a shape that `loss_of` takes, forward and backward.
+def meta_step(network: str, shape: Sequence[int]) -> None:
+    """Compute a training step, without values, on images of a shape that `loss_of` takes: forward and backward.
 
     Attention and what backward computes again (0.8 % of EDAM's step) are included.
     """
     with torch.device("meta"):
-        net = make_net(network).train()
-        return operations(lambda: loss_of(net, torch.empty(*shape)).backward())
+        loss_of(make_net(network).train(), torch.empty(*shape)).backward()
 
 
-def photo_operations(network: str, size: tuple[int, int]) -> int:
-    """Operations of DeepLab-v2 on a photo of (width, height), all scales."""
+def meta_photo(network: str, size: tuple[int, int]) -> None:
+    """Compute, without values, the output of DeepLab-v2 (all scales) or PoolNet for a photo of (width, height)."""
     with torch.device("meta"):
-        net = make_net(network).eval()
-        return operations(lambda: net(torch.empty(1, 3, size[1], size[0])))
+        make_net(network).eval().requires_grad_(False)(torch.empty(1, 3, size[1], size[0]))
 
 
 def maps_operations(network: str, size: tuple[int, int]) -> int:

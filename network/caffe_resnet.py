@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.frozen_norm import FrozenBatchNorm2d, fold
+from network.frozen_norm import FrozenBatchNorm2d, fold, scale_and_shift
+
+# Convolutions with, in place of their own, the weight and the bias that do the work of the batch norm after them as well.
+Folded = dict[nn.Module, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,12 @@ def put(root: nn.Module, name: str, module: nn.Module) -> None:
     root.add_module(last, module)
 
 
-def apply_pair(root: nn.Module, names: tuple[str, str], x: Tensor) -> Tensor:
+def apply_pair(root: nn.Module, names: tuple[str, str], x: Tensor, folded: Folded) -> Tensor:
     """The convolution and the batch norm of these names. They are looked up at each call: replicas of DataParallel have their own."""
-    conv, norm = names
-    return root.get_submodule(norm)(root.get_submodule(conv)(x))
+    conv = cast(nn.Conv2d, root.get_submodule(names[0]))
+    if conv not in folded:
+        return root.get_submodule(names[1])(conv(x))
+    return F.conv2d(x, *folded[conv], conv.stride, cast(tuple[int, ...], conv.padding), conv.dilation)
 
 
 class Bottleneck(nn.Module):
@@ -96,11 +101,11 @@ class Bottleneck(nn.Module):
             put(self, conv_name, conv)
             put(self, norm_name, norm(conv.out_channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = apply_pair(self, self.pairs[3], x) if self.projects else x
-        x = apply_pair(self, self.pairs[0], x).relu_()
-        x = apply_pair(self, self.pairs[1], x).relu_()
-        return apply_pair(self, self.pairs[2], x).add_(shortcut).relu_()
+    def forward(self, x: Tensor, folded: Folded) -> Tensor:
+        shortcut = apply_pair(self, self.pairs[3], x, folded) if self.projects else x
+        x = apply_pair(self, self.pairs[0], x, folded).relu_()
+        x = apply_pair(self, self.pairs[1], x, folded).relu_()
+        return apply_pair(self, self.pairs[2], x, folded).add_(shortcut).relu_()
 
 
 class CaffeResNet(nn.Module):
@@ -147,19 +152,23 @@ class CaffeResNet(nn.Module):
             elif isinstance(module, Bottleneck):
                 module.get_submodule(module.pairs[2][1]).weight *= sum(self.depths) ** -0.5
 
-    def stages(self, x: Tensor) -> Iterator[Tensor]:
-        """(N, 3, H, W) -> the features of the stem (N, widths[0], ceil(H/2), ceil(W/2)), then of each stage."""
-        x = apply_pair(self, self.names.stem, x).relu_()
+    def stages(self, x: Tensor, folded: Folded | None = None) -> Iterator[Tensor]:
+        """(N, 3, H, W) -> the features of the stem (N, widths[0], ceil(H/2), ceil(W/2)), then of each stage.
+
+        folded: what `folded` returns, where it serves several calls.
+        """
+        folded = self.folded() if folded is None else folded
+        x = apply_pair(self, self.names.stem, x, folded).relu_()
         yield x
         x = F.max_pool2d(x, 3, 2, padding=1, ceil_mode=True)
         for stage, depth in enumerate(self.depths):
             for b in range(depth):
-                x = self.get_submodule(self.names.block_name(stage, b))(x)
+                x = self.get_submodule(self.names.block_name(stage, b))(x, folded)
             yield x
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, folded: Folded | None = None) -> Tensor:
         """Those of the last stage, (N, channels, h, w)."""
-        for x in self.stages(x):  # noqa: B007, B020
+        for x in self.stages(x, folded):  # noqa: B007, B020
             pass
         return x
 
@@ -169,6 +178,22 @@ class CaffeResNet(nn.Module):
         for name, block in self.named_modules():
             if isinstance(block, Bottleneck):
                 yield from ((f"{name}.{conv}", f"{name}.{norm}") for conv, norm in block.pairs)
+
+    def folded(self) -> Folded:
+        """What convolutions before norms that never learn compute with in one forward pass, whatever the sizes of its pictures.
+
+        To scale the weights is less work than to scale what they make of every size, and gradients reach them all the same.
+        """
+        folded: Folded = {}
+        for conv_name, norm_name in self.pairs():
+            conv, norm = cast(nn.Conv2d, self.get_submodule(conv_name)), self.get_submodule(norm_name)
+            if isinstance(norm, FrozenBatchNorm2d):
+                scale, shift = scale_and_shift(norm)
+                device, weight = conv.weight.device.type, conv.weight * scale[:, None, None, None]
+                if torch.is_autocast_enabled(device):  # it would cast the weight anew for every size
+                    weight = weight.to(torch.get_autocast_dtype(device))
+                folded[conv] = weight, shift
+        return folded
 
     def fold_batch_norms(self) -> None:
         """For inference: let the convolutions do the work of the batch norms. The network can't be trained then."""

@@ -47,9 +47,9 @@ class DeepLab(nn.Module):
         self.base = backbone
         self.base.aspp = ASPP(self.base.channels, num_labels, rates)
 
-    def one_scale(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> logits (N, labels, h, w)."""
-        return self.base.aspp(self.base.features(x))
+    def one_scale(self, x: Tensor, **shared: Any) -> Tensor:
+        """(N, 3, H, W) -> logits (N, labels, h, w). shared: what the backbone computes once for all scales."""
+        return self.base.aspp(self.base.features(x, **shared))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits of pictures as `input` describes them, (N, 3, H, W) float.
@@ -58,11 +58,13 @@ class DeepLab(nn.Module):
             (N, labels, h, w), the maximum over the scales. In training mode the list of the logits that each have a loss: the whole
             size's, each scale's at its own size, the maximum; without scales the whole size's alone.
         """
-        logits = [self.one_scale(x)]
+        shared = {"folded": self.base.folded()} if isinstance(self.base, CaffeResNet) else {}
+        logits = [self.one_scale(x, **shared)]
         if not self.scales:
             return logits if self.training else logits[0]
         for scale in self.scales:  # the size is floor(side * scale), the coordinates follow the factor itself
-            logits.append(self.one_scale(F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)))
+            scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+            logits.append(self.one_scale(scaled, **shared))
         size = logits[0].shape[2:]
         same_size = [logits[0], *(F.interpolate(y, size, mode="bilinear", align_corners=False) for y in logits[1:])]
         highest = torch.stack(same_size).max(0).values
