@@ -274,9 +274,9 @@ def test_networks_for_other_work(commands, devkit, whole, tiny_weights, tmp_path
     edam, deeplab = ("--network", "network.resnet38_EDAM_tiny"), ("--network", "tests.small_deeplab")
     other = "a network for other work than this script's, it has no"
     line = commands.error(tmp_path, "infer_deeplab.py", *photos, *edam, "--out_pred", "p")
-    assert line == f"--network network.resnet38_EDAM_tiny: {other} input"
+    assert line == f"--network network.resnet38_EDAM_tiny: {other} scales"
     line = commands.error(tmp_path, "train_deeplab.py", *flags(devkit), *edam)
-    assert line == f"--network network.resnet38_EDAM_tiny: {other} input"
+    assert line == f"--network network.resnet38_EDAM_tiny: {other} num_labels"
     for i in IDS:
         (devkit / "Annotations").mkdir(exist_ok=True)
         (devkit / f"Annotations/{i}.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
