@@ -5,7 +5,13 @@ from network.resnet38_EDAM_tiny import BACKBONE
 
 
 class Net(deeplab_v2_resnet38.Net):
-    """Like `deeplab_v2_resnet38.Net` on the tiny EDAM's backbone, for photos of about 128 pixels: small dilations, one size."""
+    """Like `deeplab_v2_resnet38.Net` on the tiny EDAM's backbone, for photos of about 128 pixels: small dilations, one size.
+
+    Its batch norms are meant to learn (`--no-freeze_bn`), and its new layers to do so at twice the backbone's rate: at ten times, as
+    published, the few steps there are would lose what the initial weights know.
+    """
+
+    group_factors = ((1.0, 1.0), (2.0, 1.0), (2.0, 0.0))
 
     def __init__(self, **options) -> None:
         super().__init__(**{"scales": (), "rates": (1, 2, 3, 4), **BACKBONE, **options})
