@@ -25,7 +25,7 @@ from pseudo_label import inference
 from pseudo_label.class_maps import class_maps
 from pseudo_label.fusion import check_fusion
 from pseudo_label.jobs import LabelJob
-from pseudo_label.manifest import weights_digest
+from pseudo_label.manifest import check_folder, claim_folder, weights_digest
 from pseudo_label.visualise import overlay
 from tool import distributed, flags
 from tool.errors import UserError, run
@@ -39,6 +39,8 @@ from voc12.images import load_label, load_photo, save_rgb
 from voc12.inputs import photos, saliency_maps
 from voc12.labels import IGNORE_FOREIGN, class_number, load_labels
 from voc12.lists import check_root, make_classes, photo_folder, read_classes, read_image_list
+
+ONE_PHOTO = {"output": "one photo"}  # what the folder of --image holds
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -134,12 +136,20 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
     photo, name = load_photo(args.image), args.image.stem
     if args.out.resolve() == args.image.parent.resolve():
         raise UserError(f"--out {args.out} is the folder of the photo; name another one")
-    idle = ["voc12_root", "infer_list", *(f"out_{output}" for output in ("cam", "cam_pred", "crf", "crf_pred"))]
+    check_folder(args.out, ONE_PHOTO, overwrite=False, remedy="name another folder")
+    idle = [
+        "voc12_root",
+        "infer_list",
+        "skip_errors",
+        *([] if job.sal_path else ["theta", "alpha", "beta"]),
+        *(f"out_{output}" for output in ("cam", "cam_pred", "crf", "crf_pred")),
+    ]
     flags.tell_idle(args, get_parser(), idle, "with --image")
     names = read_checkpoint(args.weights)[1]
     classes = make_classes(names, args.weights) if names else VOC
     numbers = sorted({class_number(one, classes, "--classes") for one in args.classes.split(",")})
-    check_fusion(job.theta, job.alpha, job.beta, saliency=job.sal_path is not None)
+    if job.sal_path:
+        check_fusion(job.theta, job.alpha, job.beta, saliency=True)
     device = distributed.setup(args.device)[0]
     with distributed.explained(inference.MORE_MEMORY):
         setup_precision(args.tf32)
@@ -148,6 +158,7 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
         net = inference_form(net, device, args.amp)
         with autocast(device, args.amp):
             maps = class_maps(net, views(photo), numbers, photo.size[::-1], device).cpu().numpy()
+    claim_folder(args.out, ONE_PHOTO, overwrite=False)
     job = replace(job, out_cam=make_folder(args.out), out_cam_pred=None, out_crf=None, out_crf_pred=args.out)
     remark = job.write(name, np.array(photo), numbers, maps)
     drawn = overlay(np.array(photo), load_label(args.out / f"{name}.png"), PALETTE)

@@ -26,12 +26,12 @@ from network.segmentation_loss import multi_scale_loss
 from pseudo_label.segmentation import probabilities
 from tool import distributed
 from tool.errors import UserError
+from tool.memory import MAXRSS_UNIT
 from tool.optim import make_sgd
 from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, training_form
 from tool.transforms import SCALES
 
 _T = TypeVar("_T")
-_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
 
 
 class Timer:
@@ -70,7 +70,7 @@ def time_script(script: str, words: list[str], folder: Path) -> tuple[float, int
         if status:
             log.seek(0)
             raise UserError(f"{script} failed: {(log.read().strip().splitlines() or ['killed'])[-1]}")
-    return time.perf_counter() - started, usage.ru_maxrss * _MAXRSS_UNIT
+    return time.perf_counter() - started, usage.ru_maxrss * MAXRSS_UNIT
 
 
 def convolution_rate(device: torch.device, precision: str, timer: Timer) -> float:
@@ -199,7 +199,7 @@ def peak_memory(device: torch.device) -> int:
     """Of this process, in bytes: on the GPU that it uses, or resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def meta_step(network: str, shape: Sequence[int]) -> None:

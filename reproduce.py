@@ -17,11 +17,13 @@ from experiment.chain import Plan, command, make_steps
 from experiment.preflight import SOURCES, Preflight
 from experiment.report import write_report
 from experiment.runner import Step, is_finished, run_steps, select
+from network.timm_weights import IMAGENET
 from tool import flags
 from tool.errors import UserError, run
 from tool.files import make_folder
 
 TRY = "A try of a few steps and photos: its scores mean nothing."
+PATHS = ("voc12_root", "out", "sbd_root", "download", *SOURCES)
 FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
 
 
@@ -39,14 +41,14 @@ def get_parser() -> argparse.ArgumentParser:
     add("--deeplab_network", type=flags.module_name, default=Plan.deeplab, metavar="MODULE", help="DeepLab-v2's")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--seed", type=flags.count(), default=0, help="of the pairs, initial weights and training")
-    few = "run the whole chain with a few steps and photos: does all of it work on this machine?"
+    few = "run the whole chain with a few steps and photos, in OUT/try: does all of it work on this machine?"
     add("--try", dest="few", action="store_true", help=few)
     add("--dry_run", action="store_true", help="look at all inputs, print the commands, run nothing")
     add(
         "--from",
         dest="first",
         metavar="STEP",
-        help="run this step and all after it, even finished ones (they keep whole files)",
+        help="run this step and all after it, even finished ones; files and trainings that are whole are kept",
     )
     add("--only", metavar="STEP", help="run this step alone")
     return parser
@@ -54,9 +56,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """What the flags ask for."""
-    lists = args.out / "lists"
-    gpus = torch.cuda.device_count()
-    several = gpus > 1 and not args.few
+    for name in PATHS:  # commands run in the repository's folder
+        if (path := getattr(args, name)) is not None and path != Path(IMAGENET):
+            setattr(args, name, path.absolute())
+    out = args.out / "try" if args.few else args.out
+    lists = out / "lists"
     sources = [
         word for name in ("sbd_root", "download") if (value := getattr(args, name)) for word in (f"--{name}", value)
     ]
@@ -74,11 +78,11 @@ def make_plan(args: argparse.Namespace) -> Plan:
         few |= {"segmentation": ("--max_iters", 2, "--batch_size", 2, "--iter_size", 2)}
     whole = {"labelled": lists / "train.txt", "to_label": lists / "train_aug.txt", "val": lists / "val.txt"}
     return Plan(
-        out=args.out,
+        out=out,
         root=args.voc12_root,
         lists=lists,
         **(whole | few),
-        prepare=tuple(sources),
+        prepare=(*sources, "--seed", args.seed),
         edam=args.network,
         weights=None if args.edam_weights else args.weights,
         training=training,
@@ -89,7 +93,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         segments=args.deeplab_weights is not None,
         deeplab=args.deeplab_network,
         deeplab_weights=args.deeplab_weights,
-        launch=("torchrun", "--standalone", "--nproc_per_node", str(gpus)) if several else ("python",),
+        processes=1 if args.few else max(1, torch.cuda.device_count()),
         precision=("--amp", args.amp) if args.amp != "off" else (),
         seed=args.seed,
     )
@@ -116,7 +120,7 @@ def main() -> None:
     plan = make_plan(args)
     steps = make_steps(plan)
     chosen, again = select(steps, args.first, args.only)
-    if args.dry_run or not is_finished(plan.out, steps[0]):
+    if args.dry_run or not all(is_finished(plan.out, step) for step in chosen):
         preflight(plan)
     if args.dry_run:
         for step in chosen:

@@ -1,6 +1,7 @@
 """Train PoolNet, which finds what is salient in a photo, on photos with masks.
 
-Pairs, as of DUTS-TR:     python train_sal.py --root DUTS-TR --train_list DUTS-TR/train_pair.lst --weights resnet50_caffe.pth
+Pairs, as of DUTS-TR:     python train_sal.py --root DUTS-TR --train_list DUTS-TR/train_pair.lst --weights resnet50_caffe.pth \\
+                              --skip_errors (three of its masks have another size than their photo)
 A devkit's label maps:    python train_sal.py --voc12_root VOC2012 --mask_dir VOC2012/SegmentationClassAug --weights resnet50_caffe.pth
 Several processes:        torchrun --nproc_per_node 2 train_sal.py ... (the batch size counts photos over all of them)
 Interrupted, the same command with --resume goes on.

@@ -42,7 +42,7 @@ def make_plan(out: Path, seed: int) -> Plan:
     labelled = lists / "labelled.txt"
     shorter = f"head -n {PHOTOS} {shlex.quote(str(lists / 'train.txt'))} > {shlex.quote(str(labelled))}"
     training = "--batch_size 4 --crop_size 104 --long_side 80 144 --lr 0.02 --warmup_steps 100"
-    segmentation = "--batch_size 8 --iter_size 1 --crop_size 96 --max_iters 600 --lr 0.005 --no-freeze_bn"
+    segmentation = "--batch_size 8 --iter_size 1 --crop_size 96 --max_iters 800 --lr 0.005 --no-freeze_bn"
     watched = "--num_workers 1 --save_every 50"
     return Plan(
         out=out,
@@ -77,7 +77,7 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     draw_others = (*draw_others, "--train", 1500, "--val", 0)
     salient: Words = ("python", "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN)
     salient = (*salient, "--train_list", others / "ImageSets" / "Segmentation" / "train.txt", "--network", plan.poolnet)
-    salient = (*salient, "--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 3, "--num_workers", 1)
+    salient = (*salient, "--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 4, "--num_workers", 1)
     salient = (*salient, "--vis_every", 100, "--save_every", 50, "--seed", plan.seed, *session(plan, POOLNET))
     backbone = "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's"
     masks = "Draw other photos, whose masks tell PoolNet what is salient, whatever its class"

@@ -8,6 +8,7 @@ from pathlib import Path
 from experiment.runner import Step
 
 EDAM, DEEPLAB = "EDAM", "DeepLabV2"  # sessions
+PAIRS, PHOTOS = 4, 5  # that the published trainings compute at once: EDAM's batch, DeepLab-v2's of 10 in two parts
 # EDAM's fusion of CRF and saliency, as published, with a theta of 0.2
 FUSION = ("--alpha", "0.000001", "--beta", "0.99999")
 
@@ -45,7 +46,8 @@ class Plan:
     edam, poolnet, deeplab: modules, with initial weights (`weights`, `deeplab_weights`; None: random) and the flags of their
     training. edam_weights: an EDAM that is trained already. saliency: maps that are there already; `poolnet_weights` makes them
     otherwise; with neither, the rows with saliency are left out. theta: saliency up to 100 times it is background. segments: whether
-    there is DeepLab-v2. fewer: makes shorter lists.
+    there is DeepLab-v2. fewer: makes shorter lists. processes: of torchrun, as many as there are GPUs; a training takes no more of
+    them than it computes pairs or photos at once.
     """
 
     out: Path
@@ -68,7 +70,7 @@ class Plan:
     deeplab: str = "network.deeplab_v2"
     deeplab_weights: Path | None = None
     segmentation: Words = ()
-    launch: tuple[str, ...] = ("python",)
+    processes: int = 1
     precision: tuple[str, ...] = ()
     seed: int = 0
 
@@ -114,7 +116,7 @@ def saliency(plan: Plan) -> list[Step]:
         return []
     words: Words = ("--voc12_root", plan.root, "--infer_list", plan.to_label, "--network", plan.poolnet)
     words = (*words, "--weights", plan.poolnet_weights, "--out_sal", plan.out / "saliency", *plan.precision)
-    return [Step("saliency", "Saliency maps by PoolNet", command(*plan.launch, "infer_sal.py", *words))]
+    return [Step("saliency", "Saliency maps by PoolNet", command(*launch(plan), "infer_sal.py", *words))]
 
 
 def training(plan: Plan) -> list[Step]:
@@ -123,12 +125,14 @@ def training(plan: Plan) -> list[Step]:
         return []
     words: Words = ("--voc12_root", plan.root, "--network", plan.edam, *_initial(plan.weights), *plan.training)
     words = (*words, "--seed", plan.seed, *plan.precision, *session(plan, EDAM))
-    return [Step("training", "EDAM, from image-level labels", command(*plan.launch, "train_EDAM_cls.py", *words))]
+    return [
+        Step("training", "EDAM, from image-level labels", command(*launch(plan, PAIRS), "train_EDAM_cls.py", *words))
+    ]
 
 
 def labelling(plan: Plan) -> list[Step]:
     """Class maps, and the pseudo labels made of them."""
-    infer: Words = (*plan.launch, "infer_cls.py", "--voc12_root", plan.root, "--network", plan.edam)
+    infer: Words = (*launch(plan), "infer_cls.py", "--voc12_root", plan.root, "--network", plan.edam)
     infer = (*infer, "--weights", plan.edam_weights or _trained(plan, EDAM), *plan.precision)
     few: Words = (
         *infer,
@@ -166,8 +170,8 @@ def segmentation(plan: Plan) -> list[Step]:
     infer = (*infer, "--out_pred", plan.out / "deeplab", "--out_crf_pred", plan.out / "deeplab_crf")
     title = "DeepLab-v2, trained on the pseudo labels"
     return [
-        Step("segmentation", title, command(*plan.launch, "train_deeplab.py", *train)),
-        Step("val", "DeepLab-v2 on val, without and with CRF", command(*plan.launch, "infer_deeplab.py", *infer)),
+        Step("segmentation", title, command(*launch(plan, PHOTOS), "train_deeplab.py", *train)),
+        Step("val", "DeepLab-v2 on val, without and with CRF", command(*launch(plan), "infer_deeplab.py", *infer)),
     ]
 
 
@@ -200,6 +204,12 @@ def _initial(weights: Path | None) -> Words:
 
 def _trained(plan: Plan, session: str) -> Path:
     return plan.out / "checkpoints" / session / f"{session}.pth"
+
+
+def launch(plan: Plan, most: int | None = None) -> Words:
+    """How a script that uses GPUs is started, in `most` processes."""
+    processes = min(plan.processes, most or plan.processes)
+    return ("torchrun", "--standalone", "--nproc_per_node", processes) if processes > 1 else ("python",)
 
 
 def session(plan: Plan, name: str) -> Words:

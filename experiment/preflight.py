@@ -29,7 +29,10 @@ SOURCES = {
     "deeplab_weights": "deeplabv1_resnet101-coco.pth, made by convert.py of github.com/kazuto1011/deeplab-pytorch",
 }
 CHECKPOINTS, STATES = 25, 4  # the state to resume from, with its momenta, is there twice while it is written
-PHOTO_BYTES = 2_000_000  # class maps and labels of a photo of 500x375
+MAPS_BYTES, LABEL_BYTES = (
+    2_000_000,
+    100_000,
+)  # class maps of a photo of 500x375 that is scored; labels and saliency of any
 
 
 class Preflight:
@@ -38,6 +41,7 @@ class Preflight:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self._scored = 0
 
     def look(self, plan: Plan) -> None:
         """Look at everything that the plan reads: devkit, photos, masks, saliency maps, weights, room on the disk."""
@@ -71,6 +75,7 @@ class Preflight:
             self.problems.append(str(error))
             return []
         both = [*ids["train"], *ids["val"]]
+        self._scored = len(ids["train"])
         self._files(both, photos(photo_folder(root)), label_maps(root / OWN, "ground truth"))
         augmented = [image_id for image_id in files_of(root / AUG, LABEL_ENDINGS) if image_id not in set(both)]
         if not augmented and not plan.prepare:
@@ -115,7 +120,9 @@ class Preflight:
     def _disk(self, plan: Plan, photos: int) -> None:
         """Room for the checkpoints, the class maps and the label PNGs, in the nearest folder that is there."""
         networks = [plan.edam] * (not plan.edam_weights) + [plan.deeplab] * plan.segments
-        needed = sum((CHECKPOINTS + STATES) * _bytes(network) for network in networks) + photos * PHOTO_BYTES
+        checkpoints, scored = (2, 3) if plan.fewer else (CHECKPOINTS, self._scored)
+        needed = sum((checkpoints + STATES) * _bytes(network) for network in networks)
+        needed += scored * MAPS_BYTES + photos * LABEL_BYTES
         there = next(folder for folder in (plan.out.absolute(), *plan.out.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(there).free
         line = (

@@ -35,7 +35,7 @@ def read_score(out: Path, row: str) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); `--only score_{row}` makes it again") from error
+        raise UserError(f"cannot read {path} ({error}); run its step, score_{row}, again") from error
 
 
 def best_theta(out: Path) -> float:
@@ -65,7 +65,8 @@ def made_with(plan: Plan) -> list[str]:
     lines.append(f"seed {plan.seed}, precision {plan.precision[-1] if plan.precision else 'float32'}")
     for path in (plan.weights, plan.edam_weights, plan.poolnet_weights, plan.deeplab_weights):
         if path is not None:
-            lines.append(f"{path}: SHA-256 {weights_digest(path)}")
+            digest = f": SHA-256 {weights_digest(path)}" if path.is_file() else ""
+            lines.append(f"{path}{digest}")
     return lines
 
 

@@ -3,21 +3,20 @@
 import json
 import os
 import re
-import resource
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tool.errors import UserError
 from tool.files import atomic_write, make_folder
+from tool.memory import MAXRSS_UNIT
 
 REPO = Path(__file__).resolve().parents[1]
-_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,9 @@ def run_steps(
 ) -> None:
     """Run the steps that are not finished, or are named in `again`.
 
-    out: the folder of the experiment. go_on: the command that goes on after an interruption, for messages. What follows a step that
-    was run is run as well. Raises UserError: a command failed; KeyboardInterrupt, after the command has ended.
+    out: the folder of the experiment. go_on: the command that goes on after an interruption, for messages. Of the steps given, what
+    follows one that was run is run as well. Raises UserError: a command failed, or would go on with a training that was begun with
+    other flags; KeyboardInterrupt, after the command has ended.
     """
     make_folder(out / "finished")
     make_folder(out / "scores")
@@ -69,10 +69,16 @@ def run_steps(
             print("finished already", flush=True)
             continue
         for later in steps[number:]:
-            _mark_path(out, later.name).unlink(missing_ok=True)
+            if mark := read_mark(out, later.name):
+                _write_mark(out, later.name, replace(mark, finished=False))
         mark = read_mark(out, step.name)
-        if mark is None or mark.finished or mark.command != step.command:
+        if mark is None or mark.command != step.command:
+            if mark and "--resume" in shlex.split(step.command):
+                remedy = "give another folder, or remove this one"
+                raise UserError(f"step {step.name} was begun in {out} with other flags, `{mark.command}`; {remedy}")
             mark = Mark(step.command)
+        mark.finished = False
+        _write_mark(out, step.name, mark)
         began = time.monotonic()
         try:
             status, peak = call(step.command, environment)
@@ -80,8 +86,7 @@ def run_steps(
             mark.finished = status == 0
         finally:
             mark.seconds += time.monotonic() - began
-            with atomic_write(_mark_path(out, step.name), "w") as file:
-                json.dump(asdict(mark), file)
+            _write_mark(out, step.name, mark)
         if status:
             raise UserError(f"step {step.name} ({step.title}) ended with status {status}; {go_on} goes on from there")
 
@@ -110,11 +115,12 @@ def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
             signal.signal(number, handler)
     if signals:
         raise KeyboardInterrupt
-    return process.returncode, _peak(usage)
+    return process.returncode, usage.ru_maxrss * MAXRSS_UNIT
 
 
-def _peak(usage: resource.struct_rusage) -> int:
-    return usage.ru_maxrss * _MAXRSS_UNIT
+def _write_mark(out: Path, name: str, mark: Mark) -> None:
+    with atomic_write(_mark_path(out, name), "w") as file:
+        json.dump(asdict(mark), file)
 
 
 def _mark_path(out: Path, name: str) -> Path:

@@ -190,7 +190,8 @@ class CaffeResNet(nn.Module):
             if isinstance(norm, FrozenBatchNorm2d):
                 scale, shift = scale_and_shift(norm)
                 device, weight = conv.weight.device.type, conv.weight * scale[:, None, None, None]
-                if torch.is_autocast_enabled(device):  # it would cast the weight anew for every size
+                # Autocast would cast the weight anew for every size; of the device that only counts it knows nothing.
+                if device != "meta" and torch.is_autocast_enabled(device):
                     weight = weight.to(torch.get_autocast_dtype(device))
                 folded[conv] = weight, shift
         return folded

@@ -35,6 +35,7 @@ class TimmBackbone(FrozenNorms):
     def __init__(self, backbone: str = "tf_efficientnet_lite0", output_stride: int = 16) -> None:
         super().__init__()
         model = make_model(backbone, output_stride)
+        self.full_name = backbone
         self.name = backbone.split(".")[0]  # timm puts the name of a set of weights behind a dot
         self.add_module(self.name, model)
         self.input, self.channels = statistics(model), sizes(model, 64)[1]

@@ -80,7 +80,7 @@ def _package_file(backbone: str) -> Path | None:
 def _download(net: nn.Module, backbone: TimmBackbone, prefix: str) -> LoadReport:
     """Let timm download its weights of a backbone, or find them where it keeps them."""
     try:
-        state = make_model(backbone.name, 32, pretrained=True).state_dict()
+        state = make_model(backbone.full_name, 32, pretrained=True).state_dict()
     except Exception as error:  # of timm and of what it downloads with: many kinds
         reason = " ".join(str(error).split())[:200]
         package = PACKAGES.get(backbone.name)

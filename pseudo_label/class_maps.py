@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pseudo_label.visualise import heat
+from tool.precision import evaluating
 from tool.transforms import PictureStatistics, views
 from voc12.images import load_photo
 
@@ -56,11 +57,10 @@ def class_maps(
 
 def class_map_pictures(net: Any, photos: Sequence[tuple[Path, list[int]]]) -> Iterator[tuple[str, np.ndarray]]:
     """(name, picture) of each photo (path, classes) beside its class maps at scale 1. The network's mode is left as it was."""
-    device, training = next(net.parameters()).device, net.training
-    net.eval()
-    for path, classes in photos:
-        photo = load_photo(path)
-        maps = class_maps(net, views(photo, (1.0,)), classes, photo.size[::-1], device).cpu().numpy()
-        pictures = [np.array(photo), *(heat(np.array(photo), class_map) for class_map in maps)]
-        yield f"Class_maps/{path.stem}", np.hstack(pictures)
-    net.train(training)
+    device = next(net.parameters()).device
+    with evaluating(net):
+        for path, classes in photos:
+            photo = load_photo(path)
+            maps = class_maps(net, views(photo, (1.0,)), classes, photo.size[::-1], device).cpu().numpy()
+            pictures = [np.array(photo), *(heat(np.array(photo), class_map) for class_map in maps)]
+            yield f"Class_maps/{path.stem}", np.hstack(pictures)

@@ -101,13 +101,18 @@ def test_one_photo_needs_no_dataset(run, commands):
     assert command.stderr == ["note: --out_crf has no effect with --image"] and not (folder / "x").exists()
     assert f"{photo}: one/{image_id(0)}.npy, .png and _overlay.png" in command.stdout
     assert {path.name for path in (folder / "one").iterdir()} == {
-        image_id(0) + end for end in (".npy", ".png", "_overlay.png")
+        *(image_id(0) + end for end in (".npy", ".png", "_overlay.png")),
+        "edam_manifest.json",
     }
     maps, expected = (load_npy_dict(folder / f"{name}/{image_id(0)}.npy") for name in ("one", "cam"))
     assert all(np.array_equal(maps[c], expected[c]) for c in (0, 1))
     assert (folder / f"one/{image_id(0)}.png").read_bytes() == (folder / f"crf/{image_id(0)}.png").read_bytes()
     assert Image.open(folder / f"one/{image_id(0)}_overlay.png").size == (48, 40)
 
+    truth = (folder / "masks" / f"{image_id(0)}.png").read_bytes()
+    error = commands.error(folder, "infer_cls.py", "--image", photo, "--classes", shown, *weights, "--out", "masks")
+    assert error.startswith("masks holds files of which no edam_manifest.json says what made them")
+    assert (folder / "masks" / f"{image_id(0)}.png").read_bytes() == truth
     error = commands.error(folder, "infer_cls.py", "--image", photo, "--classes", "sofa", *weights, "--out", "one")
     assert error.startswith("--classes: unknown class name 'sofa'; the dataset's are DING 00, DING 01, DING 02")
     error = commands.error(folder, "infer_cls.py", "--image", photo, *weights)

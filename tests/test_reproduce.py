@@ -80,14 +80,15 @@ class Page(HTMLParser):
 def test_the_whole_chain(inputs, in_forks, monkeypatch, tmp_path, capsys):
     words = (*flags(inputs, *NETWORKS), "--out", tmp_path / "run", "--try")
     main(monkeypatch, *words)
-    scores = {row.name: read_score(tmp_path / "run", row.name) for row in ROWS}
+    made = tmp_path / "run" / "try"
+    scores = {row.name: read_score(made, row.name) for row in ROWS}
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[3] for line in table[2:9]] == [f"{scores[row.name]['miou']:.2f}" for row in ROWS]
     assert [score["images"] for score in scores.values()] == [3] * 5 + [2] * 2
 
-    results = (tmp_path / "run" / "results.md").read_text()
+    results = (made / "results.md").read_text()
     assert "its scores mean nothing" in results and all(f"\n| {label} | " in results for label in LABELS)
-    page = Page((tmp_path / "run" / "report.html").read_text())
+    page = Page((made / "report.html").read_text())
     assert page.addresses and all(address.startswith("data:") for address in page.addresses)
     assert page.tags.count("svg") == 4 and page.tags.count("img") == 3 * 7 + 2 * 4 and "script" not in page.tags
     assert {f"{score['miou']:.2f}" for score in scores.values()} <= set(page.text)
@@ -95,8 +96,16 @@ def test_the_whole_chain(inputs, in_forks, monkeypatch, tmp_path, capsys):
     in_forks.clear()
     main(monkeypatch, *words)  # nothing is left to do
     assert in_forks == []
-    assert (tmp_path / "run" / "results.md").read_text() == results
+    assert (made / "results.md").read_text() == results
     main(monkeypatch, *words, "--only", "val")
+    assert in_forks == ["infer_deeplab.py"]
+
+    # Other initial weights: the training that is there is not theirs.
+    shutil.copy(inputs / "deeplab_weights.pth", tmp_path / "others.pth")
+    with pytest.raises(
+        reproduce.UserError, match=r"step segmentation was begun in .*try with other flags, .*give another"
+    ):
+        main(monkeypatch, *words[:-3], "--deeplab_weights", tmp_path / "others.pth", *words[-3:])
     assert in_forks == ["infer_deeplab.py"]
 
 
@@ -119,11 +128,14 @@ def test_without_saliency_deeplab_is_trained_on_the_labels_of_the_crf(inputs, tm
     assert [row.name for row in plan.rows] == ["masks", "crf", "deeplab", "deeplab_crf"]
 
 
-def test_several_gpus_are_used_through_torchrun(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+@pytest.mark.parametrize(("gpus", "expected"), [(2, [2] * 6), (8, [8, 4, 8, 8, 5, 8])])
+def test_several_gpus_are_used_through_torchrun(inputs, tmp_path, monkeypatch, gpus, expected):
+    """A training's batch (EDAM: 4 pairs; DeepLab-v2: 10 photos in two parts) gives work to no more processes."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     words = [*flags(inputs, *NETWORKS), "--amp", "bf16", "--out", str(tmp_path)]
     steps = make_steps(reproduce.make_plan(reproduce.get_parser().parse_args(words)))
-    shared = [step.command for step in steps if step.command.startswith("torchrun --standalone --nproc_per_node 4 ")]
+    shared = [step.command for step in steps if step.command.startswith("torchrun --standalone --nproc_per_node ")]
+    assert [int(command.split()[3]) for command in shared] == expected
     assert [command.split()[4] for command in shared] == [
         *("infer_sal.py", "train_EDAM_cls.py", "infer_cls.py", "infer_cls.py", "train_deeplab.py", "infer_deeplab.py")
     ]

@@ -110,3 +110,21 @@ def test_sigterm_ends_the_command_first(tmp_path):
     (tmp_path / "gate").write_bytes(b"")  # now the command may end
     assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
     assert (tmp_path / "ended").read_text() == str(process.pid)  # while the caller waited for it
+
+
+def test_a_training_begun_with_other_flags_is_not_gone_on_with(tmp_path):
+    first, train = Step("first", "a step", "true"), "sh -c 'echo $0 >> {}/log' --resume"
+    run([first, Step("train", "a step", train.format(tmp_path))], tmp_path)
+    with pytest.raises(
+        UserError, match=r"step train was begun in .* with other flags, `sh -c .* --resume`; give another"
+    ):
+        # A step before it that is run anew does not make it forgotten.
+        run([Step("first", "a step", "echo"), Step("train", "a step", train.format(tmp_path) + " --more")], tmp_path)
+    assert (tmp_path / "log").read_text().split() == ["--resume"]
+
+
+def test_what_runs_is_not_finished(tmp_path):
+    step = Step("a", "a step", f"cp {tmp_path}/finished/a.json {tmp_path}/seen")
+    for _ in range(2):
+        run([step], tmp_path, ["a"])
+        assert not json.loads((tmp_path / "seen").read_text())["finished"] and is_finished(tmp_path, step)

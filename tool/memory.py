@@ -1,7 +1,9 @@
 """Memory of computations on CPUs."""
 
 import ctypes
+import sys
 
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of one in ru_maxrss
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameters in glibc's malloc.h
 _LARGEST = 2**31 - 1  # it takes a C int
 

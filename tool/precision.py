@@ -77,9 +77,11 @@ def evaluating(net: nn.Module) -> Iterator[None]:
     """The context in which a network that is being trained only computes; then each part has its mode back."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
-    yield
-    for module, mode in modes:
-        module.training = mode
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 class Autocast(nn.Module):

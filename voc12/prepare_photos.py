@@ -127,16 +127,18 @@ def write_table(path: Path, root: Path, ids: set[str], ignore_foreign: bool, fin
     spellings: dict[str, str] = {}
     for _, image_id, names in read_label_csv(path):
         rows.setdefault(image_id, []).extend(names)
-        for name in names:
+        for name in names if image_id in ids else ():
             spellings.setdefault(fold(name), name)
     for image_id in rows.keys() - ids:
         findings.add(f"lines of {path} without a photo, left out", image_id)
     if (root / CLASSES_FILE).exists():
-        classes = read_classes(root)
+        read_table(path, read_classes(root), ignore_foreign)  # an unknown name is an error that says its line
     else:
+        if not spellings:
+            raise UserError(
+                f"{path}: no line is of a photo; a line is `id,class;class`, the id a photo's name without its ending"
+            )
         classes = make_classes([spellings[key] for key in sorted(spellings)], str(path))
-    read_table(path, classes, ignore_foreign)  # an unknown name is an error that says its line
-    if not (root / CLASSES_FILE).exists():
         say(root / CLASSES_FILE, write_text(root / CLASSES_FILE, "".join(f"{name}\n" for name in classes.names)))
     target = root / CSV_FILE
     if path.resolve() != target.resolve():
