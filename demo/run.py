@@ -2,9 +2,9 @@
 
     python demo/run.py --out demo_run
 
-draws a miniature of VOC12, trains, makes pseudo labels, evaluates them, and ends with a table (results.md), a report for a browser
-(report.html) and a picture (overview.png). Interrupted, the same command goes on: finished steps are left out, the training
-resumes. To start anew, remove the folder.
+draws a miniature of VOC12, trains, makes pseudo labels, evaluates them, and ends with a table (results.md) and a report for a browser
+(report.html). Interrupted, the same command goes on: finished steps are left out, the trainings resume. To start anew, remove the
+folder.
 """
 
 import argparse
@@ -18,7 +18,6 @@ if __name__ == "__main__":
     # Run as `python demo/run.py`, Python looks for modules in demo/; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from demo.overview import save_overview
 from experiment.chain import Plan, Words, command, make_steps, session
 from experiment.report import write_report
 from experiment.runner import REPO, Step, run_steps
@@ -105,10 +104,7 @@ def main() -> None:
     steps = make_demo_steps(plan)
     run_steps(steps, plan.out, ENVIRONMENT, "`make demo`")
     write_report(plan, steps, "EDAM on drawn photos", REMARK)
-    save_overview(plan.out / "overview.png", plan)
-    print(
-        f"So does {plan.out / 'overview.png'}; `make tensorboard` shows the training. {time.monotonic() - began:.0f} s"
-    )
+    print(f"`make tensorboard` shows the trainings. {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

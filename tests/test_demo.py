@@ -4,21 +4,16 @@ import itertools
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from demo import run
 from demo.draw import make_devkit
-from demo.overview import save_overview
 from demo.pretrain import Classifier, Photos
 from demo.run import make_demo_steps, make_plan
 from network import make_net, resnet38_EDAM_cls
 from network.weights import load_weights
-from tool.files import save_npy_dict
 from tool.weight_file import read_torch_file
-from voc12.images import load_label, save_label
 from voc12.labels import load_labels
 from voc12.lists import read_image_list
 
@@ -131,30 +126,6 @@ def test_deeplab_is_trained_on_the_last_labels_and_scored_on_photos_that_nothing
         assert " o/lists/val.txt " in commands[step]
     unseen = [name for name, text in commands.items() if "val.txt" in text]
     assert unseen == ["val", "score_deeplab", "score_deeplab_crf"]
-
-
-def test_overview(tmp_path, devkit):
-    plan = make_plan(tmp_path, 0)
-    (tmp_path / "VOC2012").symlink_to(devkit)
-    (tmp_path / "saliency").symlink_to(devkit / "saliency")
-    ids = [path.stem for path in sorted((devkit / "JPEGImages").iterdir())]
-    for folder in ("cam", "crf", "crf_saliency", "lists", "scores"):
-        (tmp_path / folder).mkdir()
-    plan.labelled.write_text("".join(f"{image_id}\n" for image_id in ids))
-    (tmp_path / "scores" / "masks.json").write_text('{"theta": 0.5}')
-    for image_id in ids:
-        label = load_label(devkit / "SegmentationClass" / f"{image_id}.png")
-        maps = {0: np.ones(label.shape, np.float32), 7: np.zeros(label.shape, np.float32)}
-        save_npy_dict(tmp_path / "cam" / f"{image_id}.npy", maps)
-        for stage in ("crf", "crf_saliency"):
-            save_label(tmp_path / stage / f"{image_id}.png", np.where(label > 20, 0, label))
-    heights = []
-    for photos in (1, 2):
-        save_overview(tmp_path / "overview.png", plan, photos)
-        with Image.open(tmp_path / "overview.png") as picture:
-            assert picture.width > 7 * 176
-            heights.append(picture.height)
-    assert heights[1] > heights[0] + 100
 
 
 def test_make_runs_the_demo():
