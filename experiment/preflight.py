@@ -19,7 +19,7 @@ from voc12.inputs import Input, check_inputs, label_maps, photos, saliency_maps
 from voc12.lists import CLASSES_FILE, check_root, photo_folder, read_classes, read_image_list
 from voc12.masks import AUG, OWN
 from voc12.report import one_line
-from voc12.sbd import SBD_PAGE
+from voc12.sbd import SBD_PAGE, find_sbd_masks
 
 SOURCES = {
     "weights": "ImageNet weights of ResNet-38, ilsvrc-cls_rna-a1_cls1000_ep-0001.params, linked by github.com/jiwoon-ahn/psa",
@@ -51,7 +51,7 @@ class Preflight:
         edam = partial(_load, plan.edam, "forward_cam")
         if plan.edam_weights:
             self._weights("edam_weights", plan.edam_weights, edam)
-        else:
+        elif plan.weights or not plan.fewer:  # a try may start from random weights
             self._weights("weights", plan.weights, edam)
         if plan.poolnet_weights and not plan.saliency:
             self._weights("poolnet_weights", plan.poolnet_weights, partial(_load_poolnet, plan.poolnet))
@@ -77,8 +77,9 @@ class Preflight:
         both = [*ids["train"], *ids["val"]]
         self._scored = len(ids["train"])
         self._files(both, photos(photo_folder(root)), label_maps(root / OWN, "ground truth"))
-        augmented = [image_id for image_id in files_of(root / AUG, LABEL_ENDINGS) if image_id not in set(both)]
-        if not augmented and not plan.prepare:
+        masks = [*files_of(root / AUG, LABEL_ENDINGS), *self._sbd(plan)]
+        augmented = sorted(set(masks) - set(both))
+        if not augmented and "--download" not in plan.prepare:
             self.notes.append(
                 f"{root / AUG} is missing: EDAM is trained on the {len(ids['train'])} photos of train, not on the 10582 of train_aug "
                 f"as published; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})"
@@ -91,6 +92,15 @@ class Preflight:
         if not (root / "Annotations").is_dir():
             self.problems.append(f"{root / 'Annotations'} does not exist: it holds the image-level labels (XML)")
         return [*ids["train"], *augmented]
+
+    def _sbd(self, plan: Plan) -> list[str]:
+        """The images of which SBD has masks, where a folder of it is given."""
+        given = dict(zip(plan.prepare, plan.prepare[1:], strict=False)).get("--sbd_root")
+        try:
+            return list(files_of(find_sbd_masks(str(given)), (".mat",))) if given else []
+        except UserError as error:
+            self.problems.append(str(error))
+            return []
 
     def _saliency(self, plan: Plan, ids: list[str]) -> None:
         inputs = photos(photo_folder(plan.root)), saliency_maps(plan.saliency or "")

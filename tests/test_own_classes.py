@@ -103,9 +103,7 @@ def test_labels_come_from_the_table_then_npy_then_xml(tmp_path, capsys):
     assert load_labels(["x"], tmp_path)["x"].tolist() == [1, 0]
     assert capsys.readouterr().out.splitlines()[-1] == f"labels: 1 from {tmp_path / 'labels.csv'}"
     (tmp_path / "labels.csv").write_text("x,kat")
-    message = (
-        r"labels.csv, line 1: unknown class name 'kat' \(did you mean cat\?\); the dataset's are cat, Guinea pig; "
-    )
+    message = r"labels.csv, line 1: unknown class name 'kat' \(did you mean cat\?\); the dataset's \(classes.txt\) are cat, Guinea pig; "
     with pytest.raises(UserError, match=message):
         load_labels(["x"], tmp_path)
     (tmp_path / "classes.txt").unlink()
@@ -172,7 +170,10 @@ def test_the_order_of_classes_txt_stays(tmp_path):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("class", "labels.csv, line 2: unknown class name 'DING 00' (did you mean ding 02?); the dataset's are"),
+        (
+            "class",
+            "labels.csv, line 2: unknown class name 'DING 00' (did you mean ding 02?); the dataset's (classes.txt) are",
+        ),
         ("unshown", "classes.txt: no photo to train on shows ding 03; label some, or take the name out of the file"),
         (
             "twice",

@@ -114,7 +114,9 @@ def test_one_photo_needs_no_dataset(run, commands):
     assert error.startswith("masks holds files of which no edam_manifest.json says what made them")
     assert (folder / "masks" / f"{image_id(0)}.png").read_bytes() == truth
     error = commands.error(folder, "infer_cls.py", "--image", photo, "--classes", "sofa", *weights, "--out", "one")
-    assert error.startswith("--classes: unknown class name 'sofa'; the dataset's are DING 00, DING 01, DING 02")
+    assert error.startswith(
+        "--classes: unknown class name 'sofa'; the dataset's (classes.txt) are DING 00, DING 01, DING 02"
+    )
     error = commands.error(folder, "infer_cls.py", "--image", photo, *weights)
     assert error == "--image needs --classes A,B, what the photo shows, and --out DIR"
     error = commands.error(folder, "infer_cls.py", *weights, "--out_cam", "x")

@@ -119,6 +119,28 @@ def test_what_is_at_hand_saves_steps(inputs, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_without_sbd_fewer_photos_are_trained_on_and_a_wrong_folder_of_it_is_named(
+    inputs, tmp_path, monkeypatch, capsys
+):
+    words = (*flags(inputs, "weights"), "--out", tmp_path / "run", "--dry_run")
+    main(monkeypatch, *words)
+    assert (
+        "SegmentationClassAug is missing: EDAM is trained on the 4 photos of train, not on the 10582"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(reproduce.UserError, match="1 of the inputs"):
+        main(monkeypatch, *words, "--sbd_root", tmp_path / "none")
+    assert f"problem: --sbd_root {tmp_path / 'none'} holds no .mat files" in capsys.readouterr().err
+
+
+def test_a_try_needs_no_weights(inputs, tmp_path, monkeypatch, capsys):
+    words = (*flags(inputs), "--out", tmp_path / "run", "--dry_run")
+    with pytest.raises(reproduce.UserError):
+        main(monkeypatch, *words)
+    assert "problem: --weights is missing: ImageNet weights of ResNet-38" in capsys.readouterr().err
+    main(monkeypatch, *words, "--try")
+
+
 def test_without_saliency_deeplab_is_trained_on_the_labels_of_the_crf(inputs, tmp_path):
     args = reproduce.get_parser().parse_args([*flags(inputs, "weights", "deeplab_weights"), "--out", str(tmp_path)])
     plan = reproduce.make_plan(args)

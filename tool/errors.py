@@ -37,6 +37,9 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
     """
     try:
         main()
+    except BrokenPipeError:  # who reads our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (UserError, OSError) as error:
         leave_it_to_the_first()
         show(error)

@@ -83,7 +83,9 @@ def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> i
     if (index := classes.index(name)) is not None:
         return index
     meant = nearest(name.casefold(), [*classes.names, *classes.aliases])
-    whose, names = ("VOC's", ", ".join(VOC.names)) if classes == VOC else ("the dataset's", named(classes.names))
+    whose, names = (
+        ("VOC's", ", ".join(VOC.names)) if classes == VOC else ("the dataset's (classes.txt)", named(classes.names))
+    )
     raise UserError(f"{where}: unknown class name {name[:40]!r}{meant}; {whose} are {names}{remedy}")
 
 

@@ -41,6 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     root, findings = args.out, Findings()
     ids = find_photos(args.photos)
+    if root.resolve().is_relative_to(args.photos.resolve()):
+        raise UserError(
+            f"--out {root} lies within --photos {args.photos}: name a folder outside, the photos stay as they are"
+        )
     make_folder(root)
     remove_leftovers(root)
     if args.labels:
