@@ -58,7 +58,7 @@ COLOURS = ["--img_path", "P", "--out_path", "O"]
     ("script", "args", "message"),
     [
         (train_EDAM_cls, [], "the following arguments are required: --voc12_root"),
-        (infer_cls, [], "the following arguments are required: --weights, --voc12_root"),
+        (infer_cls, [], "the following arguments are required: --weights"),
         (train_EDAM_cls, [*TRAIN, "--batch_size", "0"], "argument --batch_size: 0, where at least 1 was expected"),
         (train_EDAM_cls, [*TRAIN, "--batch_size", "two"], "argument --batch_size: invalid int value: 'two'"),
         (train_EDAM_cls, [*TRAIN, "--lr", "nan"], "argument --lr: nan, where at least 0 was expected"),

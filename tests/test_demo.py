@@ -1,6 +1,7 @@
 """The demo: its network, the weights that it makes for itself, its steps and its table."""
 
 import itertools
+import re
 import signal
 from pathlib import Path
 
@@ -112,7 +113,8 @@ def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands
         assert program == "python"
         if script not in known:
             known[script] = commands.run(tmp_path, script, "--help").stdout
-        assert [flag for flag in rest if flag.startswith("--") and f" {flag} " not in known[script]] == []
+        flags = [word for word in rest if word.startswith("--")]
+        assert [flag for flag in flags if not re.search(rf" {flag}[ ,\n]", known[script])] == []
     assert {"demo/pretrain.py", "train_EDAM_cls.py", "infer_cls.py", "eval.py"} <= known.keys()
 
 

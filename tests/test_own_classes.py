@@ -103,7 +103,7 @@ def test_labels_come_from_the_table_then_npy_then_xml(tmp_path, capsys):
     assert load_labels(["x"], tmp_path)["x"].tolist() == [1, 0]
     assert capsys.readouterr().out.splitlines()[-1] == f"labels: 1 from {tmp_path / 'labels.csv'}"
     (tmp_path / "labels.csv").write_text("x,kat")
-    message = r"labels.csv, line 1: unknown class name 'kat' \(did you mean cat\?\); the dataset's \(classes.txt\) are cat, Guinea pig; "
+    message = r"labels.csv, line 1: unknown class name 'kat' \(did you mean cat\?\); the dataset's \(classes.txt\) are cat, Guinea"
     with pytest.raises(UserError, match=message):
         load_labels(["x"], tmp_path)
     (tmp_path / "classes.txt").unlink()
@@ -180,7 +180,7 @@ def test_the_order_of_classes_txt_stays(tmp_path):
             "/in holds a/Foto ä, Nr 1.JPG and b/Foto ä, Nr 1.png: which is the photo Foto ä, Nr 1? Rename the others",
         ),
         ("none", "/in holds no photo (.jpg, .jpeg, .png)"),
-        ("label", "/in has a label; the first: no label for "),
+        ("label", "labels.csv: no line is of a photo; a line is `id,class;class`"),
         ("link", "JPEGImages to "),
         ("many", "labels.csv names 255 classes, where 1 to 254 are possible"),
     ],
@@ -202,7 +202,7 @@ def test_each_fault_of_a_folder_of_photos(tmp_path, fault, message):
     elif fault == "link":
         (root / "JPEGImages").mkdir()
     else:
-        (tmp_path / "labels.csv").write_text("\n".join(f"x,{name}" for name in names(255)))
+        (tmp_path / "labels.csv").write_text("\n".join(f"{image_id(0)},{name}" for name in names(255)))
     with pytest.raises(UserError) as error:
         prepare(tmp_path)
     assert message in str(error.value)

@@ -49,7 +49,8 @@ def test_real_photos_masks_and_annotations(tmp_path, capsys):
     prepare(tmp_path, "--voc12_root", root)
     said = capsys.readouterr().out
     assert "labels and masks agree on 54 of 54 images" in said
-    assert "nothing looks wrong" in said
+    findings = said.split("please look at these:\n")[1].split("\n\n")[0]
+    assert findings == "  1 folder missing, so train_aug is no more than train (see below): SegmentationClassAug"
     ids = (root / "ImageSets/Segmentation/train.txt").read_text().split()
     assert read_image_list(tmp_path / "train_aug.txt") == ids
     labels = np.load(tmp_path / "cls_labels.npy", allow_pickle=True).item()

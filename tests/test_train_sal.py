@@ -189,7 +189,7 @@ def test_bad_files_are_named_before_the_first_step(name, fault, message, command
     if fault is not cut:
         return
     done = commands.run(tmp_path, "train_sal.py", *flags(pairs, "--skip_errors", "--max_epoches", 1))
-    assert "2 photos, 1 steps of 2 photos" in done.stdout
+    assert "2 photos, 1 step of 2 photos" in done.stdout
 
 
 def test_an_error_lists_the_first_ten(commands, pairs, tmp_path):

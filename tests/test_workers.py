@@ -8,12 +8,12 @@ import sys
 from commands import REPO, ended
 from PIL import Image
 
-import eval as script
+from pseudo_label.evaluation import CHUNK
 
 
 def test_processes_end_with_their_script(commands, tmp_path):
     """A scheduler's SIGTERM reaches the script alone while its processes are at work."""
-    ids = [str(number) for number in range(script.CHUNK + 1)]
+    ids = [str(number) for number in range(CHUNK + 1)]
     (tmp_path / "list.txt").write_text("\n".join(ids))
     for folder in ("npy", "truth"):
         (tmp_path / folder).mkdir()
