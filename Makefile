@@ -1,5 +1,5 @@
 # make test: an environment in .venv, then the tests, on the GPU with DEVICE=cuda.
-# make demo: EDAM on drawn pictures, from nothing, in eight to ten minutes.
+# make demo: the whole published table in miniature, on drawn pictures, from nothing.
 PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cpu

@@ -32,7 +32,7 @@ PHOTOS = 200  # of the training list that are labelled and evaluated
 # A waiting thread looks for work during some 0.1 ms before it sleeps: to be woken takes longer than many an operation of networks as
 # small as these, and one that never sleeps would keep a core busy that another process needs.
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "20000"}
-REMARK = "All photos are drawn. The published figures are those of VOC12, which is harder."
+REMARK = "All photos are drawn. The published figures are of VOC12; its DeepLab-v2 saw 10582 photos, this one 200."
 
 
 def make_plan(out: Path, seed: int) -> Plan:
