@@ -202,7 +202,7 @@ def test_each_fault_of_a_folder_of_photos(tmp_path, fault, message):
     elif fault == "link":
         (root / "JPEGImages").mkdir()
     else:
-        (tmp_path / "labels.csv").write_text("\n".join(f"{image_id(0)},{name}" for name in names(255)))
+        (tmp_path / "labels.csv").write_text("\n".join(f'"{image_id(0)}",{name}' for name in names(255)))
     with pytest.raises(UserError) as error:
         prepare(tmp_path)
     assert message in str(error.value)
