@@ -96,9 +96,10 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
-        """Binary cross-entropy, the mean over the pairs of all processes, their images and the classes."""
+        """Binary cross-entropy, the mean over the pairs of all processes, their images and the classes' logits."""
         images, targets = batch  # (P, 2, 3, H, W), (P, 2, C)
-        logits = model(images)  # (P, 2, C)
+        logits = model(images)  # (P, 2, C); a network may give each class several, (P, 2, K * C)
+        targets = targets.repeat(1, 1, logits.shape[2] // targets.shape[2])
         total = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
         return total / (args.batch_size * targets[0].numel())
 
