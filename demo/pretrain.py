@@ -94,6 +94,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: ResNet38d, top: float, classes: int) -> None:
         super().__init__()
         thaw(backbone)
+        backbone.requires_grad_(True)
         self.backbone, self.top = backbone, top
         self.head = nn.Conv2d(backbone.channels, classes, 1)
 
