@@ -29,6 +29,7 @@ _CLASS_LINE = re.compile(r"\S+ (?:-1| [01])")  # of VOC's ImageSets/Main: an id,
 _PAIR_LINE = re.compile(rf"/?JPEGImages/{_PHOTO}\s+/?JPEGImages/{_PHOTO}\s+([0-9]{{1,3}})", re.IGNORECASE)
 PREPARE_COMMAND = "python voc12/prepare.py --voc12_root ROOT"
 LISTS_REMEDY = f"{PREPARE_COMMAND} makes the lists under voc12/"
+UNPACK_AGAIN = "it comes with the devkit: unpack that again"
 
 
 def check_id(image_id: str, where: str) -> str:
