@@ -128,14 +128,8 @@ def training(plan: Plan) -> list[Step]:
     """EDAM, from image-level labels."""
     if plan.edam_weights:
         return []
-    words: Words = (
-        "--voc12_root",
-        plan.root,
-        "--network",
-        plan.edam,
-        *_given("--weights", plan.weights),
-        *plan.training,
-    )
+    words: Words = ("--voc12_root", plan.root, "--network", plan.edam)
+    words = (*words, *_given("--weights", plan.weights), *plan.training)
     words = (*words, "--seed", plan.seed, *plan.precision, *session(plan, EDAM))
     return [
         Step("training", "EDAM, from image-level labels", command(*launch(plan, PAIRS), "train_EDAM_cls.py", *words))

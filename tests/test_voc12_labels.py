@@ -129,7 +129,9 @@ def test_all_photos_without_a_label_are_named_or_left_out(tmp_path):
 
 def test_an_image_without_any_label_is_named_with_the_remedy(tmp_path):
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,)})
-    with pytest.raises(UserError, match=r"no label for c: .*cls.npy does not exist.*c\.xml; python voc12/prepare.py"):
+    with pytest.raises(
+        UserError, match=r"no label for c: .*cls.npy does not exist.*c\.xml; is the id right\? python voc12/prep"
+    ):
         load_labels(["a", "c"], root, tmp_path / "cls.npy")
     save_npy_dict(tmp_path / "cls.npy", {"a": hot(5)})
     with pytest.raises(UserError, match=r"no label for c: .*cls.npy does not hold it.*python voc12/prepare.py"):
@@ -150,9 +152,7 @@ def test_a_value_that_is_no_multi_hot_label_is_refused(tmp_path, value, message)
 
 def test_a_label_file_of_another_kind_is_answered_with_the_remedy(tmp_path):
     np.save(tmp_path / "cls.npy", np.zeros((6, 20), np.float32))
-    with pytest.raises(
-        UserError, match=r"cls\.npy is not a dict .*; .*prepare\.py .* makes it anew, and without it labels"
-    ):
+    with pytest.raises(UserError, match=r"cls\.npy is not a dict .*; .*prepare\.py .* for COCO; without it labels"):
         load_labels(["a"], tmp_path, tmp_path / "cls.npy")
 
 

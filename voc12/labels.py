@@ -15,7 +15,7 @@ from tool.wording import nearest
 from voc12.classes import VOC, Classes
 from voc12.folders import find_file
 from voc12.label_csv import CSV_FILE, read_label_csv
-from voc12.lists import PREPARE_COMMAND, check_id, read_classes
+from voc12.lists import PREPARE, check_id, read_classes
 from voc12.report import named, one_line
 
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
@@ -166,9 +166,7 @@ def read_table(path: Path, classes: Classes, ignore_foreign: bool) -> dict[str, 
         try:
             return {_id_of(key): label for key, label in load_npy_dict(path).items()}
         except UserError as error:
-            raise UserError(
-                f"{error}; {PREPARE_COMMAND} makes it anew, and without it labels are read from the XML"
-            ) from error
+            raise UserError(f"{error}; {PREPARE}; without it labels are read from the XML") from error
     table: dict[str, np.ndarray] = {}
     for number, image_id, names in read_label_csv(path):
         label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
@@ -227,8 +225,7 @@ def _load_label(
     if not path.is_file():
         absent = "does not hold it" if Path(labels_path).exists() else "does not exist"
         raise UserError(
-            f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; "
-            f"{PREPARE_COMMAND} makes the labels of a devkit; is the id right?"
+            f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; is the id right? {PREPARE}"
         )
     return read_annotation(path, ignore_foreign, classes)
 
