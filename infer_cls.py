@@ -95,7 +95,8 @@ def main() -> None:
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
     failures: list[tuple[str, str]] = []
     kept = failures if args.skip_errors else None
-    labels = load_labels(ids, args.voc12_root, failures=kept, ignore_foreign=args.ignore_foreign)
+    how = {"ignore_foreign": args.ignore_foreign, "listed_in": args.infer_list}
+    labels = load_labels(ids, args.voc12_root, failures=kept, **how)
 
     saliency = job.sal_path if job.out_cam_pred or job.out_crf_pred else None
 

@@ -79,6 +79,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         dict.fromkeys(image_id for pair in pairs for image_id in pair[:2]),
         args.voc12_root,
         ignore_foreign=args.ignore_foreign,
+        listed_in=args.train_list,
     )
     check_pairs(pairs, labels, args.train_list, classes)
     if problems := check_inputs(labels, [photos(photo_folder(args.voc12_root))]):

@@ -151,7 +151,7 @@ def main() -> None:
         raise UserError(f"--long_side {args.long_side[0]} {args.long_side[1]}: the smaller one comes first")
     check_root(args.voc12_root)
     device, _, _ = distributed.setup(args.device)
-    labels = load_labels(read_image_list(args.image_list), args.voc12_root)
+    labels = load_labels(read_image_list(args.image_list), args.voc12_root, listed_in=args.image_list)
     max_step = len(labels) * args.epochs // args.batch_size
     if max_step == 0:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(labels)} photos of {args.image_list}")

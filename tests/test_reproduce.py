@@ -78,6 +78,8 @@ class Page(HTMLParser):
 
 
 def test_the_whole_chain(inputs, in_forks, monkeypatch, tmp_path, capsys):
+    (tmp_path / "voc12").mkdir()  # in the folder one works in
+    (tmp_path / "voc12/cls_labels.npy").write_bytes(b"of other photos")
     words = (*flags(inputs, *NETWORKS), "--out", tmp_path / "run", "--try")
     main(monkeypatch, *words)
     made = tmp_path / "run" / "try"
