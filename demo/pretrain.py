@@ -38,7 +38,7 @@ from tool.weight_file import read_torch_file
 from tool.wording import counted
 from voc12.images import load_photo
 from voc12.labels import load_labels
-from voc12.lists import check_root, photo_path, read_classes, read_image_list
+from voc12.lists import ROOT, check_root, photo_path, read_classes, read_image_list
 
 SAVE_EVERY = 200  # steps
 MUST_MATCH = ("network", "epochs", "batch_size", "long_side", "lr", "wt_dec", "top", "seed")
@@ -122,12 +122,7 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.op
 def get_parser() -> argparse.ArgumentParser:
     parser = flags.Parser(__doc__)
     add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
-    add(
-        "--voc12_root",
-        required=True,
-        metavar="DIR",
-        help="folder of the dataset, such as VOC2012: JPEGImages, Annotations",
-    )
+    add("--voc12_root", required=True, metavar="DIR", help=f"{ROOT}, Annotations")
     add("--image_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to learn from")
     network = "network.resnet38_EDAM_tiny"
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")

@@ -29,7 +29,7 @@ SCRIPTS = (
     "voc12.prepare",
     "voc12.pairs",
 )
-SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "experiment.baselines")
+SCRIPTS += ("train_sal", "infer_sal", "reproduce", "demo.run", "demo.draw", "demo.pretrain", "experiment.baselines")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

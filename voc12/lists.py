@@ -31,6 +31,8 @@ PREPARE = (
     "python voc12/prepare.py --voc12_root ROOT makes it for a devkit, voc12/prepare_photos.py for photos of your own, "
     "coco14/prepare.py for COCO"
 )
+ROOT = "folder of the dataset, such as VOC2012: JPEGImages"
+"""Help of the flag --voc12_root."""
 UNPACK_AGAIN = "it comes with the devkit: unpack that again"
 
 
