@@ -9,7 +9,7 @@ from pseudo_label.saliency import f_measures, mean_absolute_error, precision_and
 from pseudo_label.scoring import check_size, check_values
 from voc12.folders import LABEL_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, load_label
-from voc12.saliency import from_grey, from_label, load_mask
+from voc12.salient_masks import from_grey, from_label, load_mask
 
 
 @dataclass(frozen=True)
