@@ -38,7 +38,7 @@ from voc12.data import MultiScalePhotos
 from voc12.images import load_label, load_photo, save_rgb
 from voc12.inputs import photos, saliency_maps
 from voc12.labels import IGNORE_FOREIGN, class_number, load_labels
-from voc12.lists import check_root, make_classes, photo_folder, read_classes, read_image_list
+from voc12.lists import ROOT, check_root, make_classes, photo_folder, read_classes, read_image_list
 
 ONE_PHOTO = {"output": "one photo"}  # what the folder of --image holds
 
@@ -49,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, metavar="FILE", help="trained EDAM network (.pth)")
     add_flags(parser, "network.resnet38_EDAM_cls")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
-    add("--voc12_root", metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages, Annotations")
+    add("--voc12_root", metavar="DIR", help=f"{ROOT}, Annotations")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--out_cam", type=Path, metavar="DIR", help="write class maps, <id>.npy: class from 0 -> (H, W) float32")
     add("--out_cam_pred", type=Path, metavar="DIR", help="write label PNGs of the class maps")
@@ -95,7 +95,8 @@ def main() -> None:
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
     failures: list[tuple[str, str]] = []
     kept = failures if args.skip_errors else None
-    labels = load_labels(ids, args.voc12_root, failures=kept, ignore_foreign=args.ignore_foreign)
+    how = {"ignore_foreign": args.ignore_foreign, "listed_in": args.infer_list}
+    labels = load_labels(ids, args.voc12_root, failures=kept, **how)
 
     saliency = job.sal_path if job.out_cam_pred or job.out_crf_pred else None
 

@@ -24,7 +24,7 @@ from tool.precision import training_form
 from voc12.data import TrainPairs
 from voc12.inputs import check_inputs, photos
 from voc12.labels import IGNORE_FOREIGN, load_labels
-from voc12.lists import check_root, photo_folder, photo_path, read_classes, read_pairs
+from voc12.lists import ROOT, check_root, photo_folder, photo_path, read_classes, read_pairs
 from voc12.pairs import check_pairs
 from voc12.report import one_line
 
@@ -36,12 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = flags.Parser(__doc__)
     add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
     pairs = "list of training pairs, made by voc12/prepare.py"
-    add(
-        "--voc12_root",
-        required=True,
-        metavar="DIR",
-        help="folder of the dataset, such as VOC2012: JPEGImages, Annotations",
-    )
+    add("--voc12_root", required=True, metavar="DIR", help=f"{ROOT}, Annotations")
     add("--train_list", default="voc12/EDAM_train.txt", metavar="FILE", help=pairs)
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add_flags(parser, "network.resnet38_EDAM_cls")
@@ -54,7 +49,6 @@ def get_parser() -> argparse.ArgumentParser:
     long_side = "range of the photos' longer side in pixels before cropping"
     add("--long_side", type=positive, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help=long_side)
     add("--lr", type=number, default=0.01, help="learning rate of the backbone; new layers have ten times as much")
-    add("--wt_dec", type=number, default=5e-4, help="weight decay")
     warmup = "steps over which the learning rate rises from a tenth"
     add("--warmup_steps", type=count, default=2000, help=warmup)
     dropout = "dropout on the attention weights; 0 is faster on CPUs; otherwise the network's own, 0.1"
@@ -79,6 +73,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         dict.fromkeys(image_id for pair in pairs for image_id in pair[:2]),
         args.voc12_root,
         ignore_foreign=args.ignore_foreign,
+        listed_in=args.train_list,
     )
     check_pairs(pairs, labels, args.train_list, classes)
     if problems := check_inputs(labels, [photos(photo_folder(args.voc12_root))]):

@@ -41,8 +41,9 @@ ROWS = (
 class Plan:
     """What one experiment is made of. Tuples hold the words of flags.
 
-    root: the devkit. lists: folder of voc12/prepare.py's. labelled: the list of photos whose pseudo labels are scored. to_label: the
-    list that gets pseudo labels for DeepLab-v2, among them those of `labelled`. val: the list that DeepLab-v2 is scored on.
+    root: the devkit. lists: folder of voc12/prepare.py's, which takes SBD from `sbd_root` or to `download`. labelled: the list of
+    photos whose pseudo labels are scored. to_label: the list that gets pseudo labels for DeepLab-v2, among them those of `labelled`.
+    val: the list that DeepLab-v2 is scored on.
     edam, poolnet, deeplab: modules, with initial weights (`weights`, `deeplab_weights`; None: random) and the flags of their
     training. edam_weights: an EDAM that is trained already. saliency: maps that are there already; `poolnet_weights` makes them
     otherwise; with neither, the rows with saliency are left out. theta: saliency up to 100 times it is background. segments: whether
@@ -56,6 +57,8 @@ class Plan:
     labelled: Path
     to_label: Path
     val: Path
+    sbd_root: Path | None = None
+    download: Path | None = None
     prepare: Words = ()
     fewer: tuple[Step, ...] = ()
     edam: str = "network.resnet38_EDAM_cls"
@@ -106,8 +109,10 @@ def make_steps(plan: Plan, initial: Sequence[Step] = ()) -> list[Step]:
 
 def preparation(plan: Plan) -> list[Step]:
     """Lists, image-level labels, training pairs, and the lists of fewer photos where the plan has them."""
-    words = ("python", "voc12/prepare.py", "--voc12_root", plan.root, "--out_dir", plan.lists, *plan.prepare)
-    return [Step("lists", "Lists, image-level labels, training pairs", command(*words)), *plan.fewer]
+    words: Words = ("python", "voc12/prepare.py", "--voc12_root", plan.root, "--out_dir", plan.lists)
+    words = (*words, *_given("--sbd_root", plan.sbd_root), *_given("--download", plan.download), *plan.prepare)
+    title = "Lists, image-level labels, training pairs"
+    return [Step("lists", title, command(*words, "--seed", plan.seed)), *plan.fewer]
 
 
 def saliency(plan: Plan) -> list[Step]:
@@ -123,7 +128,8 @@ def training(plan: Plan) -> list[Step]:
     """EDAM, from image-level labels."""
     if plan.edam_weights:
         return []
-    words: Words = ("--voc12_root", plan.root, "--network", plan.edam, *_initial(plan.weights), *plan.training)
+    words: Words = ("--voc12_root", plan.root, "--network", plan.edam)
+    words = (*words, *_given("--weights", plan.weights), *plan.training)
     words = (*words, "--seed", plan.seed, *plan.precision, *session(plan, EDAM))
     return [
         Step("training", "EDAM, from image-level labels", command(*launch(plan, PAIRS), "train_EDAM_cls.py", *words))
@@ -163,7 +169,7 @@ def segmentation(plan: Plan) -> list[Step]:
     if not plan.segments:
         return []
     train: Words = ("--voc12_root", plan.root, "--label_dir", plan.label_dir, "--train_list", plan.to_label)
-    train = (*train, "--network", plan.deeplab, *_initial(plan.deeplab_weights), *plan.segmentation)
+    train = (*train, "--network", plan.deeplab, *_given("--weights", plan.deeplab_weights), *plan.segmentation)
     train = (*train, "--seed", plan.seed, *plan.precision, *session(plan, DEEPLAB))
     infer: Words = ("--voc12_root", plan.root, "--infer_list", plan.val, "--network", plan.deeplab, *plan.precision)
     infer = (*infer, "--weights", _trained(plan, DEEPLAB))
@@ -198,8 +204,8 @@ def score_path(out: Path, row: str) -> Path:
     return out / "scores" / f"{row}.json"
 
 
-def _initial(weights: Path | None) -> Words:
-    return ("--weights", weights) if weights else ()
+def _given(flag: str, path: Path | None) -> Words:
+    return (flag, path) if path else ()
 
 
 def _trained(plan: Plan, session: str) -> Path:

@@ -29,7 +29,7 @@ SCRIPTS = (
     "voc12.prepare",
     "voc12.pairs",
 )
-SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "experiment.baselines")
+SCRIPTS += ("train_sal", "infer_sal", "reproduce", "demo.run", "demo.draw", "demo.pretrain", "experiment.baselines")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -111,7 +111,7 @@ def test_bad_values(script, args, message, capsys):
         (("--voc12_root", "nowhere"), "--voc12_root nowhere: no such folder"),
         (
             ("--train_list", "nowhere.txt"),
-            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes",
+            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes it for a devkit, ",
         ),
         (("--weights", "nowhere.pth"), "weights nowhere.pth does not exist"),
         (("--weights", "."), "weights . is a folder; name the .params or .pth file in it"),
@@ -136,7 +136,7 @@ def test_training_names_what_is_missing(args, message, commands, drawn, tmp_path
         (("--voc12_root", "nowhere"), "--voc12_root nowhere: no such folder"),
         (
             ("--infer_list", "nowhere.txt"),
-            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes",
+            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes it for a devkit, ",
         ),
         (("--weights", "nowhere.pth"), "weights nowhere.pth does not exist"),
         (("--weights", "."), "weights . is a folder; name the .params or .pth file in it"),

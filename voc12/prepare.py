@@ -29,6 +29,7 @@ from voc12.images import size_of
 from voc12.labels import IGNORE_FOREIGN, LABELS_FILE, annotation_path, read_annotation
 from voc12.lists import (
     CLASSES_FILE,
+    UNPACK_AGAIN,
     deeper_devkit,
     format_image_list,
     photo_path,
@@ -44,7 +45,6 @@ from voc12.sbd import SBD_PAGE
 
 PAIRS_FILE = "EDAM_train.txt"
 DEEPLAB_LISTS = "ImageSets/SegmentationAug"
-LISTS = ("train", "val", "test", "train_aug")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,7 +91,6 @@ def main(argv: list[str] | None = None) -> None:
     published = PUBLISHED if classes == VOC else {}
     report = [*list_table(lists, published), *class_table(lists, labels, shown, pairs, findings, classes)]
     report.append(f"pairs: {len(pairs) // args.epochs} per epoch, {args.epochs} epochs, {len(pairs)} in all")
-    report.append("nothing looks wrong" if not findings.lines() else "please look at these:")
     print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists, classes, len(pairs))]))
 
 
@@ -149,9 +148,7 @@ def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings)
         path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
         if name == "test" and not path.exists():  # comes with an archive of its own
             continue
-        ids = sorted(
-            set(read_image_list(path, remedy="it comes with the devkit: unpack that again, or --download DIR"))
-        )
+        ids = sorted(set(read_image_list(path, UNPACK_AGAIN)))
         splits[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
         if name != "test" and count_aug(root):
             _keep(splits[name], masks, f"images of {name}.txt without a mask", findings)
