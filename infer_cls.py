@@ -60,6 +60,8 @@ def get_parser() -> argparse.ArgumentParser:
         help="write CRF probabilities, <id>.npy: label, 0 background -> (H, W) float32",
     )
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
+    plain = "with --sal_path: write label PNGs of the CRF without saliency as well"
+    add("--out_plain_pred", type=Path, metavar="DIR", help=plain)
     add("--sal_path", type=Path, metavar="DIR", help="grey saliency maps <id>.png to fuse into the label PNGs")
     add(
         "--image",
@@ -143,7 +145,7 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
         "infer_list",
         "skip_errors",
         *([] if job.sal_path else ["theta", "alpha", "beta"]),
-        *(f"out_{output}" for output in ("cam", "cam_pred", "crf", "crf_pred")),
+        *(f"out_{output}" for output in ("cam", "cam_pred", "crf", "crf_pred", "plain_pred")),
     ]
     flags.tell_idle(args, get_parser(), idle, "with --image")
     names = read_checkpoint(args.weights)[1]

@@ -29,7 +29,7 @@ from voc12.pairs import check_pairs
 from voc12.report import one_line
 
 # Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
-MUST_MATCH = ("max_epoches", "crop_size", "long_side", "warmup_steps", "attn_dropout")
+MUST_MATCH = ("max_epoches", "crop_size", "long_side", "warmup_steps", "attn_dropout", "freeze_backbone")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,6 +51,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--lr", type=number, default=0.01, help="learning rate of the backbone; new layers have ten times as much")
     warmup = "steps over which the learning rate rises from a tenth"
     add("--warmup_steps", type=count, default=2000, help=warmup)
+    frozen = "train EDAM's head alone: faster, and better where there are hundreds of photos only"
+    add("--freeze_backbone", action="store_const", const=True, help=frozen)
     dropout = "dropout on the attention weights; 0 is faster on CPUs; otherwise the network's own, 0.1"
     add("--attn_dropout", type=flags.number(float, 0, 1), metavar="P", help=dropout)
     training.add_flags(parser, session_name="EDAM", pictures="the class maps")
@@ -83,6 +85,9 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(pairs)} pairs of {args.train_list}")
     needs = ("input", "get_parameter_groups", "group_factors", "forward_cam")
     net = make_net(args.network, needs, **options(args), **classes.options(num_classes=len(classes)))
+    if args.freeze_backbone:
+        for parameter in [p for group in net.get_parameter_groups()[:2] for p in group]:
+            parameter.requires_grad_(False)
     net = training_form(net, device, args.amp, args.tf32).train()
     if args.attn_dropout is not None:
         if not hasattr(net, "cma_dropout"):

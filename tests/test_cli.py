@@ -167,7 +167,7 @@ def test_the_folder_above_the_devkit_is_seen_through(script, more, commands, tmp
 
 def test_inference_asks_for_an_output(commands, drawn, tiny_weights, tmp_path):
     line = commands.error(tmp_path, "infer_cls.py", "--voc12_root", drawn, "--weights", tiny_weights)
-    outputs = "--out_cam, --out_cam_pred, --out_crf or --out_crf_pred"
+    outputs = "--out_cam, --out_cam_pred, --out_crf, --out_crf_pred or --out_plain_pred"
     assert line == f"nothing to write: name an output folder with {outputs}"
 
 
