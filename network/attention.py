@@ -22,22 +22,31 @@ _TILE = 512
 _LARGEST = 40.0
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, kept: list[tuple[Tensor, ...]] | None = None
+) -> Tensor:
     """softmax(q k^T / sqrt(d)) with dropout on the weights, times v.
 
     Args:
         q, k, v: (B, heads, T, d) float.
         dropout: probability of dropping an attention weight; 0 outside training.
+        kept: a list that is empty the first time, for a function that backward calls again (`torch.utils.checkpoint`). With
+            `computes_by_tiles` the second call takes the results out of it in place of computing them.
 
     Returns:
         (B, heads, T, d), like q.
     """
-    if q.device.type == "cpu" and (dropout > 0 or q.dtype == torch.bfloat16):
+    if computes_by_tiles(q, dropout):
         with torch.autocast("cpu", enabled=False):
             if q.dtype == torch.float16:  # its range is too small for gradients of scores
-                return _TileAttention.apply(q.float(), k.float(), v.float(), dropout).half()
-            return _TileAttention.apply(q, k, v, dropout)
+                return _TileAttention.apply(q.float(), k.float(), v.float(), dropout, kept).half()
+            return _TileAttention.apply(q, k, v, dropout, kept)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+
+def computes_by_tiles(x: Tensor, dropout: float) -> bool:
+    """Whether `attention` does, of tensors of this type and device: PyTorch's own kernels are faster at the rest."""
+    return x.device.type == "cpu" and (dropout > 0 or x.dtype == torch.bfloat16)
 
 
 class _TileAttention(torch.autograd.Function):
@@ -47,39 +56,49 @@ class _TileAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, dropout: float, kept: list | None) -> Tensor:
         ctx.seed = int(torch.randint(2**62, ())) if dropout else 0
         ctx.dropout = dropout
-        out = torch.empty_like(v)
-        # Of each row: what is subtracted from its scores, and the sum of their exponentials then
-        shifts, sums = q.new_zeros(2, *q.shape[:3], 1, dtype=torch.promote_types(q.dtype, torch.float32))
-        step, (weights, kept) = _scratch(q, k, 2)
-        for i, (qi, ki, vi, oi, shift, sum_i) in enumerate(_matrices(q, k, v, out, shifts, sums)):
-            keep = KeepBits(ctx.seed + i, dropout)
-            q_rows = (qi * q.shape[-1] ** -0.5).split(step)
-            k_columns, v_rows = _columns(ki, step), (vi * keep.scale).split(step)
-            _set_shift(q_rows, k_columns, weights, shift)
-            rows = q_rows, oi.split(step), _parts(shift, step), sum_i.split(step)
-            for q_, o_, shift_, sum_ in zip(*rows, strict=True):
-                total = torch.zeros(o_.shape, dtype=sums.dtype)
-                for k_, v_ in zip(k_columns, v_rows, strict=True):
-                    w = _exponentials(q_, k_, shift_, weights)
-                    sum_ += w.sum(1, keepdim=True, dtype=sums.dtype)
-                    if dropout:
-                        w *= keep.draw(_tile(kept, *w.shape))
-                    _add_product(total, w, v_)
-                o_.copy_(total.div_(sum_))
-        ctx.save_for_backward(q, k, v, out, shifts, sums)
-        return out
+        if kept:
+            results = kept.pop()
+        else:
+            results = _attend(q, k, v, ctx.seed, dropout)
+            if kept is not None:
+                kept.append(tuple(t.detach() for t in results))  # without the graph, which holds this list
+        ctx.save_for_backward(q, k, v, *results)
+        return results[0]
 
     @staticmethod
-    def backward(ctx, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, shifts, sums = ctx.saved_tensors
         grads = [torch.empty_like(t) for t in (q, k, v)]
         scratch = _scratch(q, k, 3)
         for i, tensors in enumerate(_matrices(q, k, v, out, shifts, sums, grad_out, *grads)):
             _matrix_backward(KeepBits(ctx.seed + i, ctx.dropout), *scratch, *tensors)
-        return grads[0], grads[1], grads[2], None
+        return grads[0], grads[1], grads[2], None, None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, seed: int, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The attention (B, heads, T, d); of each row what is subtracted from its scores, and the sum of their exponentials then."""
+    out = torch.empty_like(v)
+    shifts, sums = q.new_zeros(2, *q.shape[:3], 1, dtype=torch.promote_types(q.dtype, torch.float32))
+    step, (weights, drawn) = _scratch(q, k, 2)
+    for i, (qi, ki, vi, oi, shift, sum_i) in enumerate(_matrices(q, k, v, out, shifts, sums)):
+        keep = KeepBits(seed + i, dropout)
+        q_rows = (qi * q.shape[-1] ** -0.5).split(step)
+        k_columns, v_rows = _columns(ki, step), (vi * keep.scale).split(step)
+        _set_shift(q_rows, k_columns, weights, shift)
+        rows = q_rows, oi.split(step), _parts(shift, step), sum_i.split(step)
+        for q_, o_, shift_, sum_ in zip(*rows, strict=True):
+            total = torch.zeros(o_.shape, dtype=sums.dtype)
+            for k_, v_ in zip(k_columns, v_rows, strict=True):
+                w = _exponentials(q_, k_, shift_, weights)
+                sum_ += w.sum(1, keepdim=True, dtype=sums.dtype)
+                if dropout:
+                    w *= keep.draw(_tile(drawn, *w.shape))
+                _add_product(total, w, v_)
+            o_.copy_(total.div_(sum_))
+    return out, shifts, sums
 
 
 def _matrix_backward(
@@ -103,7 +122,7 @@ def _matrix_backward(
     mean = (grad * out).sum(1, keepdim=True)  # over a row, sum(grad_weights * weights) is grad_out . out
     grad = (grad * keep.scale).to(q.dtype)
     q = q * scale
-    weights, products, kept = scratch
+    weights, products, decisions = scratch
     columns = [(k * scale).split(step), _columns(k, step), _columns(v, step)]
     columns += [[torch.zeros(part.shape, dtype=exact) for part in columns[1]] for _ in range(2)]  # gradients of k and v
     rows = q.split(step), grad.split(step), mean.split(step), _parts(shift, step), grad_q.split(step)
@@ -113,7 +132,7 @@ def _matrix_backward(
             w = _exponentials(q_, kt, shift_, weights)
             grad_scores = torch.mm(g_, vt, out=_tile(products, *w.shape))
             if keep.dropped:
-                drawn = keep.draw(_tile(kept, *w.shape))
+                drawn = keep.draw(_tile(decisions, *w.shape))
                 grad_scores *= drawn
             grad_scores.sub_(mean_).mul_(w)
             if keep.dropped:

@@ -3,6 +3,9 @@
 import ctypes
 import sys
 
+import torch
+from torch import Tensor
+
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of one in ru_maxrss
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameters in glibc's malloc.h
 _LARGEST = 2**31 - 1  # it takes a C int
@@ -23,3 +26,31 @@ def keep_freed_memory() -> bool:
         return False
     # In this order: where the first is refused, the second would fix the threshold where it is, at 128 KB.
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST) and mallopt(_TRIM_THRESHOLD, _LARGEST))
+
+
+def give_back_freed_memory(x: Tensor) -> Tensor:
+    """x; freed blocks that malloc keeps go back to the system, now and when the gradient of x has been computed.
+
+    An aligned block does not fit where one of its size was freed, so what a loop takes and frees grows with its repetitions. Does
+    nothing with C libraries other than glibc.
+    """
+    return _GiveBack.apply(x)
+
+
+class _GiveBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        _trim()
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        _trim()
+        return grad
+
+
+def _trim() -> None:
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
