@@ -42,6 +42,7 @@ WRITTEN = {
     "out_crf": ("npy", True),
     "out_cam_pred": ("png", False),
     "out_crf_pred": ("png", False),
+    "out_plain_pred": ("png", False),
 }
 NEARLY_ALL = 0.9
 

@@ -38,7 +38,7 @@ from voc12.data import MultiScalePhotos
 from voc12.images import load_label, load_photo, save_rgb
 from voc12.inputs import photos, saliency_maps
 from voc12.labels import IGNORE_FOREIGN, class_number, load_labels
-from voc12.lists import check_root, make_classes, photo_folder, read_classes, read_image_list
+from voc12.lists import ROOT, check_root, make_classes, photo_folder, read_classes, read_image_list
 
 ONE_PHOTO = {"output": "one photo"}  # what the folder of --image holds
 
@@ -49,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, metavar="FILE", help="trained EDAM network (.pth)")
     add_flags(parser, "network.resnet38_EDAM_cls")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
-    add("--voc12_root", metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages, Annotations")
+    add("--voc12_root", metavar="DIR", help=f"{ROOT}, Annotations")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--out_cam", type=Path, metavar="DIR", help="write class maps, <id>.npy: class from 0 -> (H, W) float32")
     add("--out_cam_pred", type=Path, metavar="DIR", help="write label PNGs of the class maps")
@@ -60,6 +60,8 @@ def get_parser() -> argparse.ArgumentParser:
         help="write CRF probabilities, <id>.npy: label, 0 background -> (H, W) float32",
     )
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
+    plain = "with --sal_path: write label PNGs of the CRF without saliency as well"
+    add("--out_plain_pred", type=Path, metavar="DIR", help=plain)
     add("--sal_path", type=Path, metavar="DIR", help="grey saliency maps <id>.png to fuse into the label PNGs")
     add(
         "--image",
@@ -95,7 +97,8 @@ def main() -> None:
     ids = list(dict.fromkeys(read_image_list(args.infer_list)))
     failures: list[tuple[str, str]] = []
     kept = failures if args.skip_errors else None
-    labels = load_labels(ids, args.voc12_root, failures=kept, ignore_foreign=args.ignore_foreign)
+    how = {"ignore_foreign": args.ignore_foreign, "listed_in": args.infer_list}
+    labels = load_labels(ids, args.voc12_root, failures=kept, **how)
 
     saliency = job.sal_path if job.out_cam_pred or job.out_crf_pred else None
 
@@ -142,7 +145,7 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
         "infer_list",
         "skip_errors",
         *([] if job.sal_path else ["theta", "alpha", "beta"]),
-        *(f"out_{output}" for output in ("cam", "cam_pred", "crf", "crf_pred")),
+        *(f"out_{output}" for output in ("cam", "cam_pred", "crf", "crf_pred", "plain_pred")),
     ]
     flags.tell_idle(args, get_parser(), idle, "with --image")
     names = read_checkpoint(args.weights)[1]

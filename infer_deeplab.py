@@ -22,7 +22,7 @@ from tool import flags
 from tool.errors import BadPhoto, UserError, run
 from voc12.data import WholePhotos
 from voc12.inputs import photos
-from voc12.lists import check_root, photo_folder, read_classes, read_image_list
+from voc12.lists import ROOT, check_root, photo_folder, read_classes, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, metavar="FILE", help="trained DeepLab-v2 (.pth)")
     add_flags(parser, "network.deeplab_v2")
     add("--infer_list", default="voc12/val.txt", metavar="FILE", help="photos to segment")
-    add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages")
+    add("--voc12_root", required=True, metavar="DIR", help=ROOT)
     add("--out_pred", type=Path, metavar="DIR", help="write label PNGs")
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
     add("--out_prob", type=Path, metavar="DIR", help="write probabilities, <id>.npy: float16 (labels, H, W)")

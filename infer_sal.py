@@ -24,7 +24,7 @@ from tool.errors import UserError, run
 from voc12.data import WholePhotos
 from voc12.folders import photos_below
 from voc12.inputs import check_folder, photos
-from voc12.lists import check_root, photo_folder, read_image_list
+from voc12.lists import ROOT, check_root, photo_folder, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
     add, network = parser.add_argument, "network.poolnet"
     add("--weights", required=True, metavar="FILE", help="trained PoolNet (.pth), with or without its edge branch")
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the networks")
-    add("--voc12_root", type=Path, metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages")
+    add("--voc12_root", type=Path, metavar="DIR", help=ROOT)
     add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to look at")
     add("--img_root", type=Path, metavar="DIR", help="in place of --voc12_root: every photo in this folder and below")
     add("--out_sal", type=Path, metavar="DIR", help="write saliency maps, <id>.png: 8-bit grey, as large as the photo")

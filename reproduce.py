@@ -61,9 +61,6 @@ def make_plan(args: argparse.Namespace) -> Plan:
             setattr(args, name, path.absolute())
     out = args.out / "try" if args.few else args.out
     lists = out / "lists"
-    sources = [
-        word for name in ("sbd_root", "download") if (value := getattr(args, name)) for word in (f"--{name}", value)
-    ]
     training: tuple[object, ...] = ("--lr", 0.001, "--batch_size", 4, "--train_list", lists / "EDAM_train.txt")
     few: dict = {}
     if args.few:
@@ -82,7 +79,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         root=args.voc12_root,
         lists=lists,
         **(whole | few),
-        prepare=(*sources, "--seed", args.seed),
+        sbd_root=args.sbd_root,
+        download=args.download,
         edam=args.network,
         weights=None if args.edam_weights else args.weights,
         training=training,

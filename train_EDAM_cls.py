@@ -24,24 +24,19 @@ from tool.precision import training_form
 from voc12.data import TrainPairs
 from voc12.inputs import check_inputs, photos
 from voc12.labels import IGNORE_FOREIGN, load_labels
-from voc12.lists import check_root, photo_folder, photo_path, read_classes, read_pairs
+from voc12.lists import ROOT, check_root, photo_folder, photo_path, read_classes, read_pairs
 from voc12.pairs import check_pairs
 from voc12.report import one_line
 
 # Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
-MUST_MATCH = ("max_epoches", "crop_size", "long_side", "warmup_steps", "attn_dropout")
+MUST_MATCH = ("max_epoches", "crop_size", "long_side", "warmup_steps", "attn_dropout", "freeze_backbone")
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = flags.Parser(__doc__)
     add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
     pairs = "list of training pairs, made by voc12/prepare.py"
-    add(
-        "--voc12_root",
-        required=True,
-        metavar="DIR",
-        help="folder of the dataset, such as VOC2012: JPEGImages, Annotations",
-    )
+    add("--voc12_root", required=True, metavar="DIR", help=f"{ROOT}, Annotations")
     add("--train_list", default="voc12/EDAM_train.txt", metavar="FILE", help=pairs)
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add_flags(parser, "network.resnet38_EDAM_cls")
@@ -54,9 +49,10 @@ def get_parser() -> argparse.ArgumentParser:
     long_side = "range of the photos' longer side in pixels before cropping"
     add("--long_side", type=positive, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help=long_side)
     add("--lr", type=number, default=0.01, help="learning rate of the backbone; new layers have ten times as much")
-    add("--wt_dec", type=number, default=5e-4, help="weight decay")
     warmup = "steps over which the learning rate rises from a tenth"
     add("--warmup_steps", type=count, default=2000, help=warmup)
+    frozen = "train EDAM's head alone: faster, and better where there are hundreds of photos only"
+    add("--freeze_backbone", action="store_const", const=True, help=frozen)
     dropout = "dropout on the attention weights; 0 is faster on CPUs; otherwise the network's own, 0.1"
     add("--attn_dropout", type=flags.number(float, 0, 1), metavar="P", help=dropout)
     training.add_flags(parser, session_name="EDAM", pictures="the class maps")
@@ -79,6 +75,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         dict.fromkeys(image_id for pair in pairs for image_id in pair[:2]),
         args.voc12_root,
         ignore_foreign=args.ignore_foreign,
+        listed_in=args.train_list,
     )
     check_pairs(pairs, labels, args.train_list, classes)
     if problems := check_inputs(labels, [photos(photo_folder(args.voc12_root))]):
@@ -88,6 +85,9 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(pairs)} pairs of {args.train_list}")
     needs = ("input", "get_parameter_groups", "group_factors", "forward_cam")
     net = make_net(args.network, needs, **options(args), **classes.options(num_classes=len(classes)))
+    if args.freeze_backbone:
+        for parameter in [p for group in net.get_parameter_groups()[:2] for p in group]:
+            parameter.requires_grad_(False)
     net = training_form(net, device, args.amp, args.tf32).train()
     if args.attn_dropout is not None:
         if not hasattr(net, "cma_dropout"):
@@ -96,9 +96,10 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
-        """Binary cross-entropy, the mean over the pairs of all processes, their images and the classes."""
+        """Binary cross-entropy, the mean over the pairs of all processes, their images and the classes' logits."""
         images, targets = batch  # (P, 2, 3, H, W), (P, 2, C)
-        logits = model(images)  # (P, 2, C)
+        logits = model(images)  # (P, 2, C); a network may give each class several, (P, 2, K * C)
+        targets = targets.repeat(1, 1, logits.shape[2] // targets.shape[2])
         total = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
         return total / (args.batch_size * targets[0].numel())
 

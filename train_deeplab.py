@@ -28,7 +28,7 @@ from tool.wording import nearest_path
 from voc12.classes import PALETTE
 from voc12.data import LabelledPhotos
 from voc12.inputs import check_folder, label_maps, sound_ids
-from voc12.lists import check_root, read_classes, read_image_list
+from voc12.lists import ROOT, check_root, read_classes, read_image_list
 
 # Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
 MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn")
@@ -37,7 +37,7 @@ MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn
 def get_parser() -> argparse.ArgumentParser:
     parser = flags.Parser(__doc__)
     add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
-    add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, such as VOC2012: JPEGImages")
+    add("--voc12_root", required=True, metavar="DIR", help=ROOT)
     add(
         "--label_dir",
         required=True,
@@ -54,7 +54,6 @@ def get_parser() -> argparse.ArgumentParser:
     add("--iter_size", type=positive, default=2, help=parts)
     add("--crop_size", type=positive, default=321, help="side of the square training crops in pixels")
     add("--lr", type=number, default=2.5e-4, help="learning rate of the backbone; new layers have ten times as much")
-    add("--wt_dec", type=number, default=5e-4, help="weight decay")
     balanced = "background and objects count equally in the loss; with ImageNet weights the plain one may diverge"
     add("--balanced_loss", action="store_true", help=balanced)
     freeze = "keep the batch norms as they are in --weights, as published; without weights they have to learn"

@@ -63,7 +63,6 @@ def get_parser() -> argparse.ArgumentParser:
     parts = "with --crop_size: parts that a step is computed in, one after the other, to save memory"
     add("--iter_size", type=positive, default=1, help=parts)
     add("--lr", type=number, default=5e-5, help="learning rate")
-    add("--wt_dec", type=number, default=5e-4, help="weight decay")
     add("--skip_errors", action="store_true", help="leave out photos whose files are missing or bad, and say which")
     training.add_flags(parser, session_name="PoolNet", pictures="the saliency maps")
     return parser

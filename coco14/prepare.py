@@ -77,7 +77,6 @@ def main(argv: list[str] | None = None) -> None:
     say(root / LABELS_FILE, write_labels(root / LABELS_FILE, labels))
     say(root / PAIRS_FILE, write_pairs(root / PAIRS_FILE, pairs))
     report = [*list_table(lists, PUBLISHED, "COCO 2014"), f"classes: {len(classes)}, pairs: {len(pairs)}"]
-    report.append("please look at these:" if findings.lines() else "nothing looks wrong")
     print("\n".join(["", *report, *findings.lines(), *next_command(root, root / PAIRS_FILE, len(pairs))]))
 
 

@@ -38,7 +38,7 @@ from tool.weight_file import read_torch_file
 from tool.wording import counted
 from voc12.images import load_photo
 from voc12.labels import load_labels
-from voc12.lists import check_root, photo_path, read_classes, read_image_list
+from voc12.lists import ROOT, check_root, photo_path, read_classes, read_image_list
 
 SAVE_EVERY = 200  # steps
 MUST_MATCH = ("network", "epochs", "batch_size", "long_side", "lr", "wt_dec", "top", "seed")
@@ -94,6 +94,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: ResNet38d, top: float, classes: int) -> None:
         super().__init__()
         thaw(backbone)
+        backbone.requires_grad_(True)
         self.backbone, self.top = backbone, top
         self.head = nn.Conv2d(backbone.channels, classes, 1)
 
@@ -121,12 +122,7 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.op
 def get_parser() -> argparse.ArgumentParser:
     parser = flags.Parser(__doc__)
     add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
-    add(
-        "--voc12_root",
-        required=True,
-        metavar="DIR",
-        help="folder of the dataset, such as VOC2012: JPEGImages, Annotations",
-    )
+    add("--voc12_root", required=True, metavar="DIR", help=f"{ROOT}, Annotations")
     add("--image_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to learn from")
     network = "network.resnet38_EDAM_tiny"
     add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
@@ -150,7 +146,7 @@ def main() -> None:
         raise UserError(f"--long_side {args.long_side[0]} {args.long_side[1]}: the smaller one comes first")
     check_root(args.voc12_root)
     device, _, _ = distributed.setup(args.device)
-    labels = load_labels(read_image_list(args.image_list), args.voc12_root)
+    labels = load_labels(read_image_list(args.image_list), args.voc12_root, listed_in=args.image_list)
     max_step = len(labels) * args.epochs // args.batch_size
     if max_step == 0:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(labels)} photos of {args.image_list}")

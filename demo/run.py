@@ -50,7 +50,7 @@ def make_plan(out: Path, seed: int) -> Plan:
         labelled=labelled,
         to_label=labelled,
         val=lists / "val.txt",
-        prepare=("--epochs", 7, "--seed", seed),
+        prepare=("--epochs", 7),
         fewer=(Step("choice", f"The first {PHOTOS} training photos get pseudo labels", shorter),),
         edam=NETWORK,
         weights=out / "backbone.pth",

@@ -97,7 +97,7 @@ def main() -> None:
         if (held := output_of(folder)) not in (None, f"baseline_{name}"):
             raise UserError(f"{folder} holds other labels ({held}); name another folder")
     ids = read_image_list(args.infer_list)
-    labels = load_labels(ids, args.voc12_root, ignore_foreign=args.ignore_foreign)
+    labels = load_labels(ids, args.voc12_root, ignore_foreign=args.ignore_foreign, listed_in=args.infer_list)
     if problems := check_inputs(ids, [saliency_maps(args.sal_path)]):
         raise UserError(one_line(problems))
     names = read_classes(args.voc12_root).options().get("class_names", ())

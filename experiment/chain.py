@@ -41,13 +41,14 @@ ROWS = (
 class Plan:
     """What one experiment is made of. Tuples hold the words of flags.
 
-    root: the devkit. lists: folder of voc12/prepare.py's. labelled: the list of photos whose pseudo labels are scored. to_label: the
-    list that gets pseudo labels for DeepLab-v2, among them those of `labelled`. val: the list that DeepLab-v2 is scored on.
-    edam, poolnet, deeplab: modules, with initial weights (`weights`, `deeplab_weights`; None: random) and the flags of their
-    training. edam_weights: an EDAM that is trained already. saliency: maps that are there already; `poolnet_weights` makes them
-    otherwise; with neither, the rows with saliency are left out. theta: saliency up to 100 times it is background. segments: whether
-    there is DeepLab-v2. fewer: makes shorter lists. processes: of torchrun, as many as there are GPUs; a training takes no more of
-    them than it computes pairs or photos at once.
+    root: the devkit. lists: folder of voc12/prepare.py's, which takes SBD from `sbd_root` or to `download`. labelled: the list of
+    photos whose pseudo labels are scored. to_label: the list that gets pseudo labels for DeepLab-v2, among them those of
+    `labelled`. val: the list that DeepLab-v2 is scored on. edam, poolnet, deeplab: modules, with initial weights (`weights`,
+    `deeplab_weights`; None: random) and the flags of their training. edam_weights: an EDAM that is trained already. saliency: maps
+    that are there already; `poolnet_weights` makes them otherwise; with neither, the rows with saliency are left out. theta:
+    saliency up to 100 times it is background; fusion: the other flags of it. segments: whether there is DeepLab-v2. fewer: makes
+    shorter lists. processes: of torchrun, as many as there are GPUs; a training takes no more of them than it computes pairs or
+    photos at once.
     """
 
     out: Path
@@ -56,6 +57,8 @@ class Plan:
     labelled: Path
     to_label: Path
     val: Path
+    sbd_root: Path | None = None
+    download: Path | None = None
     prepare: Words = ()
     fewer: tuple[Step, ...] = ()
     edam: str = "network.resnet38_EDAM_cls"
@@ -66,6 +69,7 @@ class Plan:
     poolnet: str = "network.poolnet"
     poolnet_weights: Path | None = None
     theta: float = 0.2
+    fusion: Words = FUSION
     segments: bool = True
     deeplab: str = "network.deeplab_v2"
     deeplab_weights: Path | None = None
@@ -106,8 +110,10 @@ def make_steps(plan: Plan, initial: Sequence[Step] = ()) -> list[Step]:
 
 def preparation(plan: Plan) -> list[Step]:
     """Lists, image-level labels, training pairs, and the lists of fewer photos where the plan has them."""
-    words = ("python", "voc12/prepare.py", "--voc12_root", plan.root, "--out_dir", plan.lists, *plan.prepare)
-    return [Step("lists", "Lists, image-level labels, training pairs", command(*words)), *plan.fewer]
+    words: Words = ("python", "voc12/prepare.py", "--voc12_root", plan.root, "--out_dir", plan.lists)
+    words = (*words, *_given("--sbd_root", plan.sbd_root), *_given("--download", plan.download), *plan.prepare)
+    title = "Lists, image-level labels, training pairs"
+    return [Step("lists", title, command(*words, "--seed", plan.seed)), *plan.fewer]
 
 
 def saliency(plan: Plan) -> list[Step]:
@@ -123,7 +129,8 @@ def training(plan: Plan) -> list[Step]:
     """EDAM, from image-level labels."""
     if plan.edam_weights:
         return []
-    words: Words = ("--voc12_root", plan.root, "--network", plan.edam, *_initial(plan.weights), *plan.training)
+    words: Words = ("--voc12_root", plan.root, "--network", plan.edam)
+    words = (*words, *_given("--weights", plan.weights), *plan.training)
     words = (*words, "--seed", plan.seed, *plan.precision, *session(plan, EDAM))
     return [
         Step("training", "EDAM, from image-level labels", command(*launch(plan, PAIRS), "train_EDAM_cls.py", *words))
@@ -134,27 +141,22 @@ def labelling(plan: Plan) -> list[Step]:
     """Class maps, and the pseudo labels made of them."""
     infer: Words = (*launch(plan), "infer_cls.py", "--voc12_root", plan.root, "--network", plan.edam)
     infer = (*infer, "--weights", plan.edam_weights or _trained(plan, EDAM), *plan.precision)
-    few: Words = (
-        *infer,
-        "--infer_list",
-        plan.labelled,
-        "--out_cam",
-        plan.out / "cam",
-        "--out_crf_pred",
-        plan.out / "crf",
-    )
-    steps = [Step("maps", "Class maps, and labels with CRF", command(*few))]
-    many: Words = (*infer, "--infer_list", plan.to_label, "--out_crf_pred", plan.label_dir)
+    labels: Words = ("--out_crf_pred", plan.label_dir)
+    plain: Words = ()
     if plan.sal_path:
-        many = (*many, "--sal_path", plan.sal_path, "--theta", plan.theta, *FUSION)
-        steps.append(Step("labels", "Labels with CRF and saliency", command(*many)))
+        labels = (*labels, "--sal_path", plan.sal_path, "--theta", plan.theta, *plan.fusion)
+        plain = ("--out_plain_pred", plan.out / "crf")
+    few: Words = ("--infer_list", plan.labelled, "--out_cam", plan.out / "cam", *plain)
+    steps = [Step("maps", "Class maps and labels of the photos that are scored", command(*infer, *few, *labels))]
+    if plan.segments and plan.to_label != plan.labelled:
+        title = "Labels of the other photos that DeepLab-v2 is trained on"
+        steps.append(Step("labels", title, command(*infer, "--infer_list", plan.to_label, *labels)))
+    if plan.sal_path:
         words: Words = ("--voc12_root", plan.root, "--infer_list", plan.labelled)
         words = (*words, "--sal_path", plan.sal_path, "--theta", plan.theta)
         words = (*words, "--out_guess", plan.out / "guess", "--out_background", plan.out / "background")
         title = "Two baselines that need no network"
         steps.append(Step("baselines", title, command("python", "experiment/baselines.py", *words)))
-    elif plan.segments:
-        steps.append(Step("labels", "Labels with CRF of all photos to train on", command(*many)))
     return steps
 
 
@@ -163,7 +165,7 @@ def segmentation(plan: Plan) -> list[Step]:
     if not plan.segments:
         return []
     train: Words = ("--voc12_root", plan.root, "--label_dir", plan.label_dir, "--train_list", plan.to_label)
-    train = (*train, "--network", plan.deeplab, *_initial(plan.deeplab_weights), *plan.segmentation)
+    train = (*train, "--network", plan.deeplab, *_given("--weights", plan.deeplab_weights), *plan.segmentation)
     train = (*train, "--seed", plan.seed, *plan.precision, *session(plan, DEEPLAB))
     infer: Words = ("--voc12_root", plan.root, "--infer_list", plan.val, "--network", plan.deeplab, *plan.precision)
     infer = (*infer, "--weights", _trained(plan, DEEPLAB))
@@ -198,8 +200,8 @@ def score_path(out: Path, row: str) -> Path:
     return out / "scores" / f"{row}.json"
 
 
-def _initial(weights: Path | None) -> Words:
-    return ("--weights", weights) if weights else ()
+def _given(flag: str, path: Path | None) -> Words:
+    return (flag, path) if path else ()
 
 
 def _trained(plan: Plan, session: str) -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from experiment.chain import Plan
-from experiment.results import best_theta
 from pseudo_label.fusion import pseudo_label
 from pseudo_label.metrics import confusion, segmentation_scores
 from pseudo_label.visualise import heat, overlay
@@ -40,11 +39,10 @@ def best_and_worst(image_ids: Iterable[str], predictions: Path, truths: Path, co
     return scored if len(scored) <= 2 * count else scored[:count] + scored[-count:]
 
 
-def labelled_photos(plan: Plan, count: int) -> list[Photo]:
-    """Photos of the list whose pseudo labels are scored."""
+def labelled_photos(plan: Plan, count: int, theta: float) -> list[Photo]:
+    """Photos of the list whose pseudo labels are scored. theta: of the masks."""
     ids = read_image_list(plan.labelled)
     chosen = best_and_worst(ids, plan.label_dir, plan.root / OWN, count)
-    theta = best_theta(plan.out)
     return [Photo(image_id, score, stages(plan, image_id, theta)) for image_id, score in chosen]
 
 

@@ -1,7 +1,8 @@
 """Whether an experiment can run to its end: every input looked at before the first step, and all that is missing named at once."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from network.weights import load_weights
 from tool.errors import UserError
 from voc12.classes import VOC
 from voc12.folders import LABEL_ENDINGS, files_of
-from voc12.inputs import Input, check_inputs, label_maps, photos, saliency_maps
-from voc12.lists import CLASSES_FILE, check_root, photo_folder, read_classes, read_image_list
+from voc12.inputs import Input, check_folder, check_inputs, label_maps, photos, saliency_maps
+from voc12.lists import CLASSES_FILE, UNPACK_AGAIN, check_root, photo_folder, read_classes, read_image_list
 from voc12.masks import AUG, OWN
 from voc12.report import one_line
 from voc12.sbd import SBD_PAGE, find_sbd_masks
@@ -29,10 +30,8 @@ SOURCES = {
     "deeplab_weights": "deeplabv1_resnet101-coco.pth, made by convert.py of github.com/kazuto1011/deeplab-pytorch",
 }
 CHECKPOINTS, STATES = 25, 4  # the state to resume from, with its momenta, is there twice while it is written
-MAPS_BYTES, LABEL_BYTES = (
-    2_000_000,
-    100_000,
-)  # class maps of a photo of 500x375 that is scored; labels and saliency of any
+MAPS_BYTES = 2_000_000  # class maps of a photo of 500x375 that is scored
+LABEL_BYTES = 100_000  # labels and saliency of any photo
 
 
 class Preflight:
@@ -46,7 +45,7 @@ class Preflight:
     def look(self, plan: Plan) -> None:
         """Look at everything that the plan reads: devkit, photos, masks, saliency maps, weights, room on the disk."""
         ids = self._devkit(plan)
-        if ids and plan.saliency:
+        if plan.saliency:
             self._saliency(plan, ids)
         edam = partial(_load, plan.edam, "forward_cam")
         if plan.edam_weights:
@@ -60,8 +59,10 @@ class Preflight:
         self._disk(plan, len(ids))
 
     def _devkit(self, plan: Plan) -> list[str]:
-        """The photos that are labelled: VOC's train list and the images of SegmentationClassAug that are not in val."""
-        root, ids = plan.root, {}
+        """The photos that are labelled and sound: of VOC's train list, and the images with masks of SBD that are not in val."""
+        root, sbd = plan.root, set[str]()
+        with self._noting():
+            sbd = set(files_of(find_sbd_masks(plan.sbd_root), (".mat",))) if plan.sbd_root else sbd
         try:
             check_root(root)
             if read_classes(root) != VOC:
@@ -69,48 +70,53 @@ class Preflight:
                     f"{root / CLASSES_FILE} names other classes than VOC's, whose experiment this is; "
                     "README.md has the commands for them"
                 )
-            folder = root / "ImageSets" / "Segmentation"
-            ids = {name: read_image_list(folder / f"{name}.txt") for name in ("train", "val")}
         except UserError as error:
             self.problems.append(str(error))
             return []
-        both = [*ids["train"], *ids["val"]]
+        if not (root / "Annotations").is_dir():
+            self.problems.append(f"{root / 'Annotations'} does not exist: it holds the image-level labels (XML)")
+        ids: dict[str, list[str]] = {"train": [], "val": []}
+        for name in ids:
+            with self._noting():
+                ids[name] = read_image_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", UNPACK_AGAIN)
+        both, pictures = [*ids["train"], *ids["val"]], photos(photo_folder(root))
         self._scored = len(ids["train"])
-        self._files(both, photos(photo_folder(root)), label_maps(root / OWN, "ground truth"))
-        masks = [*files_of(root / AUG, LABEL_ENDINGS), *self._sbd(plan)]
-        augmented = sorted(set(masks) - set(both))
-        if not augmented and "--download" not in plan.prepare:
+        augmented = sorted((sbd | files_of(root / AUG, LABEL_ENDINGS).keys()).difference(both))
+        if not augmented and not plan.download:
             self.notes.append(
                 f"{root / AUG} is missing: EDAM is trained on the {len(ids['train'])} photos of train, not on the 10582 of train_aug "
                 f"as published; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})"
             )
-        else:
-            self._files(augmented, photos(photo_folder(root)))
         self.notes.append(
             f"{len(ids['train'])} photos in train, {len(ids['val'])} in val, {len(augmented)} more with masks"
         )
-        if not (root / "Annotations").is_dir():
-            self.problems.append(f"{root / 'Annotations'} does not exist: it holds the image-level labels (XML)")
-        return [*ids["train"], *augmented]
-
-    def _sbd(self, plan: Plan) -> list[str]:
-        """The images of which SBD has masks, where a folder of it is given."""
-        given = dict(zip(plan.prepare, plan.prepare[1:], strict=False)).get("--sbd_root")
-        try:
-            return list(files_of(find_sbd_masks(str(given)), (".mat",))) if given else []
-        except UserError as error:
-            self.problems.append(str(error))
-            return []
+        sound = self._files([*both, *augmented], pictures)
+        self._files([i for i in both if i in sound], pictures, label_maps(root / OWN, "ground truth"))
+        return [i for i in [*ids["train"], *augmented] if i in sound]
 
     def _saliency(self, plan: Plan, ids: list[str]) -> None:
-        inputs = photos(photo_folder(plan.root)), saliency_maps(plan.saliency or "")
-        self._files(ids, *inputs, about="--sal_path: {}; wanted: " + SOURCES["sal_path"])
+        maps, about = saliency_maps(plan.saliency or ""), "--sal_path: {}; wanted: " + SOURCES["sal_path"]
+        if not ids:  # of a devkit that is not there
+            with self._noting(about):
+                check_folder(maps)
+        self._files(ids, photos(photo_folder(plan.root)), maps, about=about)
+        if plan.download and not (plan.root / AUG).is_dir():
+            self.notes.append("maps of the photos that --download adds are looked at when they are fused")
 
-    def _files(self, ids: list[str], *inputs: Input, about: str = "{}") -> None:
-        """Look at the files of some images; `about` is where and how the problem is named."""
+    def _files(self, ids: list[str], *inputs: Input, about: str = "{}") -> set[str]:
+        """Look at the files of some images; those whose files are sound. `about`: where and how the problem is named."""
+        bad = dict.fromkeys(ids, "")
+        with self._noting(about):
+            bad = dict(check_inputs(ids, inputs))
+            if bad:
+                raise UserError(one_line(list(bad.items())))
+        return set(ids).difference(bad)
+
+    @contextmanager
+    def _noting(self, about: str = "{}") -> Iterator[None]:
+        """A UserError becomes one of the problems, as `about` words it."""
         try:
-            if bad := check_inputs(ids, inputs):
-                raise UserError(one_line(bad))
+            yield
         except UserError as error:
             self.problems.append(about.format(error))
 
@@ -119,13 +125,11 @@ class Preflight:
         if path is None:
             self.problems.append(f"--{flag} is missing: {SOURCES[flag]}")
             return
-        try:
+        with self._noting(f"--{flag}: {{}}; wanted: {SOURCES[flag]}"):
             report = load(path)
             if report.missing and flag in ("edam_weights", "poolnet_weights"):
                 raise UserError(f"{report}: not trained")
             self.notes.append(f"--{flag}: {report}")
-        except UserError as error:
-            self.problems.append(f"--{flag}: {error}; wanted: {SOURCES[flag]}")
 
     def _disk(self, plan: Plan, photos: int) -> None:
         """Room for the checkpoints, the class maps and the label PNGs, in the nearest folder that is there."""

@@ -12,7 +12,7 @@ from PIL import Image
 from experiment.chain import DEEPLAB, EDAM, Plan
 from experiment.charts import bar_chart, line_chart
 from experiment.pictures import Photo, labelled_photos, segmented_photos
-from experiment.results import Results, collect, duration, markdown, read_score
+from experiment.results import Results, collect, duration, markdown
 from experiment.runner import Step
 from tool.files import atomic_write
 from voc12.classes import LABELS, PALETTE
@@ -72,7 +72,8 @@ def _table(results: Results) -> str:
 
 def _pictures(results: Results) -> str:
     plan = results.plan
-    parts = ["<h2>Pseudo labels: the best and the worst</h2>", *map(_stages, labelled_photos(plan, PHOTOS))]
+    labelled = labelled_photos(plan, PHOTOS, results.masks["theta"])
+    parts = ["<h2>Pseudo labels: the best and the worst</h2>", *map(_stages, labelled)]
     if plan.segments:
         parts += ["<h2>DeepLab-v2 on photos that it has not seen: the best and the worst</h2>"]
         parts += map(_stages, segmented_photos(plan, PHOTOS))
@@ -105,7 +106,7 @@ def _charts(results: Results) -> str:
         curve = loss_curve(plan.out / "runs" / session)
         if curve:
             figures.append((f"Loss of {name}", line_chart({"mean of neighbouring steps": curve}, "step", "loss")))
-    curve = read_score(plan.out, "masks")["curve"]
+    curve = results.masks["curve"]
     points = ([point["theta"] for point in curve], [point["miou"] for point in curve])
     figures.append(
         ("Class maps: mIoU by background score", line_chart({"mIoU": points}, "background score", "mIoU, %"))

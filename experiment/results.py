@@ -28,6 +28,11 @@ class Results:
     made_with: list[str]
     remark: str = ""
 
+    @property
+    def masks(self) -> dict:
+        """The score of the class maps, at the background score that is best for them."""
+        return next(score for row, score in self.scores.items() if row.name == "masks")
+
 
 def read_score(out: Path, row: str) -> dict:
     """What eval.py wrote of a row. UserError: it is not there."""
@@ -36,11 +41,6 @@ def read_score(out: Path, row: str) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}); run its step, score_{row}, again") from error
-
-
-def best_theta(out: Path) -> float:
-    """The background score at which the class maps make the best labels."""
-    return float(read_score(out, "masks")["theta"])
 
 
 def collect(plan: Plan, steps: Sequence[Step], remark: str = "") -> Results:
@@ -92,10 +92,9 @@ def markdown(results: Results) -> str:
     """The table, the IoU of each label, the steps, and what all was made with."""
     head = ["| | scored on | photos | mIoU | published |", "| --- | --- | ---: | ---: | ---: |"]
     parts = ["# Results", "", *head, *(_row(row, score) for row, score in results.scores.items())]
-    theta = best_theta(results.plan.out)
     parts += [
         "",
-        f"mIoU in percent. The masks' background score, {theta}, is the one that is best for these photos.",
+        f"mIoU in percent. The masks' background score, {results.masks['theta']}, is the one that is best for these photos.",
         results.remark,
     ]
     if results.plan.sal_path:

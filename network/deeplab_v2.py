@@ -1,6 +1,7 @@
 """DeepLab-v2 (Chen et al., TPAMI 2018): ResNet-101, atrous spatial pyramid pooling, three scales."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -29,22 +30,31 @@ class ASPP(nn.Module):
 class DeepLab(nn.Module):
     """DeepLab-v2's head on any backbone, at several scales. The ASPP's tensors stand beside the backbone's.
 
+    `make_backbone` returns a module with `features`, (N, 3, H, W) as `input` describes them -> (N, channels, h, w) >= 0, their
+    number `channels`, and `fold_batch_norms`.
+
     Args:
-        backbone: a module with `features`, (N, 3, H, W) as `input` describes them -> (N, channels, h, w) >= 0, their number
-            `channels`, and `fold_batch_norms`.
         num_labels: background included.
         scales: beside the whole size.
         rates: dilations of the ASPP.
+        backbone: options of the backbone.
     """
 
+    make_backbone: Callable[..., Any]
     input: PictureStatistics
     # On learning rate and weight decay of each parameter group.
     group_factors: Sequence[tuple[float, float]] = ((1, 1), (10, 1), (20, 0))
 
-    def __init__(self, backbone: Any, num_labels: int, scales: Sequence[float], rates: Sequence[int]) -> None:
+    def __init__(
+        self,
+        num_labels: int = 21,
+        scales: Sequence[float] = (0.5, 0.75),
+        rates: Sequence[int] = (6, 12, 18, 24),
+        **backbone,
+    ) -> None:
         super().__init__()
         self.num_labels, self.scales = num_labels, tuple(scales)
-        self.base = backbone
+        self.base = self.make_backbone(**backbone)
         self.base.aspp = ASPP(self.base.channels, num_labels, rates)
 
     def one_scale(self, x: Tensor, **shared: Any) -> Tensor:
@@ -86,17 +96,8 @@ class DeepLab(nn.Module):
 class Net(DeepLab):
     """DeepLab-v2 as published; tensor names and shapes are those of the published checkpoint.
 
-    A side H becomes ceil(H/2), then floor(./2) + 1, then ceil(./2). `resnet`: options of CaffeResNet.
+    A side H becomes ceil(H/2), then floor(./2) + 1, then ceil(./2).
     """
 
+    make_backbone = staticmethod(partial(CaffeResNet, depths=(3, 4, 23, 3), names=DEEPLAB))
     input = PictureStatistics("BGR", (104.008, 116.669, 122.675))
-
-    def __init__(
-        self,
-        num_labels: int = 21,
-        scales: Sequence[float] = (0.5, 0.75),
-        rates: Sequence[int] = (6, 12, 18, 24),
-        **resnet,
-    ) -> None:
-        backbone = CaffeResNet(**{"depths": (3, 4, 23, 3), "names": DEEPLAB, **resnet})
-        super().__init__(backbone, num_labels, scales, rates)

@@ -1,7 +1,5 @@
 """DeepLab-v2's head on ResNet38d, the backbone of EDAM, PSA and SEAM, which takes the same ImageNet weights."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from network.deeplab_v2 import DeepLab
@@ -17,15 +15,7 @@ class Backbone(ResNet38d):
 
 
 class Net(DeepLab):
-    """Like `deeplab_v2.Net`, with an output stride of 8 as well. `resnet`: options of ResNet38d."""
+    """Like `deeplab_v2.Net`, with an output stride of 8 as well."""
 
+    make_backbone = Backbone
     input = IMAGENET
-
-    def __init__(
-        self,
-        num_labels: int = 21,
-        scales: Sequence[float] = (0.5, 0.75),
-        rates: Sequence[int] = (6, 12, 18, 24),
-        **resnet,
-    ) -> None:
-        super().__init__(Backbone(**resnet), num_labels, scales, rates)

@@ -79,9 +79,12 @@ class EDAM(nn.Module):
             return self(images.unflatten(0, (-1, 2))).flatten(0, 1)
         if images.dim() != 5 or images.shape[1] != 2:
             raise ValueError(f"expected pairs (P, 2, 3, H, W) or (2P, 3, H, W), got {tuple(images.shape)}")
-        pairs = len(images)
         features = self.features(images.flatten(0, 1))  # (2P, channels, h, w)
-        masks = self.activate(features)[:, : self.num_classes]  # (2P, C, h, w)
+        return self.pair_logits(features, self.activate(features)[:, : self.num_classes])
+
+    def pair_logits(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Features (2P, channels, h, w) of P pairs and their masks (2P, C, h, w) -> what `forward` returns of pairs."""
+        pairs = len(features) // 2
         reduced = self.d_d(features)  # (2P, D, h, w)
         reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
         masks = masks.flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)

@@ -54,16 +54,17 @@ class FrozenNorms(nn.Module):
 
 
 def thaw(net: nn.Module) -> None:
-    """Put ordinary batch norms, which learn, in place of frozen ones, and let every parameter be trained."""
+    """Put ordinary batch norms, which learn, in place of frozen ones. Other layers that are not trained stay so."""
     for module in list(net.modules()):
         if isinstance(module, FrozenNorms):
             module.frozen = False
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(True)
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d) and type(child) in (nn.BatchNorm2d, FrozenBatchNorm2d):
                 norm = nn.BatchNorm2d(child.num_features, child.eps, momentum=0.05)
                 norm.load_state_dict(child.state_dict())
                 setattr(module, name, norm)
-    net.requires_grad_(True)
     net.train(net.training)
 
 

@@ -1,11 +1,40 @@
 """EDAM's head on a backbone of timm, small enough for a laptop. Not the published network: that is network.resnet38_EDAM_cls."""
 
+import torch
+from torch import Tensor, nn
+
 from network.edam import EDAM
 from network.timm_backbone import TimmBackbone
 
+_LEAST = 1e-6  # of a probability whose logit is taken
+
 
 class Net(EDAM, TimmBackbone):
-    """EDAM with narrower tokens, on `backbone`; the options are those of both bases."""
+    """EDAM with narrower tokens, on `backbone`; the options are those of both bases.
 
-    def __init__(self, num_classes: int = 20, dim: int = 64, hidden: int = 256, **options) -> None:
+    It is made for hundreds of photos where the published one has 10582. There, masks that learn through the CMA alone stay flat, so
+    - masks are probabilities, a softmax over classes and background, which start equal: of a unit vector, as published, each
+      component is about the root of one, and what is improbable is far from 0;
+    - masks are told by themselves, too, what their photo shows.
+
+    Args:
+        mask_share: of an image's positions, those where a mask is largest; their mean is the image's probability of the class.
+    """
+
+    def __init__(
+        self, num_classes: int = 20, dim: int = 64, hidden: int = 256, mask_share: float = 0.2, **options
+    ) -> None:
         super().__init__(num_classes, dim, hidden=hidden, **options)
+        self.mask_share = mask_share
+        nn.init.zeros_(self.mask_layer.weight)
+
+    def activate(self, features: Tensor) -> Tensor:
+        """Mask probabilities: (N, channels, h, w) -> (N, C + 1, h, w), which add up to 1 over the channels."""
+        return self.mask_layer(features).float().softmax(1)
+
+    def pair_logits(self, features: Tensor, masks: Tensor) -> Tensor:
+        """The CMA's logits of the C classes, then the masks' own: (P, 2, 2C)."""
+        values = masks.flatten(2)  # (2P, C, T)
+        largest = values.topk(max(1, round(self.mask_share * values.shape[2])), 2).values.mean(2)  # (2P, C)
+        own = largest.clamp(_LEAST, 1 - _LEAST).logit().unflatten(0, (-1, 2))
+        return torch.cat([super().pair_logits(features, masks), own], 2)

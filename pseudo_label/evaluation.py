@@ -73,9 +73,10 @@ def run_chunks(
             yield len(chunk), evaluate_chunk(chunk, source)
         return
     with WorkerPool(min(workers, len(chunks))) as pool:
-        tasks = {pool.submit(evaluate_chunk, chunk, source): len(chunk) for chunk in chunks}
         try:
+            tasks = {pool.submit(evaluate_chunk, chunk, source): len(chunk) for chunk in chunks}
             for task in as_completed(tasks):
                 yield tasks[task], task.result()
         except BrokenProcessPool as error:
-            raise UserError("an evaluation process was killed (out of memory?); try --num_workers 1") from error
+            remedy = "lower --num_workers, or 1 for none beside the script, and run it again"
+            raise UserError(f"a process that scores images was killed; memory may be full; {remedy}") from error

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from network import options
 from pseudo_label.jobs import Job, JobPool
 from pseudo_label.manifest import check_folder, claim_folder
-from tool import distributed, flags
+from tool import distributed, flags, ranks
 from tool.errors import BadPhoto, UserError
 from tool.files import make_folder
 from tool.loading import ItemDataset, items
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, task: Task) -> None:
                 _claim(args, task, folders, getattr(net, "class_names", ()))
                 task.announce()
             # The first process alone decides what is left to do: the others may see a shared folder a little later.
-            todo = distributed.from_first([i for i in task.ids if not finished(task.job, i)] if rank == 0 else None)
+            todo = ranks.from_first([i for i in task.ids if not finished(task.job, i)] if rank == 0 else None)
             for folder in folders.values():
                 make_folder(folder)  # on this machine, should it be another one's disk
             if rank == 0 and len(todo) < len(task.ids):

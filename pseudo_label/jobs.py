@@ -59,13 +59,15 @@ class LabelJob(OutputJob):
     """Pseudo labels from class maps. A folder that is None is not asked for.
 
     out_cam: class maps, <id>.npy; out_cam_pred: label PNGs of them; out_crf: CRF probabilities, <id>.npy; out_crf_pred: label PNGs
-    of them. sal_path: saliency maps <id>.png to be fused into the label PNGs. theta, alpha, beta: see `pseudo_label.fusion`.
+    of them; out_plain_pred: those without saliency. sal_path: saliency maps <id>.png to be fused into the other label PNGs. theta,
+    alpha, beta: see `pseudo_label.fusion`.
     """
 
     out_cam: Path | None = None
     out_cam_pred: Path | None = None
     out_crf: Path | None = None
     out_crf_pred: Path | None = None
+    out_plain_pred: Path | None = None
     sal_path: Path | None = None
     theta: float = 0.5
     alpha: float = 0.0
@@ -73,7 +75,7 @@ class LabelJob(OutputJob):
 
     def fusion_settings(self, output: str) -> tuple[str, ...]:
         """The settings of the fusion, by name, that the files of an output depend on."""
-        if not output.endswith("_pred"):
+        if output not in ("out_cam_pred", "out_crf_pred"):
             return ()
         if self.sal_path is not None:
             return ("sal_path", "theta", "alpha", "beta")
@@ -81,7 +83,7 @@ class LabelJob(OutputJob):
 
     def settings(self, output: str) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in self.fusion_settings(output)}
-        if output.endswith("_pred"):
+        if output in ("out_cam_pred", "out_crf_pred"):
             settings["sal_path"] = self.sal_path and str(self.sal_path.resolve())
         return settings
 
@@ -101,7 +103,7 @@ class LabelJob(OutputJob):
         if self.out_cam_pred:
             labels.append(pseudo_label(maps, numbers, **fusion))
             save_label(self.out_cam_pred / f"{image_id}.png", labels[-1])
-        if self.out_crf or self.out_crf_pred:
+        if self.out_crf or self.out_crf_pred or self.out_plain_pred:
             probability = dense_crf(photo, with_background(maps))
             if self.out_crf:
                 keys = [0, *(c + 1 for c in classes)]
@@ -109,6 +111,9 @@ class LabelJob(OutputJob):
             if self.out_crf_pred:
                 labels.append(pseudo_label(probability[1:], numbers, background=probability[0], **fusion))
                 save_label(self.out_crf_pred / f"{image_id}.png", labels[-1])
+            if self.out_plain_pred:
+                labels.append(pseudo_label(probability[1:], numbers, background=probability[0]))
+                save_label(self.out_plain_pred / f"{image_id}.png", labels[-1])
         if classes and not all(label.any() for label in labels):
             return "with classes in their labels, but none in their pseudo labels"
         return None

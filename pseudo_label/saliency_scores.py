@@ -7,9 +7,10 @@ import numpy as np
 
 from pseudo_label.saliency import f_measures, mean_absolute_error, precision_and_recall
 from pseudo_label.scoring import check_size, check_values
+from tool.wording import counted
 from voc12.folders import LABEL_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, load_label
-from voc12.saliency import from_grey, from_label, load_mask
+from voc12.salient_masks import from_grey, from_label, load_mask
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,6 @@ def saliency_report(total: np.ndarray, source: SaliencySource, images: int) -> t
     lines = [
         f"MAE             {mean[0]:.4f}",
         f"max F-measure   {measures[best]:.4f}   (where {best} and above is salient)",
-        f"{images} {'image' if images == 1 else 'images'} of {source.predict_dir} against {source.gt_dir}",
+        f"{counted(images, 'images')} of {source.predict_dir} against {source.gt_dir}",
     ]
     return "\n".join(lines), result

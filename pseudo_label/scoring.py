@@ -12,6 +12,7 @@ from pseudo_label.fusion import levels, pseudo_label
 from pseudo_label.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range, segmentation_scores
 from tool.errors import UserError
 from tool.files import load_npy_dict
+from tool.wording import counted
 from voc12.folders import LABEL_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, load_label
 from voc12.palette import explain
@@ -152,7 +153,7 @@ def report(total: np.ndarray, source: Source, images: int) -> tuple[str, dict]:
     matrix = total[best]
     lines += [
         *table(matrix, source.names),
-        f"{images} {'image' if images == 1 else 'images'} of {source.predict_dir} against {source.gt_dir}",
+        f"{counted(images, 'images')} of {source.predict_dir} against {source.gt_dir}",
     ]
     scores = {name: _percent(score) for name, score in segmentation_scores(matrix).items()}
     result |= {

@@ -29,7 +29,7 @@ SCRIPTS = (
     "voc12.prepare",
     "voc12.pairs",
 )
-SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "experiment.baselines")
+SCRIPTS += ("train_sal", "infer_sal", "reproduce", "demo.run", "demo.draw", "demo.pretrain", "experiment.baselines")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -111,7 +111,7 @@ def test_bad_values(script, args, message, capsys):
         (("--voc12_root", "nowhere"), "--voc12_root nowhere: no such folder"),
         (
             ("--train_list", "nowhere.txt"),
-            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes",
+            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes it for a devkit, ",
         ),
         (("--weights", "nowhere.pth"), "weights nowhere.pth does not exist"),
         (("--weights", "."), "weights . is a folder; name the .params or .pth file in it"),
@@ -136,7 +136,7 @@ def test_training_names_what_is_missing(args, message, commands, drawn, tmp_path
         (("--voc12_root", "nowhere"), "--voc12_root nowhere: no such folder"),
         (
             ("--infer_list", "nowhere.txt"),
-            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes",
+            "list nowhere.txt does not exist; python voc12/prepare.py --voc12_root ROOT makes it for a devkit, ",
         ),
         (("--weights", "nowhere.pth"), "weights nowhere.pth does not exist"),
         (("--weights", "."), "weights . is a folder; name the .params or .pth file in it"),
@@ -167,7 +167,7 @@ def test_the_folder_above_the_devkit_is_seen_through(script, more, commands, tmp
 
 def test_inference_asks_for_an_output(commands, drawn, tiny_weights, tmp_path):
     line = commands.error(tmp_path, "infer_cls.py", "--voc12_root", drawn, "--weights", tiny_weights)
-    outputs = "--out_cam, --out_cam_pred, --out_crf or --out_crf_pred"
+    outputs = "--out_cam, --out_cam_pred, --out_crf, --out_crf_pred or --out_plain_pred"
     assert line == f"nothing to write: name an output folder with {outputs}"
 
 

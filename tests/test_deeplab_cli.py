@@ -3,16 +3,14 @@
 import json
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from disks import FULL, small_disk
 from PIL import Image
-from training import curve, image_id, same_tensors
+from training import check_bad_photos, check_full_disk, check_killed, curve, cut, image_id, same_tensors
 
 from network.segmentation_loss import multi_scale_loss
 from pseudo_label.crf import DEEPLAB, dense_crf
@@ -29,6 +27,12 @@ def flags(root: Path, *more: object) -> tuple[object, ...]:
     data = ("--voc12_root", root, "--label_dir", root / "SegmentationClass", "--train_list", "list.txt")
     network = ("--network", "tests.small_deeplab", "--crop_size", 33, "--max_iters", STEPS, "--batch_size", 4)
     return (*data, *network, "--lr", 0.01, "--num_workers", 0, "--session_name", "s", *more)
+
+
+def inference(root: Path, whole: Path, *more: object) -> tuple[object, ...]:
+    """Flags of infer_deeplab.py with the network of the run in the folder `whole`."""
+    data = ("--voc12_root", root, "--infer_list", "list.txt", "--network", "tests.small_deeplab")
+    return (*data, "--weights", whole / "checkpoints/s/s.pth", "--num_workers", 0, *more)
 
 
 @pytest.fixture
@@ -86,16 +90,9 @@ def test_each_photo_once_an_epoch(drawn):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_and_resumed(whole, commands, devkit, tmp_path, workers):
-    arguments = flags(devkit, "--num_workers", workers, "--save_every", 1, "--resume")
-    command = commands.start(tmp_path, "train_deeplab.py", *arguments)
-    state = tmp_path / "checkpoints/s/state.pth"
-    assert command.until(state.is_file)
-    assert command.send(signal.SIGKILL) == -signal.SIGKILL
-    done = commands.run(tmp_path, "train_deeplab.py", *arguments)
-    assert re.search(r"resumed checkpoints/s/state.pth after step [1-6] of 6", done.stdout)
-    for name in ("s.pth", "state.pth"):
-        assert same_tensors(whole / "checkpoints/s" / name, tmp_path / "checkpoints/s" / name)
-    line = commands.error(tmp_path, "train_deeplab.py", *arguments, "--no-freeze_bn")
+    check_killed(commands, tmp_path, "train_deeplab.py", flags(devkit, "--num_workers", workers), 1, whole)
+    assert same_tensors(whole / "checkpoints/s/state.pth", tmp_path / "checkpoints/s/state.pth")
+    line = commands.error(tmp_path, "train_deeplab.py", *flags(devkit, "--resume", "--no-freeze_bn"))
     assert "was written with --freeze_bn True, this run has False" in line
 
 
@@ -114,11 +111,6 @@ def value_21(path: Path) -> None:
     Image.fromarray(label).save(path)
 
 
-def cut(path: Path) -> None:
-    """Its header stays whole."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 FAULTS = [
     ("JPEGImages/{}.jpg", cut, "photo .*{}.jpg cannot be read: image file is truncated"),
     ("JPEGImages/{}.jpg", Path.unlink, "photo .*{}.jpg does not exist"),
@@ -134,12 +126,8 @@ def test_bad_files_are_named_before_the_first_step(name, fault, message, command
     bad = IDS[2], IDS[5]
     for i in bad:
         fault(devkit / name.format(i))
-    command = commands.run(tmp_path, "train_deeplab.py", *flags(devkit), status=1)
-    for i, line in zip(bad, command.stderr, strict=False):
-        assert re.match(f"{i}: .*" + message.format(i), line), line
-    end = "2 of the 8 photos of list.txt can't be trained on, listed above; --skip_errors trains without them"
-    assert command.stderr[2:] == [f"train_deeplab.py: error: {end}"]
-    assert not (tmp_path / "checkpoints").exists()
+    patterns = [f"{i}: .*{message.format(i)}" for i in bad]
+    check_bad_photos(commands, tmp_path, "train_deeplab.py", flags(devkit), patterns, "8 photos of list.txt")
     done = commands.run(tmp_path, "train_deeplab.py", *flags(devkit, "--skip_errors", "--max_iters", 1))
     assert "6 photos, 1 step" in done.stdout
 
@@ -170,11 +158,7 @@ def test_weights(commands, devkit, whole, tiny_weights, tmp_path):
 
 
 def test_a_full_disk(commands, devkit, whole, tmp_path):
-    with small_disk(tmp_path / "checkpoints", 30_000) as limits:
-        line = commands.error(tmp_path, "train_deeplab.py", *flags(devkit, "--save_every", 1), limits=limits)
-    assert re.search(f"cannot write .*: {FULL}$", line), line
-    commands.run(tmp_path, "train_deeplab.py", *flags(devkit, "--save_every", 1, "--resume"))
-    assert same_tensors(whole / "checkpoints/s/s.pth", tmp_path / "checkpoints/s/s.pth")
+    check_full_disk(commands, tmp_path, "train_deeplab.py", flags(devkit), 30_000, whole)
 
 
 def test_pictures_and_batch_norms_that_learn(whole, commands, devkit, tmp_path):
@@ -202,9 +186,8 @@ def net(whole) -> Net:
 def test_inference(whole, net, commands, drawn, tmp_path):
     """Against a plain computation; a rerun does nothing."""
     (tmp_path / "list.txt").write_text("\n".join(IDS[:3]))
-    data = ("--voc12_root", drawn, "--infer_list", "list.txt", "--network", "tests.small_deeplab")
     outputs = ("--out_pred", "pred", "--out_crf_pred", "crf", "--out_prob", "prob", "--flip")
-    arguments = (*data, *outputs, "--weights", whole / "checkpoints/s/s.pth", "--num_workers", 0)
+    arguments = inference(drawn, whole, *outputs)
     commands.run(tmp_path, "infer_deeplab.py", *arguments)
     for i in IDS[:3]:
         photo = np.array(Image.open(drawn / f"JPEGImages/{i}.jpg"))
@@ -225,17 +208,7 @@ def test_inference(whole, net, commands, drawn, tmp_path):
 
 def test_inference_skips_what_is_broken(whole, commands, devkit, tmp_path):
     (devkit / f"JPEGImages/{IDS[1]}.jpg").write_bytes(b"\xff\xd8\xff cut")
-    arguments = (
-        "--voc12_root",
-        devkit,
-        "--infer_list",
-        "list.txt",
-        "--network",
-        "tests.small_deeplab",
-        "--out_pred",
-        "p",
-    )
-    arguments = (*arguments, "--weights", whole / "checkpoints/s/s.pth", "--num_workers", 0)
+    arguments = inference(devkit, whole, "--out_pred", "p")
     assert f"{IDS[1]}.jpg" in commands.error(tmp_path, "infer_deeplab.py", *arguments)
     done = commands.run(tmp_path, "infer_deeplab.py", *arguments, "--skip_errors", status=1)
     assert "7 photos labelled in p" in done.stdout and done.stderr[0].startswith(f"skipped {IDS[1]}: photo")
@@ -243,17 +216,7 @@ def test_inference_skips_what_is_broken(whole, commands, devkit, tmp_path):
 
 def test_photos_too_small_for_the_scales(whole, commands, devkit, tmp_path):
     Image.new("RGB", (1, 1)).save(devkit / f"JPEGImages/{IDS[1]}.jpg")
-    arguments = (
-        "--voc12_root",
-        devkit,
-        "--infer_list",
-        "list.txt",
-        "--network",
-        "tests.small_deeplab",
-        "--out_pred",
-        "p",
-    )
-    arguments = (*arguments, "--weights", whole / "checkpoints/s/s.pth", "--num_workers", 0)
+    arguments = inference(devkit, whole, "--out_pred", "p")
     done = commands.run(tmp_path, "infer_deeplab.py", *arguments, "--skip_errors", status=1)
     assert done.stderr[0] == f"skipped {IDS[1]}: photo {IDS[1]} is 1x1 pixels, too small for the scales"
     assert "7 photos labelled in p" in done.stdout
@@ -262,9 +225,7 @@ def test_photos_too_small_for_the_scales(whole, commands, devkit, tmp_path):
 def test_an_output_folder_that_holds_the_photos(whole, commands, devkit, tmp_path):
     """PNGs beside the JPEGs would leave two photos of each id."""
     before = sorted((devkit / "JPEGImages").iterdir())
-    arguments = ("--voc12_root", devkit, "--infer_list", "list.txt", "--network", "tests.small_deeplab")
-    arguments = (*arguments, "--weights", whole / "checkpoints/s/s.pth", "--out_pred", devkit / "JPEGImages")
-    line = commands.error(tmp_path, "infer_deeplab.py", *arguments)
+    line = commands.error(tmp_path, "infer_deeplab.py", *inference(devkit, whole, "--out_pred", devkit / "JPEGImages"))
     assert line == f"--out_pred {devkit / 'JPEGImages'} is the folder of the photos; name another one"
     assert sorted((devkit / "JPEGImages").iterdir()) == before
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from demo.pretrain import backbone_state
 from network import deeplab_v2, deeplab_v2_resnet38, deeplab_v2_tiny, resnet38_EDAM_tiny
+from network.frozen_norm import has_frozen_norms, thaw
 from network.resnet38d import ResNet38d
 from network.weights import load_weights
 from tool.errors import UserError
@@ -87,3 +88,13 @@ def test_one_size_has_one_loss(net):
     net.scales = (0.5,)
     assert [tuple(logits.shape) for logits in net(picture)] == [(1, 21, 5, 6), (1, 21, 3, 3), (1, 21, 5, 6)]
     assert F.mse_loss(net.base.features(picture).clamp(min=0), net.base.features(picture)) == 0
+
+
+def test_batch_norms_that_learn_leave_the_frozen_stem_as_it_is():
+    net = deeplab_v2_tiny.Net(freeze_stem=True).train()
+    still = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    norms = {name for name in still if ".bn" in name}
+    assert has_frozen_norms(net) and {name.split(".")[1] for name in still - norms} == {"conv1a", "b2"}
+    thaw(net)
+    assert not has_frozen_norms(net)
+    assert {name for name, parameter in net.named_parameters() if not parameter.requires_grad} == still - norms

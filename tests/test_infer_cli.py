@@ -84,6 +84,8 @@ def test_label_pngs_with_saliency_of_drawn_pictures(synthetic, filled_weights, t
         tmp_path / "cam",
         "--out_crf_pred",
         tmp_path / "crf",
+        "--out_plain_pred",
+        tmp_path / "plain",
         "--sal_path",
         SYNTHETIC / "saliency",
     )
@@ -91,6 +93,7 @@ def test_label_pngs_with_saliency_of_drawn_pictures(synthetic, filled_weights, t
     for image_id in ("2099_000001", "2099_000002"):
         same_labels(tmp_path / f"cam/{image_id}.png", synthetic[f"cam_png_saliency_{image_id}"])
         same_labels(tmp_path / f"crf/{image_id}.png", synthetic[f"crf_png_saliency_{image_id}"])
+        same_labels(tmp_path / f"plain/{image_id}.png", synthetic[f"crf_png_{image_id}"])
 
 
 @needs_shared

@@ -78,6 +78,8 @@ class Page(HTMLParser):
 
 
 def test_the_whole_chain(inputs, in_forks, monkeypatch, tmp_path, capsys):
+    (tmp_path / "voc12").mkdir()  # in the folder one works in
+    (tmp_path / "voc12/cls_labels.npy").write_bytes(b"of other photos")
     words = (*flags(inputs, *NETWORKS), "--out", tmp_path / "run", "--try")
     main(monkeypatch, *words)
     made = tmp_path / "run" / "try"
@@ -186,6 +188,28 @@ def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, cap
     with pytest.raises(reproduce.UserError):  # nor does a real run begin
         main(monkeypatch, *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_photo_is_named_once_and_a_missing_devkit_hides_nothing_else(inputs, tmp_path, monkeypatch, capsys):
+    """A photo is no fault of the saliency maps, whose own are named beside it."""
+    root, weights = tmp_path / "VOC2012", ("--edam_weights", inputs / "weights.pth")
+    shutil.copytree(inputs / "VOC2012", root)
+    photo, other = ((root / "ImageSets/Segmentation/train.txt").read_text().split()[n] for n in (0, 1))
+    words = ("--voc12_root", root, *flags(inputs)[2:], *weights, "--sal_path", root / "saliency", "--dry_run")
+    (root / f"JPEGImages/{photo}.jpg").unlink()
+    (root / f"saliency/{other}.png").unlink()
+    (root / "ImageSets/Segmentation/val.txt").unlink()
+    with pytest.raises(reproduce.UserError, match="3 of the inputs"):
+        main(monkeypatch, *words)
+    assert [line.partition(" does not exist")[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"problem: list {root}/ImageSets/Segmentation/val.txt",
+        f"problem: photo {root}/JPEGImages/{photo}.jpg",
+        f"problem: --sal_path: saliency map {root}/saliency/{other}.png",
+    ]
+    with pytest.raises(reproduce.UserError, match="3 of the inputs"):
+        main(monkeypatch, *words, "--voc12_root", "none", "--sal_path", "no", "--sbd_root", tmp_path)
+    problems = capsys.readouterr().err
+    assert all(part in problems for part in ("--sbd_root", "--voc12_root", "--sal_path: "))
 
 
 def test_another_dataset_than_voc_is_refused(inputs, tmp_path, monkeypatch, capsys):

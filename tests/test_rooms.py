@@ -1,7 +1,11 @@
 """What a room may know; which way imports run is checked by import-linter (pyproject.toml)."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from voc12.classes import CLASSES
 
@@ -15,3 +19,16 @@ def test_tool_names_no_dataset_no_network_and_no_class():
     assert len(files) > 10
     found = [(path.name, match[0]) for path in files for match in foreign.finditer(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("modules", "spared"),
+    [
+        ("eval, colorful, voc12.prepare, voc12.pairs, experiment.baselines, demo.draw", "torch"),
+        ("train_EDAM_cls, infer_cls, train_deeplab, infer_deeplab, train_sal, infer_sal, demo.pretrain", "torchvision"),
+    ],
+)
+def test_scripts_start_without_what_takes_seconds_to_import(modules, spared):
+    code = f"import sys, {modules}; print({spared!r} in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"

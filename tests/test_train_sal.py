@@ -1,16 +1,13 @@
 """train_sal.py through the command line: the steps of a plain loop, exact resume, initial weights, and each fault's line."""
 
-import re
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from disks import FULL, small_disk
 from PIL import Image
-from training import curve, image_id, same_tensors
+from training import check_bad_photos, check_full_disk, check_killed, curve, cut, image_id
 
 from network.saliency_loss import saliency_loss
 from tests.small_deeplab import Net as DeepLab
@@ -122,15 +119,8 @@ def test_what_is_unknown_does_not_count():
 
 @pytest.mark.parametrize("after", [1, RENEWED])
 def test_killed_and_resumed(whole, commands, made, tmp_path, after):
-    arguments = flags(made, "--save_every", 1, "--resume")
-    command = commands.start(tmp_path, "train_sal.py", *arguments)
-    state = tmp_path / "checkpoints/s/state.pth"
-    assert command.until(lambda: state.is_file() and torch.load(state, weights_only=True)["step"] >= after)
-    assert command.send(signal.SIGKILL) == -signal.SIGKILL
-    done = commands.run(tmp_path, "train_sal.py", *arguments)
-    assert re.search(r"resumed checkpoints/s/state.pth after step [1-6] of 6", done.stdout)
-    assert same_tensors(whole / "checkpoints/s/s.pth", tmp_path / "checkpoints/s/s.pth")
-    line = commands.error(tmp_path, "train_sal.py", *arguments, "--crop_size", 112)
+    check_killed(commands, tmp_path, "train_sal.py", flags(made), after, whole)
+    line = commands.error(tmp_path, "train_sal.py", *flags(made, "--resume", "--crop_size", 112))
     assert "was written with --crop_size None, this run has 112" in line
 
 
@@ -148,10 +138,6 @@ def test_crops_of_a_devkit_are_computed_together(commands, made, tmp_path):
 
 def resize(path: Path) -> None:
     Image.open(path).resize((120, 130)).save(path)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def shrink(path: Path) -> None:
@@ -180,12 +166,8 @@ def test_bad_files_are_named_before_the_first_step(name, fault, message, command
     bad = IDS[1], IDS[3]
     for i in bad:
         fault(pairs / name.format(i))
-    command = commands.run(tmp_path, "train_sal.py", *flags(pairs), status=1)
-    for i, line in zip(bad, command.stderr, strict=False):
-        assert re.match(f"image/{i}.jpg: .*" + message.format(i), line), line
-    end = f"2 of the 4 photos of {pairs}/pairs.lst can't be trained on, listed above; --skip_errors trains without them"
-    assert command.stderr[2:] == [f"train_sal.py: error: {end}"]
-    assert not (tmp_path / "checkpoints").exists()
+    patterns = [f"image/{i}.jpg: .*{message.format(i)}" for i in bad]
+    check_bad_photos(commands, tmp_path, "train_sal.py", flags(pairs), patterns, f"4 photos of {pairs}/pairs.lst")
     if fault is not cut:
         return
     done = commands.run(tmp_path, "train_sal.py", *flags(pairs, "--skip_errors", "--max_epoches", 1))
@@ -240,11 +222,7 @@ def test_weights(commands, pairs, tmp_path):
 
 
 def test_a_full_disk(commands, made, whole, tmp_path):
-    with small_disk(tmp_path / "checkpoints", 60_000) as limits:
-        line = commands.error(tmp_path, "train_sal.py", *flags(made, "--save_every", 1), limits=limits)
-    assert re.search(f"cannot write .*: {FULL}$", line), line
-    commands.run(tmp_path, "train_sal.py", *flags(made, "--save_every", 1, "--resume"))
-    assert same_tensors(whole / "checkpoints/s/s.pth", tmp_path / "checkpoints/s/s.pth")
+    check_full_disk(commands, tmp_path, "train_sal.py", flags(made), 60_000, whole)
 
 
 def test_pictures(whole):

@@ -109,6 +109,19 @@ def test_it_is_told_how_many_labels_came_from_where(tmp_path, capsys, monkeypatc
     assert told("abc") == ""
 
 
+def test_of_voc_the_labels_beside_the_list_come_before_those_of_the_folder_one_works_in(tmp_path, monkeypatch):
+    """As reproduce.py needs it, whose own lists and labels lie in the folder of its run."""
+    root = write_devkit(tmp_path / "VOC2012", {"a": (0,)})
+    monkeypatch.chdir(tmp_path)
+    for folder, label in (("voc12", hot(5)), ("lists", hot(7))):
+        (tmp_path / folder).mkdir()
+        save_npy_dict(tmp_path / folder / "cls_labels.npy", {"a": label})
+    for listed_in, expected in (("lists/train.txt", 7), ("voc12/train.txt", 5), ("few.txt", 5)):
+        assert np.array_equal(load_labels("a", root, listed_in=listed_in)["a"], hot(expected))
+    (root / "labels.csv").write_text("photo,classes\na,dog\n")
+    assert np.array_equal(load_labels("a", root, listed_in="lists/train.txt")["a"], hot(11))
+
+
 def test_label_files_with_numbers_for_ids_are_read(tmp_path):
     save_npy_dict(tmp_path / "cls.npy", {2007000032: hot(3), 2011003276: hot(4)})
     labels = load_labels(["2007_000032", "2011_003276"], tmp_path, tmp_path / "cls.npy")
@@ -129,7 +142,9 @@ def test_all_photos_without_a_label_are_named_or_left_out(tmp_path):
 
 def test_an_image_without_any_label_is_named_with_the_remedy(tmp_path):
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,)})
-    with pytest.raises(UserError, match=r"no label for c: .*cls.npy does not exist.*c\.xml; python voc12/prepare.py"):
+    with pytest.raises(
+        UserError, match=r"no label for c: .*cls.npy does not exist.*c\.xml; is the id right\? python voc12/prep"
+    ):
         load_labels(["a", "c"], root, tmp_path / "cls.npy")
     save_npy_dict(tmp_path / "cls.npy", {"a": hot(5)})
     with pytest.raises(UserError, match=r"no label for c: .*cls.npy does not hold it.*python voc12/prepare.py"):
@@ -150,9 +165,7 @@ def test_a_value_that_is_no_multi_hot_label_is_refused(tmp_path, value, message)
 
 def test_a_label_file_of_another_kind_is_answered_with_the_remedy(tmp_path):
     np.save(tmp_path / "cls.npy", np.zeros((6, 20), np.float32))
-    with pytest.raises(
-        UserError, match=r"cls\.npy is not a dict .*; .*prepare\.py .* makes it anew, and without it labels"
-    ):
+    with pytest.raises(UserError, match=r"cls\.npy is not a dict .*; .*prepare\.py .* for COCO; without it labels"):
         load_labels(["a"], tmp_path, tmp_path / "cls.npy")
 
 

@@ -151,20 +151,6 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
-    """Whether this is the first process, the one that reports."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def from_first(value: Any) -> Any:
-    """The first process's value, in all of them."""
-    if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, 0)
-    return values[0]
-
-
 def barrier() -> None:
     """Wait for all processes."""
     if dist.is_initialized():

@@ -90,6 +90,7 @@ class Task:
 def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str) -> None:
     """Add the flags that all training scripts share. pictures: what --vis_every shows."""
     add, count = parser.add_argument, flags.count()
+    add("--wt_dec", type=flags.number(float, 0), default=5e-4, help="weight decay")
     add("--seed", type=count, default=0, help="of initial weights, augmentation and dropout")
     workers = "processes that read and augment photos, per training process; 0: none"
     add("--num_workers", type=count, default=min(8, distributed.cores()), help=workers)
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch
 class Training:
     """One run: each step's batch is shared by `world` processes, of which this is `rank`.
 
-    args: the flags of `add_flags` with network, weights, batch_size, lr, wt_dec.
+    args: the flags of `add_flags` with network, weights, batch_size, lr.
     """
 
     def __init__(self, args: argparse.Namespace, task: Task, device: torch.device, rank: int, world: int) -> None:

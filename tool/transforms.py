@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
-from torchvision.transforms import functional as TF
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 
@@ -47,12 +46,19 @@ def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
 
 def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float = 0.3, hue: float = 0.1) -> Image.Image:
     """Brightness, contrast and saturation times 1 - strength .. 1 + strength, hue shifted by -hue .. hue, in random order."""
-    adjust = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation)
+    adjust = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     factors = rng.uniform(1 - strength, 1 + strength, 3)
     shift = rng.uniform(-hue, hue)
     for i in rng.permutation(4):
-        image = TF.adjust_hue(image, shift) if i == 3 else adjust[i](image, factors[i])
+        image = shift_hue(image, shift) if i == 3 else adjust[i](image).enhance(factors[i])
     return image
+
+
+def shift_hue(image: Image.Image, turn: float) -> Image.Image:
+    """Turn the hue of an RGB photo by a part of the colour circle, rounded towards zero to 255ths."""
+    hue, saturation, value = image.convert("HSV").split()
+    steps = int(turn * 255)
+    return Image.merge("HSV", (hue.point([(h + steps) % 256 for h in range(256)]), saturation, value)).convert("RGB")
 
 
 def crop_or_pad(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:

@@ -8,8 +8,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tool.errors import UserError
 from tool.wording import nearest_path
 
@@ -68,6 +66,8 @@ def read_torch_file(path: str | Path, stand_ins: Mapping[str, type] | None = Non
     `stand_ins` are made, by full name, in the place of objects of other classes. Raises UserError: no such file, another
     kind of file, a truncated or damaged one, or one that holds other objects (an UnpicklingError is the cause then).
     """
+    import torch  # takes seconds, and digests of files do without
+
     file, kind = open_weights(path)
     with file:
         if kind not in (TORCH_ZIP, TORCH_LEGACY):

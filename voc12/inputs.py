@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tool import distributed
+from tool import ranks
 from tool.errors import UserError
 from tool.wording import counted, nearest_path
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, SALIENCY_ENDINGS, files_of, find_file, photos_below
@@ -122,13 +122,13 @@ def sound_ids(
         return None
 
     bad: dict[str, str] = {}
-    if distributed.is_first():
+    if ranks.is_first():
         with ThreadPoolExecutor(4) as pool:
             problems = tqdm(pool.map(problem, ids), "checking", len(ids), unit="photo", disable=None)
             bad = {image_id: text for image_id, text in zip(ids, problems, strict=True) if text}
-    bad = distributed.from_first(bad)
+    bad = ranks.from_first(bad)
     goes_on = skip_errors and len(bad) < len(ids)
-    if distributed.is_first():
+    if ranks.is_first():
         shown = list(bad.items())[: None if goes_on else FIRST]
         for image_id, message in shown:
             print(f"{image_id}: {message}", file=sys.stderr)

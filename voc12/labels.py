@@ -15,7 +15,7 @@ from tool.wording import nearest
 from voc12.classes import VOC, Classes
 from voc12.folders import find_file
 from voc12.label_csv import CSV_FILE, read_label_csv
-from voc12.lists import PREPARE_COMMAND, check_id, read_classes
+from voc12.lists import PREPARE, check_id, read_classes
 from voc12.report import named, one_line
 
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
@@ -124,17 +124,18 @@ def load_labels(
     labels_path: str | Path | None = None,
     failures: list[tuple[str, str]] | None = None,
     ignore_foreign: bool = False,
+    listed_in: str | Path = "voc12/train.txt",
 ) -> dict[str, np.ndarray]:
     """Label (C,) float32, zeros and ones, of each id: from `labels_path` where it exists, else from `Annotations`.
 
-    The classes are those of the dataset in `voc12_root`; without `labels_path` so is the file, see `labels_file`. An id that the file
-    lacks is read from its XML. The file is read without running anything it asks for. The first process prints how many labels
-    came from where. `ignore_foreign`: see `read_annotation`.
+    The classes are those of the dataset in `voc12_root`; without `labels_path` so is the file, see `labels_file`, which wants to know
+    the list that the ids are of. An id that the file lacks is read from its XML. The file is read without running anything it asks
+    for. The first process prints how many labels came from where. `ignore_foreign`: see `read_annotation`.
     UserError: ids in neither place, or whose value is no multi-hot label or names no class. Where a list `failures` is given, such
     ids are left out and (id, message) is added to it instead.
     """
     classes = read_classes(voc12_root)
-    labels_path = labels_path or labels_file(voc12_root, classes)
+    labels_path = labels_path or labels_file(voc12_root, classes, listed_in)
     table = read_table(Path(labels_path), classes, ignore_foreign)
     labels: dict[str, np.ndarray] = {}
     problems = []
@@ -152,10 +153,16 @@ def load_labels(
     return labels
 
 
-def labels_file(root: str | Path, classes: Classes) -> Path:
-    """Where the labels of a dataset are: labels.csv in its root, else cls_labels.npy there; of VOC that of voc12/."""
-    folder = Path("voc12") if classes == VOC else Path(root)
-    return path if (path := Path(root, CSV_FILE)).exists() else folder / LABELS_FILE
+def labels_file(root: str | Path, classes: Classes, listed_in: str | Path) -> Path:
+    """Where the labels of a dataset are: labels.csv in its root, else cls_labels.npy there.
+
+    Of VOC the latter is the one beside the list of the photos, which prepare.py wrote with it, or else that of voc12/.
+    """
+    if (path := Path(root, CSV_FILE)).exists():
+        return path
+    if classes != VOC:
+        return Path(root, LABELS_FILE)
+    return path if (path := Path(listed_in).parent / LABELS_FILE).exists() else Path("voc12", LABELS_FILE)
 
 
 def read_table(path: Path, classes: Classes, ignore_foreign: bool) -> dict[str, np.ndarray]:
@@ -166,9 +173,7 @@ def read_table(path: Path, classes: Classes, ignore_foreign: bool) -> dict[str, 
         try:
             return {_id_of(key): label for key, label in load_npy_dict(path).items()}
         except UserError as error:
-            raise UserError(
-                f"{error}; {PREPARE_COMMAND} makes it anew, and without it labels are read from the XML"
-            ) from error
+            raise UserError(f"{error}; {PREPARE}; without it labels are read from the XML") from error
     table: dict[str, np.ndarray] = {}
     for number, image_id, names in read_label_csv(path):
         label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
@@ -227,8 +232,7 @@ def _load_label(
     if not path.is_file():
         absent = "does not hold it" if Path(labels_path).exists() else "does not exist"
         raise UserError(
-            f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; "
-            f"{PREPARE_COMMAND} makes the labels of a devkit; is the id right?"
+            f"no label for {image_id}: {labels_path} {absent}, and there is no {path}; is the id right? {PREPARE}"
         )
     return read_annotation(path, ignore_foreign, classes)
 

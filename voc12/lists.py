@@ -27,8 +27,13 @@ _IMAGE_LINES = (
 )
 _CLASS_LINE = re.compile(r"\S+ (?:-1| [01])")  # of VOC's ImageSets/Main: an id, and whether the photo shows a class
 _PAIR_LINE = re.compile(rf"/?JPEGImages/{_PHOTO}\s+/?JPEGImages/{_PHOTO}\s+([0-9]{{1,3}})", re.IGNORECASE)
-PREPARE_COMMAND = "python voc12/prepare.py --voc12_root ROOT"
-LISTS_REMEDY = f"{PREPARE_COMMAND} makes the lists under voc12/"
+PREPARE = (
+    "python voc12/prepare.py --voc12_root ROOT makes it for a devkit, voc12/prepare_photos.py for photos of your own, "
+    "coco14/prepare.py for COCO"
+)
+ROOT = "folder of the dataset, such as VOC2012: JPEGImages"
+"""Help of the flag --voc12_root."""
+UNPACK_AGAIN = "it comes with the devkit: unpack that again"
 
 
 def check_id(image_id: str, where: str) -> str:
@@ -106,7 +111,7 @@ def photo_path(root: str | Path, image_id: str) -> Path:
     return find_file(photo_folder(root), check_id(image_id, "photo"), PHOTO_ENDINGS)
 
 
-def read_image_list(path: str | Path, remedy: str = LISTS_REMEDY) -> list[str]:
+def read_image_list(path: str | Path, remedy: str = PREPARE) -> list[str]:
     """Image ids in the order of the file, duplicates kept.
 
     A line is `/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png`, the photo alone, or a bare id. Blank lines
@@ -210,7 +215,7 @@ def tell_aside(path: str | Path) -> None:
         print(f"{path}: what it held is kept as {keep_aside(path)}")
 
 
-def read_lines(path: str | Path, remedy: str = LISTS_REMEDY) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | Path, remedy: str = PREPARE) -> Iterator[tuple[int, str]]:
     """Non-blank lines, stripped, with their numbers from 1."""
     some = False
     try:

@@ -157,7 +157,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, for its labels")
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
     add("--out", required=True, metavar="FILE", help="pair list to write")
-    labels = "labels.csv or .npy, read where the file exists; otherwise the dataset's own, of VOC voc12/cls_labels.npy"
+    labels = "labels.csv or .npy, read where the file exists; otherwise the dataset's own, of VOC that beside the list or in voc12/"
     add("--labels", metavar="FILE", help=labels)
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--epochs", type=flags.count(1), default=EPOCHS, help="matchings of all photos to make")
@@ -168,14 +168,14 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     ids = read_image_list(args.image_list)
-    labels_path = args.labels or labels_file(args.voc12_root, read_classes(args.voc12_root))
+    labels_path = args.labels or labels_file(args.voc12_root, read_classes(args.voc12_root), args.image_list)
     if not Path(labels_path).exists() and not Path(args.voc12_root, "Annotations").is_dir():
         check_root(args.voc12_root)
     folder = photo_folder(args.voc12_root)
     if folder.is_dir() and (problems := check_inputs(ids, [photos(folder)])):  # labels alone make a list, too
         raise UserError(one_line(problems))
     pairs = make_pairs(
-        load_labels(ids, args.voc12_root, args.labels, ignore_foreign=args.ignore_foreign), args.epochs, args.seed
+        load_labels(ids, args.voc12_root, labels_path, ignore_foreign=args.ignore_foreign), args.epochs, args.seed
     )
     write_pairs(args.out, pairs)
     print(f"{args.out}: {counted(len(pairs), 'pairs')}, {len(pairs) // args.epochs} per epoch")

@@ -29,6 +29,7 @@ from voc12.images import size_of
 from voc12.labels import IGNORE_FOREIGN, LABELS_FILE, annotation_path, read_annotation
 from voc12.lists import (
     CLASSES_FILE,
+    UNPACK_AGAIN,
     deeper_devkit,
     format_image_list,
     photo_path,
@@ -44,7 +45,6 @@ from voc12.sbd import SBD_PAGE
 
 PAIRS_FILE = "EDAM_train.txt"
 DEEPLAB_LISTS = "ImageSets/SegmentationAug"
-LISTS = ("train", "val", "test", "train_aug")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"{args.voc12_root / CLASSES_FILE} names other classes than VOC's: leave out --sbd_root and --download"
         )
+    if args.per_class and not args.out_dir:
+        raise UserError(f"--per_class {args.per_class}: give --out_dir, another folder than that of the whole lists")
     # Before hours of download. VOC's lists are this repository's, another dataset's stay with it.
     out = make_folder(args.out_dir or (Path(__file__).parent if classes == VOC else args.voc12_root))
     root, sbd_root = locate(args)
@@ -67,6 +69,9 @@ def main(argv: list[str] | None = None) -> None:
     ids = sorted({*lists["train_aug"], *lists["train"], *lists["val"]})
     labels = read_labels(root, ids, findings, args.ignore_foreign, classes)
     check_photos(root, ids, masks, findings)
+    published = PUBLISHED if classes == VOC else {}
+    if args.per_class:
+        lists, published = first_of_each_class(lists, labels, args.per_class), {}
     paired = {image_id: labels[image_id] for image_id in lists["train_aug"] if image_id in labels}
     if not paired:
         raise UserError(
@@ -85,14 +90,12 @@ def main(argv: list[str] | None = None) -> None:
     say(out / LABELS_FILE, write_labels(out / LABELS_FILE, labels))
     say(out / PAIRS_FILE, write_pairs(out / PAIRS_FILE, pairs))
 
-    if not count_aug(root):
+    if not count_aug(root) and not args.per_class:
         findings.add("folders missing, so train_aug is no more than train (see below)", AUG)
     shown = {image_id: mask.classes for image_id, mask in masks.items() if mask is not None}
-    published = PUBLISHED if classes == VOC else {}
     report = [*list_table(lists, published), *class_table(lists, labels, shown, pairs, findings, classes)]
     report.append(f"pairs: {len(pairs) // args.epochs} per epoch, {args.epochs} epochs, {len(pairs)} in all")
-    report.append("nothing looks wrong" if not findings.lines() else "please look at these:")
-    print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists, classes, len(pairs))]))
+    print("\n".join(["", *report, *findings.lines(), *closing(root, out, lists, classes, len(pairs), args.per_class)]))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -107,6 +110,8 @@ def get_parser() -> argparse.ArgumentParser:
     deeplab = "for kazuto1011/deeplab-pytorch: also write the lists with which it trains on these label PNGs within --voc12_root, in "
     add("--label_dir", type=Path, metavar="DIR", help=f"{deeplab}{DEEPLAB_LISTS}")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
+    few = "for a quick look: shorter train and val, their first photos with N of each class, and train_aug no more than train"
+    add("--per_class", type=flags.count(1), metavar="N", help=few)
     add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
     add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
     out = "folder for the lists, labels and pairs; otherwise voc12/ of this repository, for other classes than VOC's --voc12_root"
@@ -149,9 +154,7 @@ def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings)
         path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
         if name == "test" and not path.exists():  # comes with an archive of its own
             continue
-        ids = sorted(
-            set(read_image_list(path, remedy="it comes with the devkit: unpack that again, or --download DIR"))
-        )
+        ids = sorted(set(read_image_list(path, UNPACK_AGAIN)))
         splits[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
         if name != "test" and count_aug(root):
             _keep(splits[name], masks, f"images of {name}.txt without a mask", findings)
@@ -161,6 +164,22 @@ def make_lists(root: Path, masks: Mapping[str, Mask | None], findings: Findings)
     augmented = _keep(sorted(masks), photos, "masks without a photo, left out", findings) if count_aug(root) else ()
     splits["train_aug"] = sorted(set(augmented or splits["train"]) - set(splits["val"]))
     return splits
+
+
+def first_of_each_class(
+    lists: Mapping[str, list[str]], labels: Mapping[str, np.ndarray], most: int
+) -> dict[str, list[str]]:
+    """Shorter train and val: a photo is taken where one of its classes has been taken less than `most` times; train_aug is train."""
+    chosen = dict(lists)
+    for name in ("train", "val"):
+        taken: np.ndarray | int = 0
+        chosen[name] = []
+        for image_id in lists[name]:
+            label = labels.get(image_id)
+            if label is not None and (label * most > taken).any():
+                taken = taken + label
+                chosen[name].append(image_id)
+    return chosen | {"train_aug": chosen["train"]}
 
 
 def within(root: Path, folder: Path) -> str:
@@ -249,17 +268,20 @@ def say(path: Path, written: bool) -> None:
     print(f"{path}: {'written' if written else 'already right'}")
 
 
-def closing(root: Path, out: Path, lists: Mapping[str, Sequence[str]], classes: Classes, pairs: int) -> list[str]:
+def closing(
+    root: Path, out: Path, lists: Mapping[str, Sequence[str]], classes: Classes, pairs: int, per_class: int | None
+) -> list[str]:
     """What is missing, where it comes from, and the command to type next."""
     lines = []
-    if not count_aug(root) and classes == VOC:
+    whole = classes == VOC and not per_class
+    if not count_aug(root) and whole:
         lines += [
             "",
             f"{root / AUG} is missing, so train_aug is no more than train ({len(lists['train_aug'])} images).",
             f"It is made from SBD ({SBD_PAGE}); to fetch SBD, 1.4 GB, and make it:",
             f"  {shlex.join(['python', 'voc12/prepare.py', '--voc12_root', str(root), '--download', 'DIR'])}",
         ]
-    return [*lines, *next_command(root, out / PAIRS_FILE, None if classes == VOC else pairs)]
+    return [*lines, *next_command(root, out / PAIRS_FILE, None if whole else pairs)]
 
 
 if __name__ == "__main__":

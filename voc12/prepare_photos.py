@@ -71,7 +71,6 @@ def main(argv: list[str] | None = None) -> None:
     counts = zip(classes.names, per_class(labels, labels, len(classes)), of_pairs, strict=True)
     report = [*list_table(lists), "photos and pairs per class:"]
     report += [f"  {name:<20}{photos:>8}{number:>8}" for name, photos, number in counts]
-    report.append("please look at these:" if findings.lines() else "nothing looks wrong")
     print("\n".join(["", *report, *findings.lines(), *next_command(root, root / PAIRS_FILE, len(pairs))]))
 
 

@@ -45,8 +45,9 @@ class Findings:
         self._by_kind.setdefault(kind, []).append(item)
 
     def lines(self) -> list[str]:
-        """One line a kind: how many, and the first names."""
-        return [f"  {counted(len(items), kind)}: {named(items)}" for kind, items in self._by_kind.items()]
+        """A heading, and one line a kind: how many, and the first names."""
+        found = [f"  {counted(len(items), kind)}: {named(items)}" for kind, items in self._by_kind.items()]
+        return ["please look at these:", *found] if found else ["nothing looks wrong"]
 
 
 def list_table(
