@@ -18,6 +18,20 @@ _UNTRIMMED = (
 )
 
 
+class _GiveBack(torch.autograd.Function):
+    """x itself. Freed memory goes back to the system, now and when the gradient of x has been computed."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        give_back_freed_memory()
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        give_back_freed_memory()
+        return grad
+
+
 class EDAM(nn.Module):
     """The head, as the first base of a network whose second base is the backbone: `class Net(EDAM, ResNet38d)`.
 
@@ -91,7 +105,7 @@ class EDAM(nn.Module):
         starts = range(0, self.num_classes, _TOGETHER)
         many = masks.device.type == "cpu" and self.num_classes > _UNTRIMMED
         if many:
-            reduced = give_back_freed_memory(reduced)
+            reduced = _GiveBack.apply(reduced)
         logits = []
         for start, part in zip(starts, masks.split(_TOGETHER), strict=True):
             inputs: tuple = (reduced, part, range(start, start + len(part)))
@@ -100,7 +114,7 @@ class EDAM(nn.Module):
             else:
                 logits.append(self.class_logits(*inputs))
             if many and (start + len(part)) % _UNTRIMMED == 0:
-                logits[-1] = give_back_freed_memory(logits[-1])
+                logits[-1] = _GiveBack.apply(logits[-1])
         return torch.cat(logits).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
 
     def class_logits(

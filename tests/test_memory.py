@@ -46,28 +46,16 @@ def megabytes():
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * 4 // 1024
 
-def handed_back(function):
-    block, above = torch.ones(128 * 2**18), torch.ones(2**18)
-    del block  # the other one keeps it from being the end of the heap
-    full = megabytes()
-    result = function()
-    print(full - megabytes())
-    return result
-
 setup("cpu")
-x = torch.ones(1, requires_grad=True)
-(2 * x).backward()  # loads what the first backward pass loads
-x.grad = None
-y = handed_back(lambda: give_back_freed_memory(x))
-handed_back(lambda: (3 * y).backward())
-print(y.item(), x.grad.item())
+block, above = torch.ones(128 * 2**18), torch.ones(2**18)
+del block  # the other one keeps it from being the end of the heap
+full = megabytes()
+give_back_freed_memory()
+print(full - megabytes())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_freed_memory_goes_back_in_both_passes():
+def test_freed_memory_goes_back():
     done = subprocess.run([sys.executable, "-c", HAND_BACK], cwd=REPO, capture_output=True, text=True, check=True)
-    forward, backward, values = done.stdout.splitlines()
-    assert int(forward) >= 120
-    assert int(backward) >= 120
-    assert values == "1.0 3.0"
+    assert int(done.stdout) >= 120

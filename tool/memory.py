@@ -3,9 +3,6 @@
 import ctypes
 import sys
 
-import torch
-from torch import Tensor
-
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of one in ru_maxrss
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameters in glibc's malloc.h
 _LARGEST = 2**31 - 1  # it takes a C int
@@ -28,28 +25,11 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST) and mallopt(_TRIM_THRESHOLD, _LARGEST))
 
 
-def give_back_freed_memory(x: Tensor) -> Tensor:
-    """x; freed blocks that malloc keeps go back to the system, now and when the gradient of x has been computed.
+def give_back_freed_memory() -> None:
+    """Hand the freed blocks that malloc keeps back to the system. Does nothing with C libraries other than glibc.
 
-    An aligned block does not fit where one of its size was freed, so what a loop takes and frees grows with its repetitions. Does
-    nothing with C libraries other than glibc.
+    An aligned block does not fit where one of its size was freed, so that what a loop takes and frees grows as it goes on.
     """
-    return _GiveBack.apply(x)
-
-
-class _GiveBack(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        _trim()
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        _trim()
-        return grad
-
-
-def _trim() -> None:
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):
