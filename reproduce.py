@@ -2,6 +2,8 @@
 
     python reproduce.py --voc12_root VOC2012 --weights ilsvrc-cls_rna-a1_cls1000_ep-0001.params \\
         --poolnet_weights final.pth --deeplab_weights deeplabv1_resnet101-coco.pth --out RUN
+or, a quick look at real photos on a laptop: other, small networks, ImageNet weights from a package, the first photos of each class:
+    python reproduce.py --laptop --voc12_root VOC2012 --out RUN
 --dry_run looks at every input and prints the commands. --try runs all of them, a few steps and photos each. Interrupted, the same
 command goes on. What is at hand already saves steps: --edam_weights (a trained EDAM), --sal_path (saliency maps).
 """
@@ -25,6 +27,17 @@ from tool.files import make_folder
 TRY = "A try of a few steps and photos: its scores mean nothing."
 PATHS = ("voc12_root", "out", "sbd_root", "download", *SOURCES)
 FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
+# --laptop: in place of the published networks, and of their training on 10582 photos
+SMALL: dict[str, object] = {"network": "network.timm_EDAM", "deeplab_network": "network.deeplab_v2_timm"}
+SMALL |= {"weights": Path(IMAGENET), "deeplab_weights": Path(IMAGENET)}
+PER_CLASS = 25  # photos of each class
+SMALL_PREPARE = ("--per_class", PER_CLASS, "--epochs", 6)
+SMALL_TRAINING = "--freeze_backbone --lr 0.01 --warmup_steps 20 --batch_size 4 --crop_size 288 --long_side 256 448"
+SMALL_SEGMENTATION = "--max_iters 300 --batch_size 8 --iter_size 1 --crop_size 256 --lr 0.001"
+SMALL_REMARK = (
+    "Not the published networks: EDAM's and DeepLab-v2's heads on EfficientNet-Lite0, "
+    f"trained on the first photos that show each class, {PER_CLASS} of them."
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -41,6 +54,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--deeplab_network", type=flags.module_name, default=Plan.deeplab, metavar="MODULE", help="DeepLab-v2's")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--seed", type=flags.count(), default=0, help="of the pairs, initial weights and training")
+    laptop = "small networks on EfficientNet-Lite0 and a few hundred photos: about half an hour on two cores"
+    add("--laptop", action="store_true", help=f"{laptop}; needs requirements-timm.txt")
     few = "run the whole chain with a few steps and photos, in OUT/try: does all of it work on this machine?"
     add("--try", dest="few", action="store_true", help=few)
     add("--dry_run", action="store_true", help="look at all inputs, print the commands, run nothing")
@@ -61,29 +76,32 @@ def make_plan(args: argparse.Namespace) -> Plan:
             setattr(args, name, path.absolute())
     out = args.out / "try" if args.few else args.out
     lists = out / "lists"
-    training: tuple[object, ...] = ("--lr", 0.001, "--batch_size", 4, "--train_list", lists / "EDAM_train.txt")
-    few: dict = {}
+    pairs = lists / "EDAM_train.txt"
+    lengths: dict = {"training": ("--lr", 0.001, "--batch_size", 4, "--train_list", pairs)}
+    lengths |= {"labelled": lists / "train.txt", "to_label": lists / "train_aug.txt", "val": lists / "val.txt"}
+    if args.laptop:
+        lengths |= {"prepare": SMALL_PREPARE, "to_label": lists / "train.txt", "fusion": (), "theta": 0.4}
+        lengths |= {"training": ("--train_list", pairs, *SMALL_TRAINING.split())}
+        lengths |= {"segmentation": tuple(SMALL_SEGMENTATION.split())}
     if args.few:
         pairs, photos, val = lists / "few_pairs.txt", lists / "few.txt", lists / "few_val.txt"
-        training = ("--batch_size", 1, "--train_list", pairs)
         heads = ((FEW_PAIRS, "EDAM_train.txt", pairs), (FEW_PHOTOS, "train.txt", photos), (FEW_VAL, "val.txt", val))
         made = " && ".join(
             f"{command('head', '-n', n, lists / name)} > {shlex.quote(str(path))}" for n, name, path in heads
         )
-        few = {"fewer": (Step("fewer", "Shorter lists for a try", f"sh -c {shlex.quote(made)}"),)}
-        few |= {"labelled": photos, "to_label": photos, "val": val}
-        few |= {"segmentation": ("--max_iters", 2, "--batch_size", 2, "--iter_size", 2)}
-    whole = {"labelled": lists / "train.txt", "to_label": lists / "train_aug.txt", "val": lists / "val.txt"}
+        lengths |= {"fewer": (Step("fewer", "Shorter lists for a try", f"sh -c {shlex.quote(made)}"),)}
+        lengths |= {"training": ("--batch_size", 1, "--train_list", pairs)}
+        lengths |= {"labelled": photos, "to_label": photos, "val": val}
+        lengths |= {"segmentation": ("--max_iters", 2, "--batch_size", 2, "--iter_size", 2)}
     return Plan(
         out=out,
         root=args.voc12_root,
         lists=lists,
-        **(whole | few),
+        **lengths,
         sbd_root=args.sbd_root,
         download=args.download,
         edam=args.network,
         weights=None if args.edam_weights else args.weights,
-        training=training,
         edam_weights=args.edam_weights,
         saliency=args.sal_path,
         poolnet=args.poolnet_network,
@@ -97,7 +115,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )
 
 
-def preflight(plan: Plan) -> None:
+def preflight(plan: Plan, laptop: bool) -> None:
     """Look at all inputs and say what was found. UserError: something is missing, all of which is listed."""
     look = Preflight()
     look.look(plan)
@@ -105,7 +123,7 @@ def preflight(plan: Plan) -> None:
         look.notes.append(f"the rows with saliency are left out; for them: {SOURCES['poolnet_weights']}")
     if not plan.segments:
         look.notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not laptop:
         look.notes.append("no GPU: the published schedule takes weeks on a CPU; --try runs every step in minutes")
     print("\n".join(look.notes))
     if look.problems:
@@ -114,12 +132,16 @@ def preflight(plan: Plan) -> None:
 
 
 def main() -> None:
-    args = get_parser().parse_args()
+    parser = get_parser()
+    args = parser.parse_args()
+    if args.laptop:
+        parser.set_defaults(**SMALL)
+        args = parser.parse_args()
     plan = make_plan(args)
     steps = make_steps(plan)
     chosen, again = select(steps, args.first, args.only)
     if args.dry_run or not all(is_finished(plan.out, step) for step in chosen):
-        preflight(plan)
+        preflight(plan, args.laptop)
     if args.dry_run:
         for step in chosen:
             done = "   # finished already" if is_finished(plan.out, step) and step.name not in again else ""
@@ -130,7 +152,8 @@ def main() -> None:
     if not all(is_finished(plan.out, step) for step in steps):
         print("\nother steps are not finished yet: without --only and --from all are run, and the report is made")
         return
-    write_report(plan, steps, "EDAM on PASCAL VOC 2012", TRY if args.few else "")
+    remark = " ".join((SMALL_REMARK,) * args.laptop + (TRY,) * args.few)
+    write_report(plan, steps, "EDAM on PASCAL VOC 2012", remark)
 
 
 if __name__ == "__main__":
