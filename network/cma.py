@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from network.attention import attention
+from network.attention import attention, computes_by_tiles
 from network.dropout import Dropout
 
 # Numbers in the tokens of several classes: EDAM as published has 2.7 million at its crop, with a backbone of stride 16 and crop 256
@@ -122,25 +122,37 @@ class CMADropout(nn.Module):
 
 
 def transformer_blocks(
-    x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int, dropout: CMADropout
+    x: Tensor,
+    pairs: int,
+    blocks: list[TransformerBlock],
+    heads: int,
+    dropout: CMADropout,
+    kept: list[tuple[Tensor, ...]] | None = None,
 ) -> Tensor:
     """The transformer blocks of several classes, joint attention over the tokens of both images of a pair.
 
     For the backward pass of more than _FEW numbers only x, q, k, v and the attention's output are kept; what lies before and behind
-    the attention is computed again.
+    the attention is computed again. With `keeps_attention_alone` the caller has all of it computed again but the attention.
 
     Args:
         x: tokens (C, N, D), N = pairs x T tokens a pair.
         blocks: the C classes' parameters.
+        kept: as for `attention`, where all of this is computed again.
 
     Returns:
         (C, N, D).
     """
-    again = partial(checkpoint, use_reentrant=False) if x.numel() > _FEW else _kept
+    again = partial(checkpoint, use_reentrant=False) if x.numel() > _FEW and kept is None else _kept
     q, k, v = again(_projections, x, pairs, blocks, heads)
     p = dropout.attention.p if dropout.attention.training else 0.0
-    attended = attention(q, k, v, p)
+    attended = attention(q, k, v, p, kept)
     return again(_after_attention, x, attended, blocks, dropout)
+
+
+def keeps_attention_alone(tokens: int, x: Tensor, dropout: CMADropout) -> bool:
+    """Whether to keep nothing but the attention's results for backward: `tokens` numbers, of the type and on the device of x."""
+    p = dropout.attention.p if dropout.attention.training else 0.0
+    return tokens > _FEW and computes_by_tiles(x, p)
 
 
 def _kept(function: Callable, *inputs: Any) -> Any:

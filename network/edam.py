@@ -6,11 +6,30 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from network.cma import CMADropout, PairEmbedding, TransformerBlock, transformer_blocks
+from network.cma import CMADropout, PairEmbedding, TransformerBlock, keeps_attention_alone, transformer_blocks
+from tool.memory import give_back_freed_memory
 from tool.transforms import IMAGENET, PictureStatistics
 
 _TOGETHER = 5  # classes that the CMA computes at once: its largest tensor has 43 MB a pair then, at the published crop
+_UNTRIMMED = (
+    20  # classes; where there are more, freed memory is handed back after each so many: 2 GB a pair of 80 classes
+)
+
+
+class _GiveBack(torch.autograd.Function):
+    """x itself. Freed memory goes back to the system, now and when the gradient of x has been computed."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        give_back_freed_memory()
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        give_back_freed_memory()
+        return grad
 
 
 class EDAM(nn.Module):
@@ -84,25 +103,36 @@ class EDAM(nn.Module):
         reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
         masks = masks.flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
         starts = range(0, self.num_classes, _TOGETHER)
-        logits = [
-            self.class_logits(reduced, part, range(start, start + len(part)))
-            for start, part in zip(starts, masks.split(_TOGETHER), strict=True)
-        ]
+        many = masks.device.type == "cpu" and self.num_classes > _UNTRIMMED
+        if many:
+            reduced = _GiveBack.apply(reduced)
+        logits = []
+        for start, part in zip(starts, masks.split(_TOGETHER), strict=True):
+            inputs: tuple = (reduced, part, range(start, start + len(part)))
+            if keeps_attention_alone(part.numel() * reduced.shape[-1], reduced, self.cma_dropout):
+                logits.append(checkpoint(self.class_logits, *inputs, [], use_reentrant=False))
+            else:
+                logits.append(self.class_logits(*inputs))
+            if many and (start + len(part)) % _UNTRIMMED == 0:
+                logits[-1] = _GiveBack.apply(logits[-1])
         return torch.cat(logits).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
 
-    def class_logits(self, reduced: Tensor, masks: Tensor, classes: Sequence[int]) -> Tensor:
+    def class_logits(
+        self, reduced: Tensor, masks: Tensor, classes: Sequence[int], kept: list[tuple[Tensor, ...]] | None = None
+    ) -> Tensor:
         """Logits of some classes: the CMA (section 3.3).
 
         Args:
             reduced: features (P, 2, T, D) at the T positions of each image.
             masks: of these classes, (C, P, 2, T).
+            kept: as for `attention`, where all of this is computed again.
 
         Returns:
             (C, P, 2).
         """
         tokens = self.embedding(reduced * masks[..., None])  # features times the mask of each class, (C, P, 2, T, D)
         blocks = [cast(TransformerBlock, cast(nn.Sequential, self.trans_list[c])[0]) for c in classes]
-        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout)
+        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout, kept)
         pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
         fc = torch.stack([cast(nn.Linear, self.fc_list[c]).weight.flatten() for c in classes])  # (C, D)
         return (pooled * fc[:, None, None]).sum(-1)

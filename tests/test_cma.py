@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import without_dropout
 
-from network.attention import attention
+from network.attention import _attend, attention
 from network.cma import sinusoidal_encoding
 from network.dropout import Dropout
 from network.edam import EDAM
@@ -165,11 +165,17 @@ def test_every_pair_is_on_its_own(net, device):
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-12)
 
 
-def test_what_backward_computes_again_drops_the_same(monkeypatch):
-    """Logits and gradients, bit for bit, of a network with all its dropout: kept for backward or computed again."""
+@pytest.mark.parametrize(
+    ("attention_dropout", "attentions"), [(0.1, 4), (0.0, 0)]
+)  # four groups of five classes; PyTorch's own
+def test_what_backward_computes_again_drops_the_same(monkeypatch, attention_dropout, attentions):
+    """Logits and gradients, bit for bit, of a network with its dropout: kept for backward or computed again."""
     torch.manual_seed(0)
     net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32).double().train()
+    net.cma_dropout.attention.p = attention_dropout
     images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64)
+    computed = []
+    monkeypatch.setattr("network.attention._attend", lambda *inputs: computed.append(1) or _attend(*inputs))
 
     def results(seed: int) -> list[torch.Tensor]:
         net.zero_grad()
@@ -181,7 +187,18 @@ def test_what_backward_computes_again_drops_the_same(monkeypatch):
     kept = results(1)
     assert not torch.equal(kept[0], results(2)[0])  # it drops
     monkeypatch.setattr("network.cma._FEW", 0)
+    computed.clear()
     assert all(map(torch.equal, results(1), kept))
+    assert len(computed) == attentions  # not again
+
+
+@pytest.mark.parametrize(("num_classes", "times"), [(20, 0), (25, 2), (45, 3)])
+def test_many_classes_hand_freed_memory_back(monkeypatch, num_classes, times):
+    trimmed = []
+    monkeypatch.setattr("network.edam.give_back_freed_memory", lambda: trimmed.append(1))
+    net = make(num_classes).cpu()
+    net(torch.randn(1, 2, 3, 32, 32, dtype=torch.float64)).sum().backward()
+    assert len(trimmed) == 2 * times  # in both passes
 
 
 def test_cpu_dropout():
@@ -203,9 +220,14 @@ def dropped_weights(q, k, v, p, seed):
     return attention(q, k, v, p)
 
 
-def test_cpu_dropout_attention_drops_and_rescales():
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr("network.attention._TILE", 64)
+
+
+def test_cpu_dropout_attention_drops_and_rescales(small_tiles):
     torch.manual_seed(1)
-    tokens = 300  # more than one block of rows
+    tokens = 300
     q, k = torch.randn(2, 2, 3, tokens, 8, dtype=torch.float64).unbind()
     v = torch.eye(tokens, dtype=torch.float64).expand(2, 3, tokens, tokens)
     weights = dropped_weights(q, k, v, 0.1, seed=5)
@@ -220,10 +242,12 @@ def test_cpu_dropout_attention_drops_and_rescales():
     assert len({row.tobytes() for row in kept.flatten(0, 2).numpy()}) == len(rows)  # and no two rows share theirs
 
 
-def test_cpu_dropout_attention_gradients():
+@pytest.mark.parametrize("factor", [1, 1e3])  # scores up to 1e7, whose exponentials are infinite
+def test_cpu_dropout_attention_gradients(small_tiles, factor):
     torch.manual_seed(2)
-    tokens = 150
-    q, k, v = (torch.randn(1, 2, tokens, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    tokens = 151  # the last tiles are smaller
+    q, k, v = torch.randn(3, 1, 2, tokens, 4, dtype=torch.float64)
+    q, k, v = (part.requires_grad_() for part in (q * factor, k * factor, v))
     identity = torch.eye(tokens, dtype=torch.float64).expand(1, 2, tokens, tokens)
     mask = (dropped_weights(q.detach(), k.detach(), identity, 0.3, seed=3) != 0).double()
     scale = 1 / (1 - round(0.3 * 65536) / 65536)
@@ -241,7 +265,7 @@ def test_cpu_dropout_attention_gradients():
 @pytest.mark.parametrize(
     ("dropout", "count", "limits"),
     [
-        (0.0, 4000, (6e-3, 9e-3, 7e-3, 6e-3)),  # 16 blocks of rows: the sums over them need float32
+        (0.0, 4000, (6e-3, 9e-3, 7e-3, 6e-3)),  # 8 tiles in a row: the sums over them need float32
         (0.3, 1000, (8e-3, 1e-2, 9e-3, 8e-3)),
     ],
 )

@@ -35,3 +35,27 @@ def test_a_freed_tensor_is_the_next_ones_memory():
     first, second = map(int, done.stdout.split())
     assert first >= 64  # it counts: the first tensor takes new pages, of 2 MB at most
     assert second < first / 20
+
+
+HAND_BACK = """
+import torch
+from tool.distributed import setup
+from tool.memory import give_back_freed_memory
+
+def megabytes():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * 4 // 1024
+
+setup("cpu")
+block, above = torch.ones(128 * 2**18), torch.ones(2**18)
+del block  # the other one keeps it from being the end of the heap
+full = megabytes()
+give_back_freed_memory()
+print(full - megabytes())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_freed_memory_goes_back():
+    done = subprocess.run([sys.executable, "-c", HAND_BACK], cwd=REPO, capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 120

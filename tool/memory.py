@@ -23,3 +23,14 @@ def keep_freed_memory() -> bool:
         return False
     # In this order: where the first is refused, the second would fix the threshold where it is, at 128 KB.
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST) and mallopt(_TRIM_THRESHOLD, _LARGEST))
+
+
+def give_back_freed_memory() -> None:
+    """Hand the freed blocks that malloc keeps back to the system. Does nothing with C libraries other than glibc.
+
+    An aligned block does not fit where one of its size was freed, so that what a loop takes and frees grows as it goes on.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
