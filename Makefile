@@ -1,11 +1,12 @@
 # make test: an environment in .venv, then the tests, on the GPU with DEVICE=cuda.
 # make demo: the whole published table in miniature, on drawn pictures, from nothing.
+# make real VOC=VOCdevkit/VOC2012: a quick look at it on real photos, with small networks; SALIENCY=DIR where there are saliency maps.
 PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cpu
 RUN := $(VENV)/bin/python
 
-.PHONY: test lint demo tensorboard clean
+.PHONY: test lint demo real tensorboard clean
 
 test: lint
 	$(RUN) -m pytest -q --device $(DEVICE)
@@ -19,6 +20,9 @@ lint: $(VENV)/.ready
 # Interrupted, `make demo` goes on where it was. `rm -r demo_run` starts anew.
 demo: $(VENV)/.ready
 	$(RUN) demo/run.py --out demo_run
+
+real: $(VENV)/.ready
+	$(RUN) reproduce.py --laptop --voc12_root $(VOC) $(if $(SALIENCY),--sal_path $(SALIENCY)) --out real_run
 
 tensorboard: $(VENV)/.ready
 	$(RUN) -m tensorboard.main --logdir demo_run/runs

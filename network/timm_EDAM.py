@@ -22,7 +22,7 @@ class Net(EDAM, TimmBackbone):
     """
 
     def __init__(
-        self, num_classes: int = 20, dim: int = 64, hidden: int = 256, mask_share: float = 0.2, **options
+        self, num_classes: int = 20, dim: int = 64, hidden: int = 256, mask_share: float = 0.1, **options
     ) -> None:
         super().__init__(num_classes, dim, hidden=hidden, **options)
         self.mask_share = mask_share

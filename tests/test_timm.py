@@ -196,6 +196,12 @@ def test_the_commands(drawn, tmp_path, commands):
     other = commands.error(tmp_path, *train, "--backbone", "resnet18", "--resume", state)
     assert "was written with --backbone None, this run has resnet18" in other
     trained = tmp_path / "checkpoints/t/t.pth"
+    commands.run(tmp_path, *train[:-1], "head", "--freeze_backbone")
+    head, whole = (torch.load(tmp_path / f"checkpoints/{name}/{name}.pth", weights_only=True) for name in ("head", "t"))
+    head, whole = (saved.get("model", saved) for saved in (head, whole))
+    conv, mask = f"{LITE0}.conv_head.weight", "mask_layer.weight"
+    assert not torch.equal(head[mask], torch.zeros_like(head[mask])) and not torch.equal(head[conv], whole[conv])
+    assert torch.equal(head[conv], GIVEN["_conv_head.weight"])
     (tmp_path / "list.txt").write_text("2099_000001\n2099_000002\n")
     infer = ("infer_cls.py", "--network", "network.timm_EDAM", "--weights", trained, "--voc12_root", drawn)
     infer += ("--infer_list", "list.txt", "--out_cam", "CAM", "--num_workers", 0, "--crf_workers", 0)
@@ -254,3 +260,18 @@ def test_the_commands_of_deeplab(drawn, tmp_path, commands):
     weights = ("--weights", "checkpoints/DeepLabV2/DeepLabV2.pth", "--infer_list", "list.txt")
     commands.run(tmp_path, "infer_deeplab.py", *network, *weights, "--out_pred", "PRED", "--crf_workers", 0)
     assert load_label(tmp_path / "PRED/2099_000002.png").max() <= 20
+
+
+def test_masks_are_probabilities_and_speak_for_themselves():
+    net = timm_EDAM.Net(num_classes=3, backbone="resnet18", mask_share=0.25).eval()
+    features = torch.randn(2, net.channels, 4, 5)
+    assert torch.equal(net.activate(features), torch.full((2, 4, 4, 5), 0.25))  # before training
+    torch.nn.init.normal_(net.mask_layer.weight, std=0.02)
+    masks = net.activate(features)
+    scores = F.conv2d(features.double(), net.mask_layer.weight.double(), padding=1)
+    torch.testing.assert_close(masks.double(), scores.exp() / scores.exp().sum(1, keepdim=True))
+    logits = net.pair_logits(features, masks[:, :3])
+    assert logits.shape == (1, 2, 6)
+    for image, label in ((0, 0), (1, 2)):
+        largest = sorted(masks[image, label].flatten().tolist())[-5:]  # a quarter of 20 positions
+        assert torch.sigmoid(logits[0, image, 3 + label]).item() == pytest.approx(sum(largest) / 5, abs=1e-6)
