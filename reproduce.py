@@ -20,7 +20,7 @@ from experiment.preflight import SOURCES, Preflight
 from experiment.report import write_report
 from experiment.runner import Step, is_finished, run_steps, select
 from network.timm_weights import IMAGENET
-from tool import flags
+from tool import distributed, flags
 from tool.errors import UserError, run
 from tool.files import make_folder
 
@@ -33,7 +33,7 @@ SMALL |= {"weights": Path(IMAGENET), "deeplab_weights": Path(IMAGENET)}
 PER_CLASS = 25  # photos of each class
 SMALL_PREPARE = ("--per_class", PER_CLASS, "--epochs", 6)
 SMALL_TRAINING = "--freeze_backbone --lr 0.01 --warmup_steps 20 --batch_size 4 --crop_size 320 --long_side 224 320"
-SMALL_SEGMENTATION = "--max_iters 300 --batch_size 8 --iter_size 1 --crop_size 256 --lr 0.0003"
+SMALL_SEGMENTATION = "--max_iters 400 --batch_size 8 --iter_size 1 --crop_size 256 --lr 0.0005"
 SMALL_REMARK = (
     "Not the published networks: EDAM's and DeepLab-v2's heads on EfficientNet-Lite0, "
     f"trained on the first photos that show each class, {PER_CLASS} of them."
@@ -109,7 +109,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         segments=args.deeplab_weights is not None,
         deeplab=args.deeplab_network,
         deeplab_weights=args.deeplab_weights,
-        processes=1 if args.few else max(1, torch.cuda.device_count()),
+        processes=1 if args.few else torch.cuda.device_count() or (2 if args.laptop else 1),
         precision=("--amp", args.amp) if args.amp != "off" else (),
         seed=args.seed,
     )
@@ -148,7 +148,9 @@ def main() -> None:
             print(f"\n# {step.name}: {step.title}\n{step.command}{done}")
         return
     make_folder(plan.out)
-    run_steps(chosen, plan.out, {}, "the same command", again)
+    # Small networks leave threads waiting for each other: on a CPU they are trained in two processes, which share its cores.
+    threads = {"OMP_NUM_THREADS": str(max(1, distributed.cores() // 2))} if args.laptop and not args.few else {}
+    run_steps(chosen, plan.out, threads, "the same command", again)
     if not all(is_finished(plan.out, step) for step in steps):
         print("\nother steps are not finished yet: without --only and --from all are run, and the report is made")
         return

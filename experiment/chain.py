@@ -47,7 +47,7 @@ class Plan:
     `deeplab_weights`; None: random) and the flags of their training. edam_weights: an EDAM that is trained already. saliency: maps
     that are there already; `poolnet_weights` makes them otherwise; with neither, the rows with saliency are left out. theta:
     saliency up to 100 times it is background; fusion: the other flags of it. segments: whether there is DeepLab-v2. fewer: makes
-    shorter lists. processes: of torchrun, as many as there are GPUs; a training takes no more of them than it computes pairs or
+    shorter lists. processes: of torchrun, such as one for each GPU; a training takes no more of them than it computes pairs or
     photos at once.
     """
 
