@@ -82,7 +82,7 @@ class Preflight:
         both, pictures = [*ids["train"], *ids["val"]], photos(photo_folder(root))
         self._scored = len(ids["train"])
         augmented = sorted((sbd | files_of(root / AUG, LABEL_ENDINGS).keys()).difference(both))
-        if not augmented and not plan.download:
+        if plan.to_label != plan.labelled and not augmented and not plan.download:
             self.notes.append(
                 f"{root / AUG} is missing: EDAM is trained on the {len(ids['train'])} photos of train, not on the 10582 of train_aug "
                 f"as published; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})"

@@ -1,5 +1,6 @@
 """reproduce.py: the whole chain on drawn photos with tiny networks, its report, and what it says of missing inputs."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -219,3 +220,19 @@ def test_another_dataset_than_voc_is_refused(inputs, tmp_path, monkeypatch, caps
     with pytest.raises(reproduce.UserError, match="1 of the inputs"):
         main(monkeypatch, *words, "--dry_run", "--out", tmp_path / "run")
     assert "classes.txt names other classes than VOC's, whose experiment this is" in capsys.readouterr().err
+
+
+def test_the_laptops_preset(inputs, tmp_path, monkeypatch, capsys):
+    words = ("--laptop", "--voc12_root", inputs / "VOC2012", "--sal_path", tmp_path / "SALIENCY")
+    (tmp_path / "SALIENCY").mkdir()
+    for image in (inputs / "VOC2012" / "saliency").iterdir():
+        shutil.copy(image, tmp_path / "SALIENCY")
+    main(monkeypatch, *words, "--out", tmp_path / "run", "--dry_run")
+    out = capsys.readouterr().out
+    steps = dict(re.findall(r"\n# (\w+): .*\n(.*)", out))
+    assert "--per_class 25 --epochs 6 --seed 0" in steps["lists"] and "labels" not in steps
+    assert "train_EDAM_cls.py" in steps["training"] and "--network network.timm_EDAM" in steps["training"]
+    assert "--weights imagenet " in steps["training"] and "--freeze_backbone" in steps["training"]
+    assert f"--out_plain_pred {tmp_path}/run/crf --out_crf_pred" in steps["maps"] and "--theta 0.4" in steps["maps"]
+    assert "--network network.deeplab_v2_timm" in steps["segmentation"] and "weeks on a CPU" not in out
+    assert "as published" not in out  # neither SBD nor the full schedule are missed
