@@ -269,7 +269,7 @@ def test_masks_are_probabilities_and_speak_for_themselves():
     torch.nn.init.normal_(net.mask_layer.weight, std=0.02)
     masks = net.activate(features)
     scores = F.conv2d(features.double(), net.mask_layer.weight.double(), padding=1)
-    torch.testing.assert_close(masks.double(), scores.exp() / scores.exp().sum(1, keepdim=True))
+    torch.testing.assert_close(masks.double(), scores.softmax(1), rtol=1e-5, atol=1e-6)
     logits = net.pair_logits(features, masks[:, :3])
     assert logits.shape == (1, 2, 6)
     for image, label in ((0, 0), (1, 2)):
