@@ -32,7 +32,7 @@ SMALL: dict[str, object] = {"network": "network.timm_EDAM", "deeplab_network": "
 SMALL |= {"weights": Path(IMAGENET), "deeplab_weights": Path(IMAGENET)}
 PER_CLASS = 25  # photos of each class
 SMALL_PREPARE = ("--per_class", PER_CLASS, "--epochs", 6)
-SMALL_TRAINING = "--freeze_backbone --lr 0.01 --warmup_steps 20 --batch_size 4 --crop_size 320 --long_side 224 320"
+SMALL_TRAINING = "--freeze_backbone --lr 0.01 --warmup_steps 20 --batch_size 4 --crop_size 384 --long_side 256 384"
 SMALL_SEGMENTATION = "--max_iters 400 --batch_size 8 --iter_size 1 --crop_size 256 --lr 0.0005"
 SMALL_REMARK = (
     "Not the published networks: EDAM's and DeepLab-v2's heads on EfficientNet-Lite0, "

@@ -93,11 +93,12 @@ class EDAM(nn.Module):
             return self(images.unflatten(0, (-1, 2))).flatten(0, 1)
         if images.dim() != 5 or images.shape[1] != 2:
             raise ValueError(f"expected pairs (P, 2, 3, H, W) or (2P, 3, H, W), got {tuple(images.shape)}")
-        features = self.features(images.flatten(0, 1))  # (2P, channels, h, w)
-        return self.pair_logits(features, self.activate(features)[:, : self.num_classes])
+        images = images.flatten(0, 1)
+        features = self.features(images)  # (2P, channels, h, w)
+        return self.pair_logits(images, features, self.activate(features)[:, : self.num_classes])
 
-    def pair_logits(self, features: Tensor, masks: Tensor) -> Tensor:
-        """Features (2P, channels, h, w) of P pairs and their masks (2P, C, h, w) -> what `forward` returns of pairs."""
+    def pair_logits(self, images: Tensor, features: Tensor, masks: Tensor) -> Tensor:
+        """What `forward` returns of P pairs: images (2P, 3, H, W), their features (2P, channels, h, w) and masks (2P, C, h, w)."""
         pairs = len(features) // 2
         reduced = self.d_d(features)  # (2P, D, h, w)
         reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)

@@ -1,6 +1,7 @@
 """EDAM's head on a backbone of timm, small enough for a laptop. Not the published network: that is network.resnet38_EDAM_cls."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.edam import EDAM
@@ -18,11 +19,11 @@ class Net(EDAM, TimmBackbone):
     - masks are told by themselves, too, what their photo shows.
 
     Args:
-        mask_share: of an image's positions, those where a mask is largest; their mean is the image's probability of the class.
+        mask_share: of the positions of a photo, those where a mask is largest; their mean is the photo's probability of the class.
     """
 
     def __init__(
-        self, num_classes: int = 20, dim: int = 64, hidden: int = 256, mask_share: float = 0.1, **options
+        self, num_classes: int = 20, dim: int = 64, hidden: int = 256, mask_share: float = 0.2, **options
     ) -> None:
         super().__init__(num_classes, dim, hidden=hidden, **options)
         self.mask_share = mask_share
@@ -32,9 +33,17 @@ class Net(EDAM, TimmBackbone):
         """Mask probabilities: (N, channels, h, w) -> (N, C + 1, h, w), which add up to 1 over the channels."""
         return self.mask_layer(features).float().softmax(1)
 
-    def pair_logits(self, features: Tensor, masks: Tensor) -> Tensor:
+    def pair_logits(self, images: Tensor, features: Tensor, masks: Tensor) -> Tensor:
         """The CMA's logits of the C classes, then the masks' own: (P, 2, 2C)."""
-        values = masks.flatten(2)  # (2P, C, T)
-        largest = values.topk(max(1, round(self.mask_share * values.shape[2])), 2).values.mean(2)  # (2P, C)
+        photo = F.adaptive_max_pool2d((images != 0).float().amax(1), masks.shape[2:]) > 0  # crops are padded with zeros
+        largest = mean_of_largest(masks.flatten(2), photo.flatten(1)[:, None], self.mask_share)  # (2P, C)
         own = largest.clamp(_LEAST, 1 - _LEAST).logit().unflatten(0, (-1, 2))
-        return torch.cat([super().pair_logits(features, masks), own], 2)
+        return torch.cat([super().pair_logits(images, features, masks), own], 2)
+
+
+def mean_of_largest(values: Tensor, counted: Tensor, share: float) -> Tensor:
+    """The mean of the largest values of each row: a share of those that count, bool (N, 1, T); (N, C, T), from 0 -> (N, C)."""
+    number = (share * counted.sum(2, keepdim=True)).round().clamp_min(1)  # (N, 1, 1)
+    ordered = values.masked_fill(~counted, 0).sort(2, descending=True).values
+    rank = torch.arange(values.shape[2], device=values.device)
+    return (ordered * (rank < number)).sum(2) / number[:, :, 0]

@@ -270,8 +270,10 @@ def test_masks_are_probabilities_and_speak_for_themselves():
     masks = net.activate(features)
     scores = F.conv2d(features.double(), net.mask_layer.weight.double(), padding=1)
     torch.testing.assert_close(masks.double(), scores.softmax(1), rtol=1e-5, atol=1e-6)
-    logits = net.pair_logits(features, masks[:, :3])
+    images = torch.randn(2, 3, 64, 80)
+    images[1, :, :, 48:] = 0  # padded: the photo has 4 x 3 positions
+    logits = net.pair_logits(images, features, masks[:, :3])
     assert logits.shape == (1, 2, 6)
-    for image, label in ((0, 0), (1, 2)):
-        largest = sorted(masks[image, label].flatten().tolist())[-5:]  # a quarter of 20 positions
-        assert torch.sigmoid(logits[0, image, 3 + label]).item() == pytest.approx(sum(largest) / 5, abs=1e-6)
+    for image, label, number in ((0, 0, 5), (1, 2, 3)):  # a quarter of the photo's positions
+        largest = sorted(masks[image, label, :, : 5 - 2 * image].flatten().tolist())[-number:]
+        assert torch.sigmoid(logits[0, image, 3 + label]).item() == pytest.approx(sum(largest) / number, abs=1e-6)
