@@ -95,7 +95,9 @@ class Classifier(nn.Module):
     def __init__(self, backbone: ResNet38d, top: float, classes: int) -> None:
         super().__init__()
         thaw(backbone)
-        backbone.requires_grad_(True)
+        parts = backbone_parts(backbone)  # `backbone` may be a network that has a head of its own
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name.split(".")[0] in parts)
         self.backbone, self.top = backbone, top
         self.head = nn.Conv2d(backbone.channels, classes, 1)
 
@@ -107,8 +109,13 @@ class Classifier(nn.Module):
 
 def backbone_state(net: ResNet38d) -> dict[str, Tensor]:
     """The tensors of a ResNet38d within `net`, on the CPU: what `network.weights.load_weights` takes for a backbone."""
-    parts = {"conv1a", *net.block_names, "bn7"}
+    parts = backbone_parts(net)
     return {name: tensor.cpu() for name, tensor in net.state_dict().items() if name.split(".")[0] in parts}
+
+
+def backbone_parts(net: ResNet38d) -> set[str]:
+    """The first words of the names of a ResNet38d's tensors within `net`."""
+    return {"conv1a", *net.block_names, "bn7"}
 
 
 def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
