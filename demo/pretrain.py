@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -95,9 +94,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: ResNet38d, top: float, classes: int) -> None:
         super().__init__()
         thaw(backbone)
-        parts = backbone_parts(backbone)  # `backbone` may be a network that has a head of its own
-        for name, parameter in backbone.named_parameters():
-            parameter.requires_grad_(name.split(".")[0] in parts)
+        backbone.requires_grad_(True)
         self.backbone, self.top = backbone, top
         self.head = nn.Conv2d(backbone.channels, classes, 1)
 
@@ -109,13 +106,8 @@ class Classifier(nn.Module):
 
 def backbone_state(net: ResNet38d) -> dict[str, Tensor]:
     """The tensors of a ResNet38d within `net`, on the CPU: what `network.weights.load_weights` takes for a backbone."""
-    parts = backbone_parts(net)
+    parts = {"conv1a", *net.block_names, "bn7"}
     return {name: tensor.cpu() for name, tensor in net.state_dict().items() if name.split(".")[0] in parts}
-
-
-def backbone_parts(net: ResNet38d) -> set[str]:
-    """The first words of the names of a ResNet38d's tensors within `net`."""
-    return {"conv1a", *net.block_names, "bn7"}
 
 
 def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -153,7 +145,7 @@ def main() -> None:
     if args.long_side[0] > args.long_side[1]:
         raise UserError(f"--long_side {args.long_side[0]} {args.long_side[1]}: the smaller one comes first")
     check_root(args.voc12_root)
-    device, rank, world = distributed.setup(args.device)
+    device, _, _ = distributed.setup(args.device)
     labels = load_labels(read_image_list(args.image_list), args.voc12_root, listed_in=args.image_list)
     max_step = len(labels) * args.epochs // args.batch_size
     if max_step == 0:
@@ -173,36 +165,28 @@ def main() -> None:
     start = state.restore(read_torch_file(state_path), state_path, max_step) if state_path.is_file() else 0
 
     dataset = Photos(labels, args.voc12_root, args.seed, tuple(args.long_side), args.batch_size)
-    steps = StepBatches(start, max_step, args.batch_size, rank, world)
-    source = batches(make_loader(dataset, steps, args.num_workers, False))
+    source = batches(make_loader(dataset, StepBatches(start, max_step, args.batch_size), args.num_workers, False))
     loss_of_late = math.nan
-    # Each process has batch norms of its own while it trains; what is kept is the first one's.
-    shared = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
-    with tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True, disable=rank > 0) as bar:
+    with tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True) as bar:
         for step, (images, targets) in enumerate(source, start):
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * lr_factor(step, max_step, max_step // 20)
             optimizer.zero_grad(set_to_none=True)
-            logits = shared(images.to(device))
-            total = F.binary_cross_entropy_with_logits(logits, targets.to(device), reduction="sum")
-            loss = total / (args.batch_size * targets.shape[1])  # this process's share of the mean
-            (loss * world).backward()  # the processes' gradients are averaged
-            value = distributed.total(loss.detach()).item()
-            if not math.isfinite(value):
-                raise UserError(f"the loss is {value} at step {step}: lower --lr")
+            loss = F.binary_cross_entropy_with_logits(model(images.to(device)), targets.to(device))
+            loss.backward()
+            if not math.isfinite(loss.item()):
+                raise UserError(f"the loss is {loss.item()} at step {step}: lower --lr")
             optimizer.step()
-            loss_of_late = value if step == start else 0.98 * loss_of_late + 0.02 * value
+            loss_of_late = loss.item() if step == start else 0.98 * loss_of_late + 0.02 * loss.item()
             bar.set_postfix_str(f"loss {loss_of_late:.4f}", refresh=False)
             bar.update()
-            if rank == 0 and (step + 1) % SAVE_EVERY == 0 and step + 1 < max_step:
+            if (step + 1) % SAVE_EVERY == 0 and step + 1 < max_step:
                 state.save(state_path, step + 1)
-    if rank == 0:
-        save_torch(args.out, backbone_state(net))
-        state_path.unlink(missing_ok=True)
-        what = f"backbone of {args.network}, trained on {counted(len(labels), 'photos')}"
-        print(f"{args.out}: {what}, loss {loss_of_late:.4f}")
-    distributed.barrier()
-    distributed.cleanup()
+    save_torch(args.out, backbone_state(net))
+    state_path.unlink(missing_ok=True)
+    print(
+        f"{args.out}: backbone of {args.network}, trained on {counted(len(labels), 'photos')}, loss {loss_of_late:.4f}"
+    )
 
 
 if __name__ == "__main__":

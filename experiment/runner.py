@@ -94,11 +94,15 @@ def run_steps(
 def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """Run a command in the repository's root; its status, and the bytes of its largest process.
 
+    Processes of torchrun share the threads that `environment` gives a command.
     Ctrl-C and SIGTERM end the command before us: KeyboardInterrupt is raised when it has ended.
     """
     python = shlex.quote(sys.executable)
     real = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", command))
-    process = subprocess.Popen(f"exec {real}", shell=True, cwd=REPO, env={**os.environ, **environment})
+    environment = {**os.environ, **environment}
+    if (several := re.match(r"torchrun .*?--nproc_per_node (\d+) ", command)) and "OMP_NUM_THREADS" in environment:
+        environment["OMP_NUM_THREADS"] = str(max(1, int(environment["OMP_NUM_THREADS"]) // int(several[1])))
+    process = subprocess.Popen(f"exec {real}", shell=True, cwd=REPO, env=environment)
     signals: list[int] = []
 
     def note(number: int, frame: object) -> None:
