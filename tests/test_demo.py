@@ -107,7 +107,7 @@ def test_pretraining_errors(commands, tmp_path, devkit):
 def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands, tmp_path):
     known = {}
     for step in make_demo_steps(make_plan(Path("folder"), 3)):
-        program, script, *rest = step.command.split()
+        program, script, *rest = step.command.replace("torchrun --standalone --nproc_per_node 2", "python").split()
         if program == "head":
             continue
         assert program == "python"
@@ -116,6 +116,12 @@ def test_every_command_of_the_demo_has_only_flags_that_its_script_knows(commands
         flags = [word for word in rest if word.startswith("--")]
         assert [flag for flag in flags if not re.search(rf" {flag}[ ,\n]", known[script])] == []
     assert {"demo/pretrain.py", "train_EDAM_cls.py", "infer_cls.py", "eval.py"} <= known.keys()
+
+
+def test_two_processes_train_where_no_batch_norm_learns():
+    steps = make_demo_steps(make_plan(Path("o"), 3))
+    shared = [step.name for step in steps if step.command.startswith("torchrun ")]
+    assert {"pretraining", "segmentation"}.isdisjoint(shared) and {"saliency_training", "training"} <= set(shared)
 
 
 def test_deeplab_is_trained_on_the_last_labels_and_scored_on_photos_that_nothing_has_seen():

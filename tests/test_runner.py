@@ -81,12 +81,15 @@ def test_from_and_only(tmp_path):
         select(steps, "d", None)
 
 
-def test_torchrun_is_this_python_s(tmp_path, monkeypatch):
+def test_torchrun_is_this_python_s_and_shares_the_threads_out(tmp_path, monkeypatch):
     monkeypatch.setattr("experiment.runner.REPO", tmp_path)
-    (tmp_path / "one.py").write_text("import os, pathlib; pathlib.Path('rank' + os.environ['RANK']).touch()")
-    status, peak = call("torchrun --standalone --nproc_per_node 2 one.py", {"OMP_NUM_THREADS": "1"})
+    words = "os.environ['OMP_NUM_THREADS']"
+    (tmp_path / "one.py").write_text(
+        f"import os, pathlib; pathlib.Path('rank' + os.environ['RANK']).write_text({words})"
+    )
+    status, peak = call("torchrun --standalone --nproc_per_node 2 one.py", {"OMP_NUM_THREADS": "4"})
     assert status == 0 and peak > 1e7
-    assert (tmp_path / "rank0").exists() and (tmp_path / "rank1").exists()
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
 
 
 def test_sigterm_ends_the_command_first(tmp_path):
