@@ -54,7 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--deeplab_network", type=flags.module_name, default=Plan.deeplab, metavar="MODULE", help="DeepLab-v2's")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--seed", type=flags.count(), default=0, help="of the pairs, initial weights and training")
-    laptop = "small networks on EfficientNet-Lite0 and a few hundred photos: about half an hour on two cores"
+    laptop = "small networks on EfficientNet-Lite0 and a few hundred photos: half an hour or more on two cores"
     add("--laptop", action="store_true", help=f"{laptop}; needs requirements-timm.txt")
     few = "run the whole chain with a few steps and photos, in OUT/try: does all of it work on this machine?"
     add("--try", dest="few", action="store_true", help=few)
