@@ -148,8 +148,8 @@ def labelling(plan: Plan) -> list[Step]:
         plain = ("--out_plain_pred", plan.out / "crf")
     few: Words = ("--infer_list", plan.labelled, "--out_cam", plan.out / "cam", *plain)
     steps = [Step("maps", "Class maps and labels of the photos that are scored", command(*infer, *few, *labels))]
-    if plan.segments and plan.to_label != plan.labelled:
-        title = "Labels of the other photos that DeepLab-v2 is trained on"
+    if (plan.segments or plan.sal_path) and plan.to_label != plan.labelled:
+        title = "Labels of the other photos, to train DeepLab-v2 on"
         steps.append(Step("labels", title, command(*infer, "--infer_list", plan.to_label, *labels)))
     if plan.sal_path:
         words: Words = ("--voc12_root", plan.root, "--infer_list", plan.labelled)
