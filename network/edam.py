@@ -13,9 +13,8 @@ from tool.memory import give_back_freed_memory
 from tool.transforms import IMAGENET, PictureStatistics
 
 _TOGETHER = 5  # classes that the CMA computes at once: its largest tensor has 43 MB a pair then, at the published crop
-_UNTRIMMED = (
-    20  # classes; where there are more, freed memory is handed back after each so many: 2 GB a pair of 80 classes
-)
+# Classes; where there are more, freed memory is handed back after each so many: 2 GB a pair of 80 classes.
+_UNTRIMMED = 20
 
 
 class _GiveBack(torch.autograd.Function):

@@ -18,6 +18,8 @@ from tool.workers import WorkerPool
 from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
 
+FUSED = ("out_cam_pred", "out_crf_pred")  # outputs of LabelJob that saliency is fused into
+
 
 class Job(Protocol):
     """What is written of each photo, and where it goes."""
@@ -75,7 +77,7 @@ class LabelJob(OutputJob):
 
     def fusion_settings(self, output: str) -> tuple[str, ...]:
         """The settings of the fusion, by name, that the files of an output depend on."""
-        if output not in ("out_cam_pred", "out_crf_pred"):
+        if output not in FUSED:
             return ()
         if self.sal_path is not None:
             return ("sal_path", "theta", "alpha", "beta")
@@ -83,7 +85,7 @@ class LabelJob(OutputJob):
 
     def settings(self, output: str) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in self.fusion_settings(output)}
-        if output in ("out_cam_pred", "out_crf_pred"):
+        if output in FUSED:
             settings["sal_path"] = self.sal_path and str(self.sal_path.resolve())
         return settings
 
