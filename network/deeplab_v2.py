@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.caffe_resnet import DEEPLAB, CaffeResNet
+from network.taps import sum_of_convolutions
 from tool.transforms import PictureStatistics
 
 
@@ -24,7 +25,7 @@ class ASPP(nn.Module):
             self.add_module(f"c{i}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(conv(x) for conv in self.children())
+        return sum_of_convolutions(x, [cast(nn.Conv2d, conv) for conv in self.children()])
 
 
 class DeepLab(nn.Module):

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.caffe_resnet import CaffeResNet
+from network.taps import convolve_enlarged, two_convolutions
 from tool.transforms import PictureStatistics
 
 POOLED = (1, 3, 5)  # sides of the pyramid's maps
@@ -40,37 +41,52 @@ class GuidedBackbone(nn.Module):
             nn.Sequential(nn.AdaptiveAvgPool2d(side), conv(width, width, 1), nn.ReLU()) for side in POOLED
         )
         self.ppm_cat = nn.Sequential(conv((1 + len(POOLED)) * width, width), nn.ReLU())
-        self.infos = nn.ModuleList(nn.Sequential(conv(width, guide), nn.ReLU()) for guide in guides)
+        self.infos = nn.ModuleList(nn.ModuleList([conv(width, guide)]) for guide in guides)
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         features = list(self.resnet.stages(x))
         last = self.ppms_pre(features[-1])
         pyramid = self.ppm_cat(torch.cat([last, *(upsample(pooled(last), last) for pooled in self.ppms)], dim=1))
         sizes = reversed(features[:-1])
-        return features, [info(upsample(pyramid, like)) for info, like in zip(self.infos, sizes, strict=True)]
+        layers = [cast(nn.Conv2d, cast(nn.ModuleList, info)[0]) for info in self.infos]
+        guides = (convolve_enlarged(pyramid, x.weight, like.shape[2:]) for x, like in zip(layers, sizes, strict=True))
+        return features, [F.relu(guide) for guide in guides]
 
 
-class FeatureAggregation(nn.Module):
-    """The feature aggregation module (section 3.3): adds pooled versions of the features, then what comes from the side.
+class PooledSum(nn.Module):
+    """What feature aggregation modules begin with: the features and what convolutions make of their pooled versions, added up."""
 
-    (N, in, h, w) -> (N, out, h, w) of the skip's size, or of the own one where `fuses` is false and there is nothing to add.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, fuses: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(conv(in_channels, in_channels) for _ in range(3))
         self.conv_sum = conv(in_channels, out_channels)
-        self.conv_sum_c = conv(out_channels, out_channels) if fuses else None
 
-    def forward(self, x: Tensor, skip: Any = None, guide: Any = None) -> Tensor:
-        """skip: features of the size of the output, guide: the global guidance, both (N, out, h, w), where it fuses."""
+    def add_pooled(self, x: Tensor) -> Tensor:
+        """(N, in, h, w) -> the same shape, >= 0."""
         total = x
         for side, layer in zip((2, 4, 8), self.convs, strict=True):
             total = total + upsample(layer(F.avg_pool2d(x, side)), x)
-        total = F.relu(total)
-        if self.conv_sum_c is None:
-            return self.conv_sum(total)
-        return self.conv_sum_c(self.conv_sum(upsample(total, skip)) + skip + guide)
+        return F.relu(total)
+
+
+class FeatureAggregation(PooledSum):
+    """The feature aggregation module (section 3.3). (N, in, h, w), skip and guide -> (N, out, H, W), of their size."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
+        self.conv_sum_c = conv(out_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor, guide: Tensor) -> Tensor:
+        """skip: features from the side, guide: the global guidance, both (N, out, H, W)."""
+        return self.conv_sum_c(self.conv_sum(upsample(self.add_pooled(x), skip)) + skip + guide)
+
+
+class LastAggregation(PooledSum):
+    """The last one, which adds nothing from the side, together with a layer of one output that follows."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(N, in, h, w), and that layer's weight (1, out, k, k) -> (N, 1, h, w)."""
+        return two_convolutions(self.add_pooled(x), self.conv_sum, weight)
 
 
 class Net(nn.Module):
@@ -99,10 +115,8 @@ class Net(nn.Module):
         decoder = [*reversed(laterals), laterals[0]]  # channels before and after each aggregation
         self.base = GuidedBackbone(width, decoder[1:-1], **resnet)
         self._add_edges(decoder[1:-1])
-        self.deep_pool = nn.ModuleList(
-            FeatureAggregation(before, after, fuses=j < len(laterals) - 1)
-            for j, (before, after) in enumerate(pairwise(decoder))
-        )
+        self.deep_pool = nn.ModuleList(FeatureAggregation(*channels) for channels in pairwise(decoder[:-1]))
+        self.deep_pool.append(LastAggregation(*decoder[-2:]))
         self._add_head(laterals[0])
         sources = zip(self.base.resnet.widths, laterals, strict=True)
         lateral = nn.ModuleList(nn.Sequential(conv(before, after, 1), nn.ReLU()) for before, after in sources)
@@ -143,7 +157,9 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Saliency logits (N, 1, H, W) of pictures as `input` describes them, (N, 3, H, W) float."""
-        return upsample(self.score["score"](self.deep_pool[-1](self.decode(x)[-1])), x)
+        score = cast(nn.Conv2d, self.score["score"])
+        logits = self.deep_pool[-1](self.decode(x)[-1], score.weight)
+        return upsample(logits + cast(Tensor, score.bias)[:, None, None], x)
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
         """One group: all trained parameters."""
@@ -209,9 +225,11 @@ class JointNet(Net):
         """Saliency logits (N, 1, H, W)."""
         decoded = self.decode(x)
         blocks = [block(y) for block, y in zip(self.block, decoded, strict=True)]
-        last = self.deep_pool[-1](decoded[-1])
-        hints = self.edgeinfo["trans"](torch.cat([upsample(y.detach(), last) for y in blocks], dim=1))
-        return upsample(self.score["score"](torch.cat([last, hints], dim=1)), x)
+        hints = self.edgeinfo["trans"](torch.cat([upsample(y.detach(), decoded[-1]) for y in blocks], dim=1))
+        score = cast(nn.Conv2d, self.score["score"])  # of the last aggregation's channels, then of the hints'
+        of_last, of_hints = score.weight.split(hints.shape[1], dim=1)
+        logits = self.deep_pool[-1](decoded[-1], of_last) + F.conv2d(hints, of_hints, score.bias, padding=1)
+        return upsample(logits, x)
 
 
 def is_joint(names: Iterable[str]) -> bool:

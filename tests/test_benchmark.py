@@ -41,7 +41,8 @@ def test_deeplab_and_poolnet_are_the_known_amount_of_work():
     assert 0.82e12 < step < 0.84e12  # forward and backward of a crop, 0.83 TFLOP
     assert step_operations("network.deeplab_v2", 2, 321) == 2 * step
     assert 0.485e12 < photo_operations("network.deeplab_v2", (500, 375)) < 0.495e12  # 0.49 TFLOP
-    assert 0.27e12 < photo_operations("network.poolnet", (500, 375)) < 0.285e12  # 0.28 TFLOP
+    # 0.28 TFLOP as published: convolutions of enlarged maps, and the last two in a row, are computed by their taps.
+    assert 0.175e12 < photo_operations("network.poolnet", (500, 375)) < 0.185e12
 
 
 def test_the_own_convolutions_are_all_timed_each_shape_once(monkeypatch):
@@ -55,12 +56,12 @@ def test_the_own_convolutions_are_all_timed_each_shape_once(monkeypatch):
     def seconds(call) -> float:
         return measuring.bare_seconds(call, torch.device("cpu"), "fp32", timer)
 
-    # At each of two scales: stem, four blocks of four, two of the ASPP. The first layer's input needs no gradient.
-    assert seconds(lambda: measuring.meta_photo("small_deeplab", (65, 49))) == 2 * 19
-    assert 0 < len(timed) < 2 * 19
+    # At each of two scales: stem, four blocks of four, the ASPP's taps. The first layer's input needs no gradient.
+    assert seconds(lambda: measuring.meta_photo("small_deeplab", (65, 49))) == 2 * 18
+    assert 0 < len(timed) < 2 * 18
     assert all(call.args[0].is_contiguous(memory_format=torch.channels_last) for call in timed)
     timed.clear()
-    assert seconds(lambda: measuring.meta_step("small_deeplab", (1, 3, 65, 65))) == 2 * 19 * 2
+    assert seconds(lambda: measuring.meta_step("small_deeplab", (1, 3, 65, 65))) == 2 * 18 * 2
     assert all(call.args[0].is_contiguous() for call in timed)
     with measuring.FlopCounterMode(display=False) as counter:
         for call in timed:
