@@ -125,7 +125,8 @@ def main() -> None:
 
 def load_network(args: argparse.Namespace, classes: Classes) -> tuple[Any, str]:
     """The trained network, and the line to report."""
-    net = make_net(args.network, ("forward_cam", "input"), **options(args), **classes.options(num_classes=len(classes)))
+    given = options(args) | classes.options(num_classes=len(classes))
+    net = make_net(args.network, ("forward_cam", "input"), drawn=False, **given)
     report = load_weights(net, args.weights)
     if report.missing:
         raise UserError(f"{report}: no trained EDAM network, which is what makes pseudo labels")

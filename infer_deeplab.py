@@ -46,9 +46,8 @@ def main() -> None:
     args = get_parser().parse_args()
     check_root(args.voc12_root)
     classes = read_classes(args.voc12_root)
-    net = make_net(
-        args.network, ("input", "scales"), **options(args), **classes.options(num_labels=len(classes.labels))
-    )
+    given = options(args) | classes.options(num_labels=len(classes.labels))
+    net = make_net(args.network, ("input", "scales"), drawn=False, **given)
     if args.scales:
         net.scales = tuple(scale for scale in args.scales if scale != 1)
     job = SegmentationJob(args.out_pred, args.out_crf_pred, args.out_prob, net.scales, args.flip)

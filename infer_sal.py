@@ -47,7 +47,7 @@ def main() -> None:
     folder, ids = find_photos(args)
 
     def load_network() -> tuple[nn.Module, str]:
-        net, load_weights = make_poolnet(args.network, args.weights, ("input", "smallest_side"))
+        net, load_weights = make_poolnet(args.network, args.weights, ("input", "smallest_side"), drawn=False)
         report = load_weights(args.weights)
         if report.missing:
             raise UserError(f"{report}: no trained PoolNet, which is what makes saliency maps")

@@ -1,9 +1,12 @@
 """The networks. `--network MODULE` names any importable module with a class `Net`; a new network is a new file here."""
 
 import argparse
+import contextlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch.overrides import TorchFunctionMode
 
 from tool import flags
 from tool.errors import UserError
@@ -26,18 +29,32 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+class _NothingDrawn(TorchFunctionMode):
+    """Tensors stay as they are where they would be filled with random numbers, which takes a second for a large network."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping | None = None) -> Any:
+        drawing = func.__name__ in ("uniform_", "normal_", "kaiming_uniform_")  # of Tensor or torch.nn.init
+        return (*args, *(kwargs or {}).values())[0] if drawing else func(*args, **(kwargs or {}))
+
+
 def make_net(
-    module: str, needs: Sequence[str] = (), kind: str = "Net", class_names: Sequence[str] = (), **options
+    module: str,
+    needs: Sequence[str] = (),
+    kind: str = "Net",
+    class_names: Sequence[str] = (),
+    drawn: bool = True,
+    **options,
 ) -> Any:
     """`Net(**options)`, or another class `kind`, of a module such as "network.resnet38_EDAM_cls".
 
     What is returned is an nn.Module with the attributes that its use `needs`. `class_names`: of another dataset than VOC 2012; its
-    checkpoints name them, and it loads no others.
+    checkpoints name them, and it loads no others. `drawn` is false where all weights are read from a file: there are no initial ones.
 
     Raises UserError: no such module, no Net in it, an option that it does not take, or an attribute that it lacks.
     """
     try:
-        net = getattr(importlib.import_module(module), kind)(**options)
+        with contextlib.nullcontext() if drawn else _NothingDrawn():
+            net = getattr(importlib.import_module(module), kind)(**options)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise

@@ -24,10 +24,15 @@ _KINDS = {
 }
 
 
-def make_poolnet(module: str, weights: str | None, needs: Sequence[str]) -> tuple[Any, Callable[[str], LoadReport]]:
-    """The PoolNet of a module that a file is of, with its edge branch or without, and what loads that file into it."""
+def make_poolnet(
+    module: str, weights: str | None, needs: Sequence[str], drawn: bool = True
+) -> tuple[Any, Callable[[str], LoadReport]]:
+    """The PoolNet of a module that a file is of, with its edge branch or without, and what loads that file into it.
+
+    drawn: as for `make_net`.
+    """
     saved = read_state_dict(weights) if weights else {}
-    net = make_net(module, needs, "JointNet" if is_joint(saved) else "Net")
+    net = make_net(module, needs, "JointNet" if is_joint(saved) else "Net", drawn=drawn)
     return net, partial(load_weights, net, saved=saved)
 
 

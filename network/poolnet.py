@@ -40,17 +40,22 @@ class GuidedBackbone(nn.Module):
         self.ppms = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(side), conv(width, width, 1), nn.ReLU()) for side in POOLED
         )
-        self.ppm_cat = nn.Sequential(conv((1 + len(POOLED)) * width, width), nn.ReLU())
+        self.ppm_cat = nn.ModuleList([conv((1 + len(POOLED)) * width, width)])
         self.infos = nn.ModuleList(nn.ModuleList([conv(width, guide)]) for guide in guides)
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         features = list(self.resnet.stages(x))
         last = self.ppms_pre(features[-1])
-        pyramid = self.ppm_cat(torch.cat([last, *(upsample(pooled(last), last) for pooled in self.ppms)], dim=1))
+        # What the convolution makes of the features and of the pooled ones, enlarged, is computed one by one.
+        weight, *weights = cast(nn.Conv2d, self.ppm_cat[0]).weight.split(last.shape[1], dim=1)
+        pyramid = F.conv2d(last, weight, padding=1)
+        for pooled, weight in zip(self.ppms, weights, strict=True):
+            pyramid = pyramid + convolve_enlarged(pooled(last), weight, last.shape[2:])
+        pyramid.relu_()
         sizes = reversed(features[:-1])
         layers = [cast(nn.Conv2d, cast(nn.ModuleList, info)[0]) for info in self.infos]
         guides = (convolve_enlarged(pyramid, x.weight, like.shape[2:]) for x, like in zip(layers, sizes, strict=True))
-        return features, [F.relu(guide) for guide in guides]
+        return features, [guide.relu_() for guide in guides]
 
 
 class PooledSum(nn.Module):
@@ -63,10 +68,11 @@ class PooledSum(nn.Module):
 
     def add_pooled(self, x: Tensor) -> Tensor:
         """(N, in, h, w) -> the same shape, >= 0."""
-        total = x
-        for side, layer in zip((2, 4, 8), self.convs, strict=True):
-            total = total + upsample(layer(F.avg_pool2d(x, side)), x)
-        return F.relu(total)
+        pooled = (upsample(layer(F.avg_pool2d(x, side)), x) for side, layer in zip((2, 4, 8), self.convs, strict=True))
+        total = x + next(pooled)
+        for more in pooled:
+            total += more
+        return total.relu_()
 
 
 class FeatureAggregation(PooledSum):
@@ -78,7 +84,7 @@ class FeatureAggregation(PooledSum):
 
     def forward(self, x: Tensor, skip: Tensor, guide: Tensor) -> Tensor:
         """skip: features from the side, guide: the global guidance, both (N, out, H, W)."""
-        return self.conv_sum_c(self.conv_sum(upsample(self.add_pooled(x), skip)) + skip + guide)
+        return self.conv_sum_c(self.conv_sum(upsample(self.add_pooled(x), skip)).add_(skip).add_(guide))
 
 
 class LastAggregation(PooledSum):

@@ -61,7 +61,8 @@ class Task:
 def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
     """Add the flags that all of these scripts share. workers: what the processes of --crf_workers do."""
     add, count, cores = parser.add_argument, flags.count(), distributed.cores()
-    add("--num_workers", type=count, default=min(4, cores), help="processes that read and resize photos; 0: none")
+    readers = "processes that read and resize photos (default: up to 4; on a CPU, whose cores the network uses, none)"
+    add("--num_workers", type=count, help=readers)
     add("--crf_workers", type=count, default=max(1, min(16, cores - 1)), help=f"processes that {workers}; 0: none")
     add("--device", help="cpu, cuda or cuda:N; otherwise a GPU where there is one")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
@@ -171,7 +172,10 @@ def _process(
 
     with tqdm(total=len(ids), unit="photo", disable=rank > 0, dynamic_ncols=True) as bar:
         largest = (0, 0)
-        photos = items(task.photos(ids), args.num_workers, device.type == "cuda", args.skip_errors)
+        readers = args.num_workers
+        if readers is None:
+            readers = 0 if device.type == "cpu" else min(4, distributed.cores())
+        photos = items(task.photos(ids), readers, device.type == "cuda", args.skip_errors)
         for image_id, photo, inputs in photos:
             try:
                 if isinstance(photo, UserError):
