@@ -187,6 +187,19 @@ def test_options_reach_the_network():
         make_net("network.deeplab_v2", num_labels="many", **tiny)
 
 
+@pytest.mark.parametrize("network", ["resnet38_EDAM_tiny", "deeplab_v2_tiny", "poolnet_tiny"])
+def test_nothing_is_drawn_for_a_network_that_a_file_fills(network):
+    module = f"network.{network}"
+    saved = make_net(module).state_dict()
+    state = torch.get_rng_state()
+    net = make_net(module, drawn=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    net.load_state_dict(saved, strict=True)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in net.state_dict().items())
+    make_net(module)  # as ever
+    assert not torch.equal(torch.get_rng_state(), state)
+
+
 def test_folded_batch_norms_compute_the_same(filled_net):
     images = as_input(SYNTHETIC["mask_image"])[None]
     filled_net.eval()
