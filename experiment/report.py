@@ -36,6 +36,7 @@ svg text.small { font-size: 9px; } .grid { stroke: #e3e6e9; } .key { margin-righ
 .stages { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 6px; margin: 4px 0 18px; }
 .stages img { width: 100%; display: block; } .stages span { font-size: 0.8em; color: #5b646c; }
 code { overflow-wrap: anywhere; font-size: 0.85em; }
+@media (max-width: 480px) { body { padding: 10px; } td, th { padding: 4px; font-size: 0.85em; } }
 """
 
 
