@@ -9,7 +9,6 @@ Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_n
 """
 
 import argparse
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,6 +88,10 @@ def main() -> None:
         label_one(args, job)
         return
     inference.check_outputs(job)
+    if job.out_plain_pred and not job.sal_path:
+        raise UserError(
+            "--out_plain_pred is for labels beside those with --sal_path; without it, --out_crf_pred writes them"
+        )
     if args.voc12_root is None:
         raise UserError("give the photos: --voc12_root with --infer_list, or --image with --classes and --out")
     check_root(args.voc12_root)
@@ -100,8 +103,6 @@ def main() -> None:
     how = {"ignore_foreign": args.ignore_foreign, "listed_in": args.infer_list}
     labels = load_labels(ids, args.voc12_root, failures=kept, **how)
 
-    saliency = job.sal_path if job.out_cam_pred or job.out_crf_pred else None
-
     def compute(
         net: Any, image_id: str, photo: Tensor, views: list[Tensor], device: torch.device
     ) -> tuple[list[int], np.ndarray]:
@@ -112,7 +113,7 @@ def main() -> None:
     task = inference.Task(
         job=job,
         ids=list(labels),
-        inputs=[photos(photo_folder(args.voc12_root)), *([saliency_maps(saliency)] if saliency else [])],
+        inputs=[photos(photo_folder(args.voc12_root)), *([saliency_maps(job.fused)] if job.fused else [])],
         weights_sha256=weights_digest(args.weights),
         load_network=lambda: load_network(args, read_classes(args.voc12_root)),
         photos=partial(MultiScalePhotos, folder=photo_folder(args.voc12_root)),
@@ -163,7 +164,8 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
         with autocast(device, args.amp):
             maps = class_maps(net, views(photo), numbers, photo.size[::-1], device).cpu().numpy()
     claim_folder(args.out, ONE_PHOTO, overwrite=False)
-    job = replace(job, out_cam=make_folder(args.out), out_cam_pred=None, out_crf=None, out_crf_pred=args.out)
+    fusion = {name: getattr(job, name) for name in ("sal_path", "theta", "alpha", "beta")}
+    job = LabelJob(out_cam=make_folder(args.out), out_crf_pred=args.out, **fusion)
     remark = job.write(name, np.array(photo), numbers, maps)
     drawn = overlay(np.array(photo), load_label(args.out / f"{name}.png"), PALETTE)
     save_rgb(args.out / f"{name}_overlay.png", drawn)

@@ -101,7 +101,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     os.chdir(REPO)
-    print(f"All commands are run in {REPO}, with {' '.join(f'{k}={v}' for k, v in ENVIRONMENT.items())}")
+    given = " ".join(f"{k}={v}" for k, v in ENVIRONMENT.items())
+    print(f"All commands are run in {REPO}, with {given}; torchrun's processes have one thread each")
     began = time.monotonic()
     plan = make_plan(args.out, args.seed)
     steps = make_demo_steps(plan)

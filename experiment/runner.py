@@ -99,9 +99,7 @@ def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """
     python = shlex.quote(sys.executable)
     real = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", command))
-    environment = {**os.environ, **environment}
-    if (several := re.match(r"torchrun .*?--nproc_per_node (\d+) ", command)) and "OMP_NUM_THREADS" in environment:
-        environment["OMP_NUM_THREADS"] = str(max(1, int(environment["OMP_NUM_THREADS"]) // int(several[1])))
+    environment = {**os.environ, **shared_threads(command, environment)}
     process = subprocess.Popen(f"exec {real}", shell=True, cwd=REPO, env=environment)
     signals: list[int] = []
 
@@ -120,6 +118,14 @@ def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
     if signals:
         raise KeyboardInterrupt
     return process.returncode, usage.ru_maxrss * MAXRSS_UNIT
+
+
+def shared_threads(command: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a command: torchrun's processes have their part of the OMP_NUM_THREADS that `environment` holds."""
+    several, threads = re.match(r"torchrun .*?--nproc_per_node (\d+) ", command), environment.get("OMP_NUM_THREADS")
+    if not several or threads is None:
+        return dict(environment)
+    return {**environment, "OMP_NUM_THREADS": str(max(1, int(threads) // int(several[1])))}
 
 
 def _write_mark(out: Path, name: str, mark: Mark) -> None:

@@ -54,9 +54,9 @@ class _CPUDropout(torch.autograd.Function):
 
 
 def _drop(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-    """x * keep * scale. A product with bytes is slow: a part of them at a time is made numbers of x's type."""
+    """x * keep * scale, rounded once. A product with bytes is slow: a part of them at a time is made numbers of x's type."""
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     factors = x.new_empty(min(x.numel(), _AT_ONCE))
     for part, k, dropped in zip(*(t.reshape(-1).split(_AT_ONCE) for t in (x, keep, out)), strict=True):
-        torch.mul(part, factors[: len(part)].copy_(k).mul_(scale), out=dropped)
+        torch.mul(part, factors[: len(part)].copy_(k), out=dropped).mul_(scale)
     return out

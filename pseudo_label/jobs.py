@@ -75,6 +75,11 @@ class LabelJob(OutputJob):
     alpha: float = 0.0
     beta: float = 1.0
 
+    @property
+    def fused(self) -> Path | None:
+        """The saliency maps, where an output has them fused into it."""
+        return self.sal_path if any(output in FUSED for output in self.folders()) else None
+
     def fusion_settings(self, output: str) -> tuple[str, ...]:
         """The settings of the fusion, by name, that the files of an output depend on."""
         if output not in FUSED:
@@ -84,6 +89,8 @@ class LabelJob(OutputJob):
         return ("theta",) if output == "out_cam_pred" else ()  # the CRF has a background of its own
 
     def settings(self, output: str) -> dict[str, Any]:
+        if output == "out_plain_pred":  # the files of another run's out_crf_pred, had it no saliency
+            return {"output": "out_crf_pred", "sal_path": None}
         settings = {name: getattr(self, name) for name in self.fusion_settings(output)}
         if output in FUSED:
             settings["sal_path"] = self.sal_path and str(self.sal_path.resolve())
@@ -97,8 +104,8 @@ class LabelJob(OutputJob):
             )
         numbers = np.array(classes, np.int64)
         fusion: dict[str, Any] = {"theta": self.theta, "alpha": self.alpha, "beta": self.beta}
-        if self.sal_path and (self.out_cam_pred or self.out_crf_pred):
-            fusion["saliency"] = read_saliency(self.sal_path, image_id, photo.shape[:2])
+        if self.fused:
+            fusion["saliency"] = read_saliency(self.fused, image_id, photo.shape[:2])
         labels = []
         if self.out_cam:
             save_npy_dict(self.out_cam / f"{image_id}.npy", dict(zip(classes, maps, strict=True)))

@@ -169,6 +169,9 @@ def test_inference_asks_for_an_output(commands, drawn, tiny_weights, tmp_path):
     line = commands.error(tmp_path, "infer_cls.py", "--voc12_root", drawn, "--weights", tiny_weights)
     outputs = "--out_cam, --out_cam_pred, --out_crf, --out_crf_pred or --out_plain_pred"
     assert line == f"nothing to write: name an output folder with {outputs}"
+    plain = ("--voc12_root", drawn, "--weights", tiny_weights, "--out_plain_pred", "O")
+    line = commands.error(tmp_path, "infer_cls.py", *plain)
+    assert line == "--out_plain_pred is for labels beside those with --sal_path; without it, --out_crf_pred writes them"
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,12 @@ def test_cpu_dropout():
     assert not Dropout(1.0).train()(x).any()
 
 
+def test_cpu_dropout_in_bfloat16_rounds_once():
+    x = torch.ones(1000, dtype=torch.bfloat16)
+    y = Dropout(0.1).train()(x * 3)
+    assert set(y.tolist()) == {0.0, torch.tensor(3 / (1 - round(0.1 * 65536) / 65536)).bfloat16().item()}
+
+
 def dropped_weights(q, k, v, p, seed):
     """The attention weights after dropout that `attention` used, read off with v = identity."""
     torch.manual_seed(seed)

@@ -23,8 +23,8 @@ SYNTHETIC = PARITY / "synthetic" / "VOC2012"
 PHOTOS = SHARED / "parity" / "VOC2012_small"
 
 
-def infer(root: Path, weights: Path, *args: object) -> None:
-    """The script in a process of its own, with all threads, as a user runs it."""
+def infer(root: Path, weights: Path, *args: object) -> str:
+    """The script in a process of its own, with all threads, as a user runs it; what it prints."""
     command = [
         sys.executable,
         "infer_cls.py",
@@ -38,6 +38,7 @@ def infer(root: Path, weights: Path, *args: object) -> None:
     ]
     done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def same_maps(path: Path, classes: list[int], expected: np.ndarray) -> None:
@@ -94,6 +95,11 @@ def test_label_pngs_with_saliency_of_drawn_pictures(synthetic, filled_weights, t
         same_labels(tmp_path / f"cam/{image_id}.png", synthetic[f"cam_png_saliency_{image_id}"])
         same_labels(tmp_path / f"crf/{image_id}.png", synthetic[f"crf_png_saliency_{image_id}"])
         same_labels(tmp_path / f"plain/{image_id}.png", synthetic[f"crf_png_{image_id}"])
+    # Those without saliency are what a run without it has in its folder: it finds them finished.
+    outputs = ("--out_crf_pred", tmp_path / "plain")
+    assert "2 of 2 photos finished already" in infer(
+        SYNTHETIC, filled_weights, "--infer_list", SYNTHETIC / "list.txt", *outputs
+    )
 
 
 @needs_shared

@@ -95,10 +95,12 @@ def test_one_photo_needs_no_dataset(run, commands):
     photo = next((folder / "in").rglob(f"{image_id(0)}.*"))
     shown = ",".join(names(count)[:2])
     weights = (*NET, "--weights", "checkpoints/s/s.pth")
+    idle = ("--out_crf", "x", "--out_plain_pred", "y")
     command = commands.run(
-        folder, "infer_cls.py", "--image", photo, "--classes", shown, *weights, "--out", "one", "--out_crf", "x"
+        folder, "infer_cls.py", "--image", photo, "--classes", shown, *weights, "--out", "one", *idle
     )
-    assert command.stderr == ["note: --out_crf has no effect with --image"] and not (folder / "x").exists()
+    assert command.stderr == ["note: --out_crf, --out_plain_pred have no effect with --image"]
+    assert not (folder / "x").exists() and not (folder / "y").exists()
     assert f"{photo}: one/{image_id(0)}.npy, .png and _overlay.png" in command.stdout
     assert {path.name for path in (folder / "one").iterdir()} == {
         *(image_id(0) + end for end in (".npy", ".png", "_overlay.png")),

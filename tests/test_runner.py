@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.runner import Step, call, is_finished, read_mark, run_steps, select
+from experiment.runner import Step, call, is_finished, read_mark, run_steps, select, shared_threads
 from tool.errors import UserError
 
 REPO = Path(__file__).resolve().parents[1]
@@ -90,6 +90,13 @@ def test_torchrun_is_this_python_s_and_shares_the_threads_out(tmp_path, monkeypa
     status, peak = call("torchrun --standalone --nproc_per_node 2 one.py", {"OMP_NUM_THREADS": "4"})
     assert status == 0 and peak > 1e7
     assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+
+
+def test_only_threads_that_a_run_asks_for_are_shared_out():
+    command = "torchrun --standalone --nproc_per_node 4 train_EDAM_cls.py"
+    assert shared_threads(command, {"OMP_NUM_THREADS": "2", "A": "b"}) == {"OMP_NUM_THREADS": "1", "A": "b"}
+    assert shared_threads(command.replace("torchrun", "python"), {"OMP_NUM_THREADS": "2"}) == {"OMP_NUM_THREADS": "2"}
+    assert shared_threads(command, {}) == {}  # the user's own stay
 
 
 def test_sigterm_ends_the_command_first(tmp_path):
