@@ -8,6 +8,7 @@ from network.edam import EDAM
 from network.timm_backbone import TimmBackbone
 
 _LEAST = 1e-6  # of a probability whose logit is taken
+_ABOVE = 2  # what a class that the photo shows is above the mean of all labels' scores
 
 
 class Net(EDAM, TimmBackbone):
@@ -47,8 +48,8 @@ class Net(EDAM, TimmBackbone):
         photo, values = photo.flatten(1)[:, None], masks.flatten(2)  # (2P, 1, T), (2P, C + 1, T)
         largest = mean_of_largest(values[:, :-1], photo, self.mask_share).clamp(_LEAST, 1 - _LEAST).logit()
         scores = values.clamp_min(torch.finfo(values.dtype).tiny).log()
-        odds = scores[:, :-1] - scores[:, -1:]  # logarithms, against background
-        average = (odds * photo).sum(2) / photo.sum(2)
+        scores = scores[:, :-1] - scores.mean(1, keepdim=True)  # how far above all labels' mean
+        average = (scores * photo).sum(2) / photo.sum(2) - _ABOVE
         own = torch.cat([largest, average], 1).unflatten(0, (-1, 2))
         return torch.cat([super().pair_logits(images, features, masks), own], 2)
 

@@ -256,7 +256,10 @@ def test_the_commands_of_deeplab(drawn, tmp_path, commands):
     network = ("--voc12_root", drawn, "--network", "network.deeplab_v2_timm", "--num_workers", 0)
     train = ("--label_dir", drawn / "SegmentationClass", "--train_list", "list.txt", "--weights", "imagenet")
     steps = ("--max_iters", 2, "--batch_size", 2, "--iter_size", 1, "--crop_size", 65)
-    commands.run(tmp_path, "train_deeplab.py", *network, *train, *steps)
+    commands.run(tmp_path, "train_deeplab.py", *network, *train, *steps, "--freeze_backbone")
+    trained = torch.load(tmp_path / "checkpoints/DeepLabV2/DeepLabV2.pth", weights_only=True)
+    assert torch.equal(trained[f"base.{LITE2}.conv_head.weight"], GIVEN["_conv_head.weight"])
+    assert trained["base.aspp.c0.bias"].abs().max() > 0  # it starts at 0
     weights = ("--weights", "checkpoints/DeepLabV2/DeepLabV2.pth", "--infer_list", "list.txt")
     commands.run(tmp_path, "infer_deeplab.py", *network, *weights, "--out_pred", "PRED", "--crf_workers", 0)
     assert load_label(tmp_path / "PRED/2099_000002.png").max() <= 20
@@ -277,6 +280,6 @@ def test_masks_are_probabilities_and_speak_for_themselves():
     for image, label, number in ((0, 0, 5), (1, 2, 3)):  # a quarter of the photo's positions
         largest = sorted(masks[image, label, :, : 5 - 2 * image].flatten().tolist())[-number:]
         assert torch.sigmoid(logits[0, image, 3 + label]).item() == pytest.approx(sum(largest) / number, abs=1e-6)
-        odds = scores[image, label] - scores[image, 3]
-        average = odds[:, : 5 - 2 * image].mean().item()
-        assert logits[0, image, 6 + label].item() == pytest.approx(average, abs=1e-5)
+        above = scores[image, label] - scores[image].mean(0)
+        average = above[:, : 5 - 2 * image].mean().item()
+        assert logits[0, image, 6 + label].item() == pytest.approx(average - 2, abs=1e-5)
