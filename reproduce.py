@@ -31,11 +31,11 @@ FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
 SMALL: dict[str, object] = {"network": "network.timm_EDAM", "deeplab_network": "network.deeplab_v2_timm"}
 SMALL |= {"weights": Path(IMAGENET), "deeplab_weights": Path(IMAGENET)}
 PER_CLASS = 25  # photos of each class
-SMALL_PREPARE = ("--per_class", PER_CLASS, "--epochs", 6)
-SMALL_TRAINING = "--freeze_backbone --lr 0.01 --warmup_steps 20 --batch_size 4 --crop_size 384 --long_side 256 384"
-SMALL_SEGMENTATION = "--max_iters 400 --batch_size 8 --iter_size 1 --crop_size 256 --lr 0.0005"
+SMALL_PREPARE = ("--per_class", PER_CLASS, "--epochs", 12)
+SMALL_TRAINING = "--freeze_backbone --lr 0.002 --warmup_steps 20 --batch_size 4 --crop_size 384 --long_side 256 384"
+SMALL_SEGMENTATION = "--freeze_backbone --max_iters 400 --batch_size 8 --iter_size 1 --crop_size 321 --lr 0.00025"
 SMALL_REMARK = (
-    "Not the published networks: EDAM's and DeepLab-v2's heads on EfficientNet-Lite0, "
+    "Not the published networks: EDAM's and DeepLab-v2's heads on EfficientNet-Lite2, "
     f"trained on the first photos that show each class, {PER_CLASS} of them."
 )
 
@@ -54,7 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--deeplab_network", type=flags.module_name, default=Plan.deeplab, metavar="MODULE", help="DeepLab-v2's")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--seed", type=flags.count(), default=0, help="of the pairs, initial weights and training")
-    laptop = "small networks on EfficientNet-Lite0 and a few hundred photos: half an hour or more on two cores"
+    laptop = "small networks on EfficientNet-Lite2 and a few hundred photos: half an hour or more on two cores"
     add("--laptop", action="store_true", help=f"{laptop}; needs requirements-timm.txt")
     few = "run the whole chain with a few steps and photos, in OUT/try: does all of it work on this machine?"
     add("--try", dest="few", action="store_true", help=few)

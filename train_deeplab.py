@@ -31,7 +31,7 @@ from voc12.inputs import check_folder, label_maps, sound_ids
 from voc12.lists import ROOT, check_root, read_classes, read_image_list
 
 # Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
-MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn")
+MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn", "freeze_backbone")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -58,6 +58,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--balanced_loss", action="store_true", help=balanced)
     freeze = "keep the batch norms as they are in --weights, as published; without weights they have to learn"
     add("--freeze_bn", action=argparse.BooleanOptionalAction, default=True, help=freeze)
+    frozen = "train the ASPP alone: faster, and steadier where there are hundreds of photos only"
+    add("--freeze_backbone", action="store_const", const=True, help=frozen)
     add("--skip_errors", action="store_true", help="leave out photos whose files are missing or bad, and say which")
     training.add_flags(parser, session_name="DeepLabV2", pictures="the predicted labels")
     return parser
@@ -81,6 +83,9 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         thaw(net)
     elif not (args.weights or args.resume) and has_frozen_norms(net):
         print("note: random weights with batch norms that do not learn may diverge: --no-freeze_bn lets them learn")
+    if args.freeze_backbone:
+        for parameter in net.get_parameter_groups()[0]:
+            parameter.requires_grad_(False)
     net = training_form(net, device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
     data, skipped = sound_photos(args, net)

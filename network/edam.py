@@ -94,14 +94,14 @@ class EDAM(nn.Module):
             raise ValueError(f"expected pairs (P, 2, 3, H, W) or (2P, 3, H, W), got {tuple(images.shape)}")
         images = images.flatten(0, 1)
         features = self.features(images)  # (2P, channels, h, w)
-        return self.pair_logits(images, features, self.activate(features)[:, : self.num_classes])
+        return self.pair_logits(images, features, self.activate(features))
 
     def pair_logits(self, images: Tensor, features: Tensor, masks: Tensor) -> Tensor:
-        """What `forward` returns of P pairs: images (2P, 3, H, W), their features (2P, channels, h, w) and masks (2P, C, h, w)."""
+        """What `forward` returns of P pairs: images (2P, 3, H, W), their features (2P, channels, h, w) and masks (2P, C + 1, h, w)."""
         pairs = len(features) // 2
         reduced = self.d_d(features)  # (2P, D, h, w)
         reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
-        masks = masks.flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
+        masks = masks[:, : self.num_classes].flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
         starts = range(0, self.num_classes, _TOGETHER)
         many = masks.device.type == "cpu" and self.num_classes > _UNTRIMMED
         if many:

@@ -18,7 +18,7 @@ _TF_LITE = PictureStatistics("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
 class TimmBackbone(FrozenNorms):
     """A network of timm whose batch norms are not trained.
 
-    Its tensors have timm's names behind the network's own, as in "tf_efficientnet_lite0.conv_stem.weight": a checkpoint says what it
+    Its tensors have timm's names behind the network's own, as in "tf_efficientnet_lite2.conv_stem.weight": a checkpoint says what it
     stands on.
 
     Args:
@@ -32,7 +32,7 @@ class TimmBackbone(FrozenNorms):
     Raises UserError: timm is not installed, knows no such network, or can't give it that stride.
     """
 
-    def __init__(self, backbone: str = "tf_efficientnet_lite0", output_stride: int = 16) -> None:
+    def __init__(self, backbone: str = "tf_efficientnet_lite2", output_stride: int = 16) -> None:
         super().__init__()
         model = make_model(backbone, output_stride)
         self.full_name = backbone

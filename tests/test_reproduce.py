@@ -230,9 +230,10 @@ def test_the_laptops_preset(inputs, tmp_path, monkeypatch, capsys):
     main(monkeypatch, *words, "--out", tmp_path / "run", "--dry_run")
     out = capsys.readouterr().out
     steps = dict(re.findall(r"\n# (\w+): .*\n(.*)", out))
-    assert "--per_class 25 --epochs 6 --seed 0" in steps["lists"] and "labels" not in steps
+    assert "--per_class 25 --epochs 12 --seed 0" in steps["lists"] and "labels" not in steps
     assert "train_EDAM_cls.py" in steps["training"] and "--network network.timm_EDAM" in steps["training"]
     assert "--weights imagenet " in steps["training"] and "--freeze_backbone" in steps["training"]
     assert f"--out_plain_pred {tmp_path}/run/crf --out_crf_pred" in steps["maps"] and "--theta 0.4" in steps["maps"]
+    assert "--freeze_backbone" in steps["segmentation"]
     assert "--network network.deeplab_v2_timm" in steps["segmentation"] and "weeks on a CPU" not in out
     assert "as published" not in out  # neither SBD nor the full schedule are missed
