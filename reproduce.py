@@ -9,6 +9,7 @@ command goes on. What is at hand already saves steps: --edam_weights (a trained 
 """
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -149,7 +150,7 @@ def main() -> None:
         return
     make_folder(plan.out)
     # Small networks leave threads waiting for each other: on a CPU they are trained in two processes, which share its cores.
-    threads = {"OMP_NUM_THREADS": str(distributed.cores())} if args.laptop else {}
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(distributed.cores())} if args.laptop else {}
     run_steps(chosen, plan.out, threads, "the same command", again)
     if not all(is_finished(plan.out, step) for step in steps):
         print("\nother steps are not finished yet: without --only and --from all are run, and the report is made")
