@@ -22,7 +22,8 @@ demo: $(VENV)/.ready
 	$(RUN) demo/run.py --out demo_run
 
 real: $(VENV)/.ready
-	$(RUN) reproduce.py --laptop --voc12_root $(VOC) $(if $(SALIENCY),--sal_path $(SALIENCY)) --out real_run
+	$(RUN) reproduce.py --laptop --voc12_root "$(or $(VOC),$(error give the devkit: make real VOC=VOCdevkit/VOC2012))" \
+	    $(if $(SALIENCY),--sal_path "$(SALIENCY)") --out real_run
 
 tensorboard: $(VENV)/.ready
 	$(RUN) -m tensorboard.main --logdir demo_run/runs

@@ -36,8 +36,9 @@ SMALL_PREPARE = ("--per_class", PER_CLASS, "--epochs", 12)
 SMALL_TRAINING = "--freeze_backbone --lr 0.002 --warmup_steps 20 --batch_size 4 --crop_size 384 --long_side 256 384"
 SMALL_SEGMENTATION = "--freeze_backbone --max_iters 400 --batch_size 8 --iter_size 1 --crop_size 321 --lr 0.00025"
 SMALL_REMARK = (
-    "Not the published networks: EDAM's and DeepLab-v2's heads on EfficientNet-Lite2, "
-    f"trained on the first photos that show each class, {PER_CLASS} of them."
+    "Not the published networks: heads like EDAM's and DeepLab-v2's on EfficientNet-Lite2, which is not trained. EDAM's masks are "
+    "probabilities, which learn from the labels directly as well; saliency up to 40 of 255 is background, and always wins. "
+    f"Trained on the first photos that show each class, {PER_CLASS} of them."
 )
 
 
@@ -91,9 +92,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
             f"{command('head', '-n', n, lists / name)} > {shlex.quote(str(path))}" for n, name, path in heads
         )
         lengths |= {"fewer": (Step("fewer", "Shorter lists for a try", f"sh -c {shlex.quote(made)}"),)}
-        lengths |= {"training": ("--batch_size", 1, "--train_list", pairs)}
+        lengths |= {"training": (*lengths["training"], "--batch_size", 1, "--train_list", pairs)}
         lengths |= {"labelled": photos, "to_label": photos, "val": val}
-        lengths |= {"segmentation": ("--max_iters", 2, "--batch_size", 2, "--iter_size", 2)}
+        short = ("--max_iters", 2, "--batch_size", 2, "--iter_size", 2)
+        lengths |= {"segmentation": (*lengths.get("segmentation", ()), *short)}
     return Plan(
         out=out,
         root=args.voc12_root,

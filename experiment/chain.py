@@ -171,9 +171,8 @@ def segmentation(plan: Plan) -> list[Step]:
     infer = (*infer, "--weights", _trained(plan, DEEPLAB))
     infer = (*infer, "--out_pred", plan.out / "deeplab", "--out_crf_pred", plan.out / "deeplab_crf")
     title = "DeepLab-v2, trained on the pseudo labels"
-    most = (
-        1 if "--no-freeze_bn" in plan.segmentation else PHOTOS
-    )  # batch norms that learn want the whole batch in one process
+    # Batch norms that learn want the whole batch in one process.
+    most = 1 if "--no-freeze_bn" in plan.segmentation else PHOTOS
     return [
         Step("segmentation", title, command(*launch(plan, most), "train_deeplab.py", *train)),
         Step("val", "DeepLab-v2 on val, without and with CRF", command(*launch(plan), "infer_deeplab.py", *infer)),

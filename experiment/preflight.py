@@ -60,9 +60,11 @@ class Preflight:
 
     def _devkit(self, plan: Plan) -> list[str]:
         """The photos that are labelled and sound: of VOC's train list, and the images with masks of SBD that are not in val."""
-        root, sbd = plan.root, set[str]()
-        with self._noting():
-            sbd = set(files_of(find_sbd_masks(plan.sbd_root), (".mat",))) if plan.sbd_root else sbd
+        root = plan.root
+        sbd: set[str] = set()
+        if plan.sbd_root:
+            with self._noting():
+                sbd = set(files_of(find_sbd_masks(plan.sbd_root), (".mat",)))
         try:
             check_root(root)
             if read_classes(root) != VOC:
@@ -96,9 +98,15 @@ class Preflight:
 
     def _saliency(self, plan: Plan, ids: list[str]) -> None:
         maps, about = saliency_maps(plan.saliency or ""), "--sal_path: {}; wanted: " + SOURCES["sal_path"]
-        if not ids:  # of a devkit that is not there
+        chosen = "--per_class" in plan.prepare  # a few photos, known when the lists are made
+        if chosen or not ids:  # none: of a devkit that is not there
             with self._noting(about):
                 check_folder(maps)
+        if chosen:
+            self.notes.append(
+                "maps of the first photos of each class are needed; they are looked at when they are fused"
+            )
+            return
         self._files(ids, photos(photo_folder(plan.root)), maps, about=about)
         if plan.download and not (plan.root / AUG).is_dir():
             self.notes.append("maps of the photos that --download adds are looked at when they are fused")

@@ -48,7 +48,8 @@ def make_net(
     """`Net(**options)`, or another class `kind`, of a module such as "network.resnet38_EDAM_cls".
 
     What is returned is an nn.Module with the attributes that its use `needs`. `class_names`: of another dataset than VOC 2012; its
-    checkpoints name them, and it loads no others. `drawn` is false where all weights are read from a file: there are no initial ones.
+    checkpoints name them, and it loads no others. `drawn` is false where all weights are read from a file: what a network would
+    draw of uniform and normal numbers, tensors that no file holds included, is then arbitrary.
 
     Raises UserError: no such module, no Net in it, an option that it does not take, or an attribute that it lacks.
     """

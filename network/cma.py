@@ -120,6 +120,11 @@ class CMADropout(nn.Module):
         self.residual = Dropout(dropout)  # on each residual branch
         self.output = Dropout(dropout)  # on the block's output
 
+    @property
+    def of_weights(self) -> float:
+        """The probability of dropping an attention weight; 0 outside training."""
+        return self.attention.p if self.attention.training else 0.0
+
 
 def transformer_blocks(
     x: Tensor,
@@ -144,15 +149,13 @@ def transformer_blocks(
     """
     again = partial(checkpoint, use_reentrant=False) if x.numel() > _FEW and kept is None else _kept
     q, k, v = again(_projections, x, pairs, blocks, heads)
-    p = dropout.attention.p if dropout.attention.training else 0.0
-    attended = attention(q, k, v, p, kept)
+    attended = attention(q, k, v, dropout.of_weights, kept)
     return again(_after_attention, x, attended, blocks, dropout)
 
 
-def keeps_attention_alone(tokens: int, x: Tensor, dropout: CMADropout) -> bool:
-    """Whether to keep nothing but the attention's results for backward: `tokens` numbers, of the type and on the device of x."""
-    p = dropout.attention.p if dropout.attention.training else 0.0
-    return tokens > _FEW and computes_by_tiles(x, p)
+def keeps_attention_alone(numbers: int, x: Tensor, dropout: CMADropout) -> bool:
+    """Whether to keep nothing but the attention's results for backward of so many numbers, of the type and on the device of x."""
+    return numbers > _FEW and computes_by_tiles(x, dropout.of_weights)
 
 
 def _kept(function: Callable, *inputs: Any) -> Any:

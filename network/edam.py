@@ -83,7 +83,7 @@ class EDAM(nn.Module):
                 pair.
 
         Returns:
-            (P, 2, C) float, C classes; or (2P, C).
+            (P, 2, C) float, C classes; or (2P, C). Networks may give each class several logits: (P, 2, K * C), all classes K times.
 
         Raises:
             ValueError: on another shape.

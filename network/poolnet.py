@@ -40,6 +40,7 @@ class GuidedBackbone(nn.Module):
         self.ppms = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(side), conv(width, width, 1), nn.ReLU()) for side in POOLED
         )
+        # Lists of one: the published names have a 0 there.
         self.ppm_cat = nn.ModuleList([conv((1 + len(POOLED)) * width, width)])
         self.infos = nn.ModuleList(nn.ModuleList([conv(width, guide)]) for guide in guides)
 
@@ -53,8 +54,8 @@ class GuidedBackbone(nn.Module):
             pyramid = pyramid + convolve_enlarged(pooled(last), weight, last.shape[2:])
         pyramid.relu_()
         sizes = reversed(features[:-1])
-        layers = [cast(nn.Conv2d, cast(nn.ModuleList, info)[0]) for info in self.infos]
-        guides = (convolve_enlarged(pyramid, x.weight, like.shape[2:]) for x, like in zip(layers, sizes, strict=True))
+        weights = [cast(nn.Conv2d, cast(nn.ModuleList, info)[0]).weight for info in self.infos]
+        guides = (convolve_enlarged(pyramid, w, like.shape[2:]) for w, like in zip(weights, sizes, strict=True))
         return features, [guide.relu_() for guide in guides]
 
 

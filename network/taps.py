@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 
 def sum_of_convolutions(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
-    """The sum of `conv(x)` over 3x3 convolutions that keep the size, each with its dilation: (N, in, h, w) -> (N, out, h, w)."""
+    """The sum of `conv(x)` over 3x3 convolutions that keep the size, each with its dilation: (N, in, h, w) -> (N, out, h, w).
+
+    Their taps take 9 x out numbers a position and convolution: for DeepLab-v2's four with 21 outputs, a third of the features.
+    """
     # F.fold puts the tap (i, j) of its columns where a convolution has the tap (2 - i, 2 - j).
     weights = [conv.weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2) for conv in convs]
     taps = F.conv2d(x, torch.cat(weights)[:, :, None, None]).flatten(2)  # (N, convolutions * out * 9, h * w)

@@ -15,8 +15,8 @@ class Net(EDAM, TimmBackbone):
     """EDAM with narrower tokens, on `backbone`; the options are those of both bases.
 
     It is made for hundreds of photos where the published one has 10582. There, masks that learn through the CMA alone stay flat, so
-    - masks are probabilities, a softmax over classes and background, which start equal: of a unit vector, as published, each
-      component is about the root of one, and what is improbable is far from 0;
+    - masks are probabilities, a softmax over classes and background, which start equal: a component of a unit vector, as published,
+      is about the square root of a probability, and far from 0 where the class is improbable;
     - masks are told by themselves, too, what their photo shows: twice, by where they are largest, and by all of them.
 
     Args:
@@ -40,7 +40,8 @@ class Net(EDAM, TimmBackbone):
 
     def activate(self, features: Tensor) -> Tensor:
         """Mask probabilities: (N, channels, h, w) -> (N, C + 1, h, w), which add up to 1 over the channels."""
-        return self.mask_layer(self.mask_dropout(features)).float().softmax(1)
+        scores = self.mask_layer(self.mask_dropout(features))
+        return scores.softmax(1, torch.promote_types(scores.dtype, torch.float32))
 
     def pair_logits(self, images: Tensor, features: Tensor, masks: Tensor) -> Tensor:
         """The CMA's logits of the C classes, then twice the masks' own: (P, 2, 3C)."""

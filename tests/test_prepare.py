@@ -258,3 +258,34 @@ def test_command_line_from_the_repository_root(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"prepare.py: error: --voc12_root {tmp_path / 'nowhere'} is no VOC 2012 devkit")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_few_photos_of_each_class(tmp_path, capsys):
+    root, sbd = write_voc_and_sbd(tmp_path)
+    out = tmp_path / "out"
+    prepare(out, "--voc12_root", root, "--sbd_root", sbd, "--per_class", 1)
+    counts, chosen = np.zeros(20, int), []
+    for image_id in sorted(TRAIN):  # a loop by the words: taken where one of its classes has none yet
+        classes = np.flatnonzero(LABELS[image_id])
+        if any(counts[c] < 1 for c in classes):
+            chosen.append(image_id)
+            counts[classes] += 1
+    assert (out / "train.txt").read_text() == lines_of(chosen) == (out / "train_aug.txt").read_text()
+    assert {i for pair in read_pairs(out / "EDAM_train.txt") for i in pair[:2]} <= set(chosen)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--per_class 2: give --out_dir, another folder than that of the whole lists"),
+        (
+            ("--out_dir", "lists", "--label_dir", "OUT"),
+            "--label_dir writes lists of all photos into the devkit: leave out",
+        ),
+    ],
+)
+def test_a_few_photos_do_not_mix_with_the_whole_lists(tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    root, _ = write_voc_and_sbd(tmp_path)
+    with pytest.raises(UserError, match=f"^{message}"):
+        main(["--voc12_root", str(root), "--per_class", "2", *flags])

@@ -237,3 +237,11 @@ def test_the_laptops_preset(inputs, tmp_path, monkeypatch, capsys):
     assert "--freeze_backbone" in steps["segmentation"]
     assert "--network network.deeplab_v2_timm" in steps["segmentation"] and "weeks on a CPU" not in out
     assert "as published" not in out  # neither SBD nor the full schedule are missed
+
+    next((tmp_path / "SALIENCY").iterdir()).unlink()  # perhaps not of the first photos of its class
+    main(monkeypatch, *words, "--out", tmp_path / "run", "--dry_run", "--try")
+    out = capsys.readouterr().out
+    assert "maps of the first photos of each class are needed; they are looked at when they are fused" in out
+    steps = dict(re.findall(r"\n# (\w+): .*\n(.*)", out))
+    preset = "--freeze_backbone --lr 0.002 --warmup_steps 20 --batch_size 4 --crop_size 384 --long_side 256 384 --batch_size 1 "
+    assert f"{preset}--train_list {tmp_path}/run/try/lists/few_pairs.txt " in steps["training"]

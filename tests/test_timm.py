@@ -19,10 +19,10 @@ from voc12.images import load_label, load_photo
 
 LITE2 = "tf_efficientnet_lite2"
 FILE = _package_file(LITE2)
-GIVEN = torch.load(FILE, weights_only=True)
-# Of each stage: blocks, kernel, stride. Tan and Le, 2019, table 1, without squeeze and excitation; 1.2 times as deep but at both ends.
-STAGES = [(1, 3, 1), (3, 3, 2), (3, 5, 2), (4, 3, 2), (4, 5, 1), (5, 5, 2), (1, 3, 1)]
-BLOCKS = [(stage, i) for stage, (depth, _, _) in enumerate(STAGES) for i in range(depth)]
+# Tan and Le, 2019, table 1, without squeeze and excitation: blocks of each stage, and the stride of its first one.
+DEPTHS = {"tf_efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1), LITE2: (1, 3, 3, 4, 4, 5, 1)}
+STRIDES = (1, 2, 2, 2, 1, 2, 1)
+GIVEN = {backbone: torch.load(_package_file(backbone), weights_only=True) for backbone in DEPTHS}
 FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 OTHERS = {
     "_expand_conv": "conv_pw",
@@ -34,6 +34,12 @@ OTHERS = {
 }
 
 
+def numbered_blocks(backbone: str) -> list[tuple[int, tuple[int, int]]]:
+    """(number in the file, (stage, number in it)) of each block."""
+    stages = enumerate(DEPTHS[backbone])
+    return list(enumerate((stage, i) for stage, depth in stages for i in range(depth)))
+
+
 @pytest.fixture(scope="module")
 def loaded():
     torch.manual_seed(0)
@@ -43,37 +49,41 @@ def loaded():
     return net.train()
 
 
-def test_the_packages_tensors_are_where_they_belong(loaded):
+@pytest.mark.parametrize(("backbone", "count"), [("tf_efficientnet_lite0", 294), (LITE2, 384)])
+def test_the_packages_tensors_are_where_they_belong(backbone, count):
+    net = timm_EDAM.Net(backbone=backbone)
+    assert load_weights(net, "imagenet").loaded == count
     names = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    for number, (stage, i) in enumerate(BLOCKS):
+    for number, (stage, i) in numbered_blocks(backbone):
         parts = FIRST if number == 0 else OTHERS
         names |= {f"_blocks.{number}.{theirs}": f"blocks.{stage}.{i}.{ours}" for theirs, ours in parts.items()}
-    state, compared = loaded.state_dict(), 0
-    for name, tensor in GIVEN.items():
+    state, compared = net.state_dict(), 0
+    for name, tensor in GIVEN[backbone].items():
         layer, _, kind = name.rpartition(".")
         if layer != "_fc":
-            assert torch.equal(state[f"{LITE2}.{names[layer]}.{kind}"], tensor), name
+            assert torch.equal(state[f"{backbone}.{names[layer]}.{kind}"], tensor), name
             compared += 1
-    assert compared == len([name for name in state if name.startswith(LITE2)]) == 384
+    assert compared == len([name for name in state if name.startswith(backbone)]) == count
 
 
-def lite2(x: torch.Tensor, output_stride: int) -> torch.Tensor:
-    """EfficientNet-Lite2 from the file's tensors, without its classifier. TensorFlow pads what a stride needs, more at the end."""
+def reference(x: torch.Tensor, output_stride: int, backbone: str = LITE2) -> torch.Tensor:
+    """EfficientNet-Lite from a file's tensors, without its classifier. TensorFlow pads what a stride needs, more at the end."""
+    given = GIVEN[backbone]
 
     def conv(x, name, norm, stride=1, dilation=1, groups=1, act=True):
-        weight = GIVEN[f"{name}.weight"]
+        weight = given[f"{name}.weight"]
         pads = []
         for side, kernel in zip(x.shape[:1:-1], weight.shape[:1:-1], strict=True):
             total = max(0, (-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side)
             pads += [total // 2, total - total // 2]
         x = F.conv2d(F.pad(x, pads), weight, None, stride, 0, dilation, groups)
-        mean, var, scale, shift = (GIVEN[f"{norm}.{n}"] for n in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, scale, shift = (given[f"{norm}.{n}"] for n in ("running_mean", "running_var", "weight", "bias"))
         x = F.batch_norm(x, mean, var, scale, shift, eps=1e-3)
         return x.clamp(0, 6) if act else x
 
     x, reached, dilation = conv(x, "_conv_stem", "_bn0", 2), 2, 1
-    for number, (stage, i) in enumerate(BLOCKS):
-        block, y, stride, widened = f"_blocks.{number}", x, STAGES[stage][2] if i == 0 else 1, dilation
+    for number, (stage, i) in numbered_blocks(backbone):
+        block, y, stride, widened = f"_blocks.{number}", x, STRIDES[stage] if i == 0 else 1, dilation
         if reached * stride > output_stride:  # the stride is dropped, and what follows is dilated
             stride, widened = 1, dilation * stride
         if number:
@@ -84,16 +94,18 @@ def lite2(x: torch.Tensor, output_stride: int) -> torch.Tensor:
     return conv(x, "_conv_head", "_bn1")
 
 
-@pytest.mark.parametrize("output_stride", [32, 16, 8])
-def test_features_are_those_of_the_packages_architecture(drawn, output_stride):
-    net = timm_EDAM.Net(output_stride=output_stride)
-    load_weights(net, FILE)
+@pytest.mark.parametrize(
+    ("backbone", "output_stride"), [(LITE2, 32), (LITE2, 16), (LITE2, 8), ("tf_efficientnet_lite0", 16)]
+)
+def test_features_are_those_of_the_packages_architecture(drawn, backbone, output_stride):
+    net = timm_EDAM.Net(backbone=backbone, output_stride=output_stride)
+    load_weights(net, "imagenet")
     assert net.input == PictureStatistics("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
     photo = np.array(load_photo(drawn / "JPEGImages" / "2099_000001.jpg").resize((97, 66)))
     x = torch.from_numpy((photo.astype(np.float32) - 127) / 128).permute(2, 0, 1)[None]
     torch.testing.assert_close(net.input.normalise(torch.from_numpy(photo))[None], x)
     with torch.inference_mode():
-        expected, found = lite2(x, output_stride), net.features(x)
+        expected, found = reference(x, output_stride, backbone), net.features(x)
     assert expected.abs().max() > 1 and found.shape[1] == net.channels == 1280
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
@@ -231,7 +243,7 @@ def test_deeplab_on_the_same_backbone(tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(net.eval()(x), highest)
         torch.testing.assert_close(
-            sum(conv(lite2(x, 8)) for conv in net.base.aspp.children()), whole, rtol=0, atol=1e-4
+            sum(conv(reference(x, 8)) for conv in net.base.aspp.children()), whole, rtol=0, atol=1e-4
         )
     assert [len(group) for group in net.get_parameter_groups()] == [64, 4, 4]
     torch.save(net.state_dict(), tmp_path / "net.pth")

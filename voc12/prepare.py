@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     if args.per_class and not args.out_dir:
         raise UserError(f"--per_class {args.per_class}: give --out_dir, another folder than that of the whole lists")
+    if args.per_class and args.label_dir:
+        raise UserError("--label_dir writes lists of all photos into the devkit: leave out --per_class, or --label_dir")
     # Before hours of download. VOC's lists are this repository's, another dataset's stay with it.
     out = make_folder(args.out_dir or (Path(__file__).parent if classes == VOC else args.voc12_root))
     root, sbd_root = locate(args)
