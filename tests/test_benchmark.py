@@ -42,7 +42,7 @@ def test_deeplab_and_poolnet_are_the_known_amount_of_work():
     assert step_operations("network.deeplab_v2", 2, 321) == 2 * step
     assert 0.485e12 < photo_operations("network.deeplab_v2", (500, 375)) < 0.495e12  # 0.49 TFLOP
     # 0.28 TFLOP as published: convolutions of enlarged maps, and the last two in a row, are computed by their taps.
-    assert 0.175e12 < photo_operations("network.poolnet", (500, 375)) < 0.185e12
+    assert 0.165e12 < photo_operations("network.poolnet", (500, 375)) < 0.175e12
 
 
 def test_the_own_convolutions_are_all_timed_each_shape_once(monkeypatch):

@@ -213,7 +213,7 @@ def test_the_commands(drawn, tmp_path, commands):
     head, whole = (saved.get("model", saved) for saved in (head, whole))
     conv, mask = f"{LITE2}.conv_head.weight", "mask_layer.weight"
     assert not torch.equal(head[mask], torch.zeros_like(head[mask])) and not torch.equal(head[conv], whole[conv])
-    assert torch.equal(head[conv], GIVEN["_conv_head.weight"])
+    assert torch.equal(head[conv], GIVEN[LITE2]["_conv_head.weight"])
     (tmp_path / "list.txt").write_text("2099_000001\n2099_000002\n")
     infer = ("infer_cls.py", "--network", "network.timm_EDAM", "--weights", trained, "--voc12_root", drawn)
     infer += ("--infer_list", "list.txt", "--out_cam", "CAM", "--num_workers", 0, "--crf_workers", 0)
@@ -270,7 +270,7 @@ def test_the_commands_of_deeplab(drawn, tmp_path, commands):
     steps = ("--max_iters", 2, "--batch_size", 2, "--iter_size", 1, "--crop_size", 65)
     commands.run(tmp_path, "train_deeplab.py", *network, *train, *steps, "--freeze_backbone")
     trained = torch.load(tmp_path / "checkpoints/DeepLabV2/DeepLabV2.pth", weights_only=True)
-    assert torch.equal(trained[f"base.{LITE2}.conv_head.weight"], GIVEN["_conv_head.weight"])
+    assert torch.equal(trained[f"base.{LITE2}.conv_head.weight"], GIVEN[LITE2]["_conv_head.weight"])
     assert trained["base.aspp.c0.bias"].abs().max() > 0  # it starts at 0
     weights = ("--weights", "checkpoints/DeepLabV2/DeepLabV2.pth", "--infer_list", "list.txt")
     commands.run(tmp_path, "infer_deeplab.py", *network, *weights, "--out_pred", "PRED", "--crf_workers", 0)
