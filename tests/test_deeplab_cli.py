@@ -78,7 +78,8 @@ def test_steps_are_those_of_a_plain_loop(whole, drawn):
     assert [found[step] for step in range(STEPS)] == pytest.approx(losses, rel=1e-5)
     assert list(curve(whole / "runs/s", "Lr").values()) == pytest.approx([0.01] * STEPS)  # changes every ten steps
     saved = torch.load(whole / "checkpoints/s/s.pth", weights_only=True)
-    assert all(torch.allclose(saved[name], tensor, atol=1e-6) for name, tensor in net.state_dict().items())
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_each_photo_once_an_epoch(drawn):
