@@ -56,7 +56,16 @@ def whole(commands, drawn, tmp_path_factory) -> Path:
     return folder
 
 
-def test_steps_are_those_of_a_plain_loop(whole, drawn):
+@pytest.fixture
+def one_thread():
+    """As the commands have: with more, sums end in other digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_steps_are_those_of_a_plain_loop(whole, drawn, one_thread):
     """Two micro-batches of two photos a step, each a mean over its own pixels, at the learning rates of the schedule."""
     torch.manual_seed(0)
     net = Net().train()
@@ -79,7 +88,7 @@ def test_steps_are_those_of_a_plain_loop(whole, drawn):
     assert list(curve(whole / "runs/s", "Lr").values()) == pytest.approx([0.01] * STEPS)  # changes every ten steps
     saved = torch.load(whole / "checkpoints/s/s.pth", weights_only=True)
     for name, tensor in net.state_dict().items():
-        torch.testing.assert_close(saved[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_each_photo_once_an_epoch(drawn):

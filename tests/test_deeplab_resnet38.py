@@ -47,7 +47,7 @@ def test_the_demos_backbone_is_loaded_and_computes_the_same(tmp_path, net, head)
     ours = net.eval().base.features(net.input.normalise(photo)[None])
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.max().item())
     logits = sum(conv(ours) for conv in net.base.aspp.children())
-    close = {"rtol": 1e-4, "atol": 1e-4 * logits.abs().max().item()}
+    close = {"rtol": 1.3e-6, "atol": 2e-6 * logits.abs().max().item()}  # they are about 1e33
     torch.testing.assert_close(net(net.input.normalise(photo)[None]), logits, **close)
 
 
