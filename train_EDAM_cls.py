@@ -19,7 +19,7 @@ from network.weights import load_weights
 from pseudo_label.class_maps import class_map_pictures
 from tool import flags, training
 from tool.errors import UserError, run
-from tool.optim import lr_factor, make_sgd, set_learning_rate
+from tool.optim import freeze, lr_factor, make_sgd, set_learning_rate
 from tool.precision import training_form
 from voc12.data import TrainPairs
 from voc12.inputs import check_inputs, photos
@@ -86,8 +86,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     needs = ("input", "get_parameter_groups", "group_factors", "forward_cam")
     net = make_net(args.network, needs, **options(args), **classes.options(num_classes=len(classes)))
     if args.freeze_backbone:
-        for parameter in [p for group in net.get_parameter_groups()[:2] for p in group]:
-            parameter.requires_grad_(False)
+        freeze(net.get_parameter_groups()[:2])
     net = training_form(net, device, args.amp, args.tf32).train()
     if args.attn_dropout is not None:
         if not hasattr(net, "cma_dropout"):

@@ -22,7 +22,7 @@ from pseudo_label.segmentation import label_pictures
 from tool import flags, training
 from tool.checkpoint import digest
 from tool.errors import UserError, run
-from tool.optim import make_sgd, set_learning_rate, stepwise_lr_factor
+from tool.optim import freeze, make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
 from tool.wording import nearest_path
 from voc12.classes import PALETTE
@@ -84,8 +84,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     elif not (args.weights or args.resume) and has_frozen_norms(net):
         print("note: random weights with batch norms that do not learn may diverge: --no-freeze_bn lets them learn")
     if args.freeze_backbone:
-        for parameter in net.get_parameter_groups()[0]:
-            parameter.requires_grad_(False)
+        freeze(net.get_parameter_groups()[:1])
     net = training_form(net, device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
     data, skipped = sound_photos(args, net)

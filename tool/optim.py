@@ -18,6 +18,13 @@ def stepwise_lr_factor(step: int, max_step: int, every: int = 10) -> float:
     return max(0.0, 1 - step // every * every / max_step) ** 0.9
 
 
+def freeze(groups: Sequence[Sequence[nn.Parameter]]) -> None:
+    """Leave the parameters of these groups out of the training."""
+    for group in groups:
+        for parameter in group:
+            parameter.requires_grad_(False)
+
+
 def make_sgd(
     groups: Sequence[Sequence[nn.Parameter]], factors: Sequence[tuple[float, float]], lr: float, weight_decay: float
 ) -> torch.optim.SGD:
