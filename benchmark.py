@@ -31,14 +31,13 @@ from measuring import (
     time_script,
 )
 from network import make_net
-from pseudo_label.class_maps import MaskNetwork, class_maps
+from pseudo_label.class_maps import MaskNetwork, class_maps, views
 from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.saliency_maps import saliency_logits
-from tool import distributed, flags
-from tool.errors import run
+from tool import cli, distributed
+from tool.cli import run_script
 from tool.files import atomic_write, check_writable
 from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, warn_of_emulation
-from tool.transforms import views
 
 FULL_SCHEDULE = 132275  # pairs
 TRAIN_AUG = 10582  # photos
@@ -220,20 +219,20 @@ ROWS = {
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add, network = parser.add_argument, "network.resnet38_EDAM_cls"
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="EDAM network to measure")
+    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="EDAM network to measure")
     add(
         "--deeplab",
-        type=flags.module_name,
+        type=cli.module_name,
         default="network.deeplab_v2",
         metavar="MODULE",
         help="DeepLab-v2 to measure",
     )
     add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
     batch = "pairs, of DeepLab-v2 photos, per training step (default: 1 on a CPU; on a GPU 4 pairs, 10 photos)"
-    add("--batch_size", type=flags.count(1), help=batch)
-    add("--photos", type=flags.count(2), help="photos for all of infer_cls.py (default: 6 on a CPU, 400 on a GPU)")
+    add("--batch_size", type=cli.count(1), help=batch)
+    add("--photos", type=cli.count(2), help="photos for all of infer_cls.py (default: 6 on a CPU, 400 on a GPU)")
     add("--quick", action="store_true", help="half-size photos and crops, one repetition")
     add("--markdown", type=Path, metavar="FILE", help="also write the table to this file")
     add("--only", choices=tuple(ROWS), nargs="+", help="measure these alone")
@@ -259,7 +258,7 @@ def main() -> None:
     with torch.device("meta"):
         make_net(args.network), make_net(args.deeplab)  # a mistyped name shows now
     lines: list[str] = []
-    with distributed.explained("lower --batch_size, or --quick"):
+    with distributed.translate_errors("lower --batch_size, or --quick"):
         bench = Bench(args)
         warn_of_emulation(bench.device, "bf16")
         for line in table(bench, args.only or ROWS):
@@ -271,4 +270,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -16,22 +16,21 @@ from tqdm import tqdm
 from pseudo_label.manifest import claim_folder, classes_of
 from pseudo_label.metrics import out_of_range
 from pseudo_label.visualise import contact_sheet, overlay
-from tool import flags
-from tool.errors import UserError, run
-from tool.wording import counted, nearest_path
+from tool import cli
+from tool.cli import UserError, counted, nearest_path, run_script, summarize_problems
+from tool.image_ops import VOID
 from voc12 import inputs
-from voc12.classes import PALETTE, VOC, VOID, Classes
+from voc12.classes import PALETTE, VOC, Classes
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of, find_file
 from voc12.images import load_label, load_photo, save_label, save_rgb
 from voc12.lists import make_classes, read_classes, read_image_list
 from voc12.palette import explain
-from voc12.report import one_line
 
 SHEET_IMAGES = 24
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--img_path", required=True, metavar="DIR", type=Path, help="label PNGs, <id>.png: 0, class + 1, or 255")
     add(
@@ -43,7 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder of the dataset, or a folder of photos <id>.jpg: draw over the photos",
     )
-    add("--opacity", type=flags.number(float, 0, 1), default=0.6, help="of the labels over the photo, 0..1")
+    add("--opacity", type=cli.number(float, 0, 1), default=0.6, help="of the labels over the photo, 0..1")
     add("--gt_path", metavar="DIR", type=Path, help="ground truth <id>.png, a third column of the sheet")
     add(
         "--sheet",
@@ -56,7 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add("--grey", action="store_true", help=grey)
     add("--list", metavar="FILE", help="the images to draw, as infer_cls.py's list (default: every PNG of --img_path)")
-    add("--limit", type=flags.count(1), metavar="N", help="only the first N images (default: all)")
+    add("--limit", type=cli.count(1), metavar="N", help="only the first N images (default: all)")
     return parser
 
 
@@ -111,7 +110,7 @@ def check_files(ids: list[str], args: argparse.Namespace) -> None:
         sound = [image_id for image_id in ids[:SHEET_IMAGES] if image_id not in dict(problems)]
         problems += inputs.check_inputs(sound, [labels, inputs.label_maps(args.gt_path, "ground truth")])
     if problems:
-        raise UserError(one_line(problems))
+        raise UserError(summarize_problems(problems))
 
 
 def main() -> None:
@@ -152,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

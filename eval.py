@@ -26,15 +26,13 @@ from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import check_classes, output_of
 from pseudo_label.saliency_scores import SaliencySource, saliency_report
 from pseudo_label.scoring import Source, report
-from tool import flags
-from tool.errors import UserError, run
+from tool import cli
+from tool.cli import UserError, nearest_path, run_script, summarize_ids
 from tool.files import atomic_write, check_writable
-from tool.wording import nearest_path
-from voc12.classes import VOID
+from tool.image_ops import VOID
 from voc12.folders import SALIENCY_ENDINGS, files_of
 from voc12.inputs import Input, check_inputs, grey_masks, label_maps, saliency_maps, score_files
 from voc12.lists import deeper_devkit, read_classes, read_image_list
-from voc12.report import named
 
 # infer_cls.py's outputs -> --type, --crf
 WRITTEN = {
@@ -48,8 +46,8 @@ NEARLY_ALL = 0.9
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
-    add, number = parser.add_argument, flags.number(float)
+    parser = cli.Parser(__doc__)
+    add, number = parser.add_argument, cli.number(float)
     add("--predict_dir", required=True, metavar="DIR", type=Path, help="predictions: <id>.png or <id>.npy")
     add("--voc12_root", metavar="DIR", type=Path, help="dataset's folder; its SegmentationClass holds the ground truth")
     add(
@@ -85,7 +83,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--comment", default="", metavar="TEXT", help="a title for the entry in the log file")
     add(
         "--num_workers",
-        type=flags.count(1),
+        type=cli.count(1),
         default=min(8, os.cpu_count() or 1),
         metavar="N",
         help="processes",
@@ -168,24 +166,24 @@ def stop_at(problems: list[tuple[str, str]], ids: list[str], skip: bool) -> None
     """UserError naming the problems, (id, message), unless such images are to be skipped and others are left."""
     if problems and not (skip and len(problems) < len(ids)):
         remedy = "" if skip or len(problems) == len(ids) else "; --skip_errors leaves such images out"
-        every = f" (all: {named([image_id for image_id, _ in problems])})" if len(problems) > 1 else ""
+        every = f" (all: {summarize_ids([image_id for image_id, _ in problems])})" if len(problems) > 1 else ""
         raise UserError(
             f"{len(problems)} of {len(ids)} images cannot be evaluated, the first: {problems[0][1]}{every}{remedy}"
         )
 
 
-def tell_idle_flags(args: argparse.Namespace) -> None:
+def warn_unused(args: argparse.Namespace) -> None:
     """Say which settings of the fusion were given though the result does not depend on them."""
     parser = get_parser()
     if args.type == "png":
-        flags.tell_idle(args, parser, ("theta", "alpha", "beta"), "on PNGs, only with --type npy")
+        cli.warn_unused_flags(args, parser, ("theta", "alpha", "beta"), "on PNGs, only with --type npy")
         return
     if args.sal_path is None:
-        flags.tell_idle(args, parser, ("alpha", "beta"), "without --sal_path")
+        cli.warn_unused_flags(args, parser, ("alpha", "beta"), "without --sal_path")
     if args.curve:
-        flags.tell_idle(args, parser, ("theta",), "with --curve, which tries 0.00 to 0.99")
+        cli.warn_unused_flags(args, parser, ("theta",), "with --curve, which tries 0.00 to 0.99")
     elif args.crf and args.sal_path is None:
-        flags.tell_idle(args, parser, ("theta",), "with --crf, unless --sal_path is given")
+        cli.warn_unused_flags(args, parser, ("theta",), "with --crf, unless --sal_path is given")
 
 
 def append_log(path: str, text: str) -> None:
@@ -199,7 +197,7 @@ def append_log(path: str, text: str) -> None:
 def main() -> None:
     args = get_parser().parse_args()
     source = check_arguments(args)
-    tell_idle_flags(args)
+    warn_unused(args)
     if args.json:
         check_writable(args.json)
     ids = images_of(args)
@@ -238,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -21,19 +21,16 @@ from network import add_flags, make_net, options
 from network.state_dict import read_checkpoint
 from network.weights import load_weights
 from pseudo_label import inference
-from pseudo_label.class_maps import class_maps
+from pseudo_label.class_maps import MultiScalePhotos, class_maps, views
 from pseudo_label.fusion import check_fusion
 from pseudo_label.jobs import LabelJob
 from pseudo_label.manifest import check_folder, claim_folder, weights_digest
 from pseudo_label.visualise import overlay
-from tool import distributed, flags
-from tool.errors import UserError, run
+from tool import cli, distributed
+from tool.cli import UserError, nearest_path, run_script
 from tool.files import make_folder
 from tool.precision import autocast, inference_form, setup_precision
-from tool.transforms import views
-from tool.wording import nearest_path
 from voc12.classes import PALETTE, VOC, Classes
-from voc12.data import MultiScalePhotos
 from voc12.images import load_label, load_photo, save_rgb
 from voc12.inputs import photos, saliency_maps
 from voc12.labels import IGNORE_FOREIGN, class_number, load_labels
@@ -43,8 +40,8 @@ ONE_PHOTO = {"output": "one photo"}  # what the folder of --image holds
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
-    add, number = parser.add_argument, flags.number(float)
+    parser = cli.Parser(__doc__)
+    add, number = parser.add_argument, cli.number(float)
     add("--weights", required=True, metavar="FILE", help="trained EDAM network (.pth)")
     add_flags(parser, "network.resnet38_EDAM_cls")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
@@ -118,7 +115,7 @@ def main() -> None:
         load_network=lambda: load_network(args, read_classes(args.voc12_root)),
         photos=partial(MultiScalePhotos, folder=photo_folder(args.voc12_root)),
         compute=compute,
-        announce=lambda: tell_idle_flags(args, job),
+        announce=lambda: warn_unused(args, job),
         failures=failures,
     )
     inference.run(args, task)
@@ -127,7 +124,7 @@ def main() -> None:
 def load_network(args: argparse.Namespace, classes: Classes) -> tuple[Any, str]:
     """The trained network, and the line to report."""
     given = options(args) | classes.options(num_classes=len(classes))
-    net = make_net(args.network, ("forward_cam", "input"), drawn=False, **given)
+    net = make_net(args.network, ("forward_cam", "input"), init_weights=False, **given)
     report = load_weights(net, args.weights)
     if report.missing:
         raise UserError(f"{report}: no trained EDAM network, which is what makes pseudo labels")
@@ -149,14 +146,14 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
         *([] if job.sal_path else ["theta", "alpha", "beta"]),
         *(f"out_{output}" for output in ("cam", "cam_pred", "crf", "crf_pred", "plain_pred")),
     ]
-    flags.tell_idle(args, get_parser(), idle, "with --image")
+    cli.warn_unused_flags(args, get_parser(), idle, "with --image")
     names = read_checkpoint(args.weights)[1]
     classes = make_classes(names, args.weights) if names else VOC
     numbers = sorted({class_number(one, classes, "--classes") for one in args.classes.split(",")})
     if job.sal_path:
         check_fusion(job.theta, job.alpha, job.beta, saliency=True)
     device = distributed.setup(args.device)[0]
-    with distributed.explained(inference.MORE_MEMORY):
+    with distributed.translate_errors(inference.MORE_MEMORY):
         setup_precision(args.tf32)
         net, report = load_network(args, classes)
         print(report, flush=True)
@@ -172,15 +169,15 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
     print(f"{args.image}: {args.out / name}.npy, .png and _overlay.png{' (no pixel got a class)' if remark else ''}")
 
 
-def tell_idle_flags(args: argparse.Namespace, job: LabelJob) -> None:
+def warn_unused(args: argparse.Namespace, job: LabelJob) -> None:
     """Say which settings of the label PNGs were given though none of the outputs depends on them, and what is for --image alone."""
-    flags.tell_idle(args, get_parser(), ["classes", "out"], "without --image")
+    cli.warn_unused_flags(args, get_parser(), ["classes", "out"], "without --image")
     outputs = job.folders()
     used = {name for output in outputs for name in job.fusion_settings(output)}
     idle = [name for name in ("sal_path", "theta", "alpha", "beta") if name not in used]
     without = "" if job.sal_path or not any(output.endswith("_pred") for output in outputs) else " without --sal_path"
-    flags.tell_idle(args, get_parser(), idle, f"on {', '.join(f'--{output}' for output in outputs)}{without}")
+    cli.warn_unused_flags(args, get_parser(), idle, f"on {', '.join(f'--{output}' for output in outputs)}{without}")
 
 
 if __name__ == "__main__":
-    run(main, "interrupted; the same command goes on")
+    run_script(main, "interrupted; the same command goes on")

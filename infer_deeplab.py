@@ -18,15 +18,15 @@ from network.weights import load_weights
 from pseudo_label import inference
 from pseudo_label.manifest import weights_digest
 from pseudo_label.segmentation import SegmentationJob, probabilities
-from tool import flags
-from tool.errors import BadPhoto, UserError, run
+from tool import cli
+from tool.cli import BadPhoto, UserError, run_script
 from voc12.data import WholePhotos
 from voc12.inputs import photos
 from voc12.lists import ROOT, check_root, photo_folder, read_classes, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--weights", required=True, metavar="FILE", help="trained DeepLab-v2 (.pth)")
     add_flags(parser, "network.deeplab_v2")
@@ -36,7 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
     add("--out_prob", type=Path, metavar="DIR", help="write probabilities, <id>.npy: float16 (labels, H, W)")
     scales = "scales whose maximum is taken together with the whole size; otherwise the network's own, 0.5 and 0.75"
-    add("--scales", type=flags.number(float, 0.1, 4), nargs="+", metavar="S", help=scales)
+    add("--scales", type=cli.number(float, 0.1, 4), nargs="+", metavar="S", help=scales)
     add("--flip", action="store_true", help="the mean of each photo's and its mirror image's probabilities")
     inference.add_flags(parser, workers="compute CRFs and write files")
     return parser
@@ -47,7 +47,7 @@ def main() -> None:
     check_root(args.voc12_root)
     classes = read_classes(args.voc12_root)
     given = options(args) | classes.options(num_labels=len(classes.labels))
-    net = make_net(args.network, ("input", "scales"), drawn=False, **given)
+    net = make_net(args.network, ("input", "scales"), init_weights=False, **given)
     if args.scales:
         net.scales = tuple(scale for scale in args.scales if scale != 1)
     job = SegmentationJob(args.out_pred, args.out_crf_pred, args.out_prob, net.scales, args.flip)
@@ -77,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, "interrupted; the same command goes on")
+    run_script(main, "interrupted; the same command goes on")

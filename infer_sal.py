@@ -19,8 +19,8 @@ from network.poolnet import is_joint
 from pseudo_label import inference
 from pseudo_label.manifest import weights_digest
 from pseudo_label.saliency_maps import SaliencyJob, enlargement, saliency_logits
-from tool import flags
-from tool.errors import UserError, run
+from tool import cli
+from tool.cli import UserError, run_script
 from voc12.data import WholePhotos
 from voc12.folders import photos_below
 from voc12.inputs import check_folder, photos
@@ -28,10 +28,10 @@ from voc12.lists import ROOT, check_root, photo_folder, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add, network = parser.add_argument, "network.poolnet"
     add("--weights", required=True, metavar="FILE", help="trained PoolNet (.pth), with or without its edge branch")
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the networks")
+    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the networks")
     add("--voc12_root", type=Path, metavar="DIR", help=ROOT)
     add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to look at")
     add("--img_root", type=Path, metavar="DIR", help="in place of --voc12_root: every photo in this folder and below")
@@ -47,7 +47,7 @@ def main() -> None:
     folder, ids = find_photos(args)
 
     def load_network() -> tuple[nn.Module, str]:
-        net, load_weights = make_poolnet(args.network, args.weights, ("input", "smallest_side"), drawn=False)
+        net, load_weights = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)
         report = load_weights(args.weights)
         if report.missing:
             raise UserError(f"{report}: no trained PoolNet, which is what makes saliency maps")
@@ -75,10 +75,10 @@ def find_photos(args: argparse.Namespace) -> tuple[Path, list[str]]:
     if args.voc12_root is not None:
         check_root(args.voc12_root)
         return photo_folder(args.voc12_root), list(dict.fromkeys(read_image_list(args.infer_list)))
-    flags.tell_idle(args, get_parser(), ["infer_list"], "with --img_root")
+    cli.warn_unused_flags(args, get_parser(), ["infer_list"], "with --img_root")
     check_folder(photos(args.img_root))
     return args.img_root, sorted(photos_below(args.img_root))
 
 
 if __name__ == "__main__":
-    run(main, "interrupted; the same command goes on")
+    run_script(main, "interrupted; the same command goes on")

@@ -23,13 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from network import make_net
 from network.segmentation_loss import multi_scale_loss
+from pseudo_label.class_maps import SCALES
 from pseudo_label.segmentation import probabilities
 from tool import distributed
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.memory import MAXRSS_UNIT
 from tool.optim import make_sgd
 from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, training_form
-from tool.transforms import SCALES
 
 _T = TypeVar("_T")
 

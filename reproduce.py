@@ -21,8 +21,8 @@ from experiment.preflight import SOURCES, Preflight
 from experiment.report import write_report
 from experiment.runner import Step, is_finished, run_steps, select
 from network.timm_weights import IMAGENET
-from tool import distributed, flags
-from tool.errors import UserError, run
+from tool import cli, distributed
+from tool.cli import UserError, run_script
 from tool.files import make_folder
 
 TRY = "A try of a few steps and photos: its scores mean nothing."
@@ -43,7 +43,7 @@ SMALL_REMARK = (
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--voc12_root", required=True, type=Path, metavar="DIR", help="VOC2012 folder of the devkit")
     add("--out", default="reproduction", type=Path, metavar="DIR", help="folder for all that is made")
@@ -51,11 +51,11 @@ def get_parser() -> argparse.ArgumentParser:
     add("--download", type=Path, metavar="DIR", help="fetch SBD (1.4 GB) to this folder instead")
     for name, what in SOURCES.items():
         add(f"--{name}", type=Path, metavar="DIR" if name == "sal_path" else "FILE", help=what)
-    add("--network", type=flags.module_name, default=Plan.edam, metavar="MODULE", help="EDAM's network")
-    add("--poolnet_network", type=flags.module_name, default=Plan.poolnet, metavar="MODULE", help="PoolNet's module")
-    add("--deeplab_network", type=flags.module_name, default=Plan.deeplab, metavar="MODULE", help="DeepLab-v2's")
+    add("--network", type=cli.module_name, default=Plan.edam, metavar="MODULE", help="EDAM's network")
+    add("--poolnet_network", type=cli.module_name, default=Plan.poolnet, metavar="MODULE", help="PoolNet's module")
+    add("--deeplab_network", type=cli.module_name, default=Plan.deeplab, metavar="MODULE", help="DeepLab-v2's")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
-    add("--seed", type=flags.count(), default=0, help="of the pairs, initial weights and training")
+    add("--seed", type=cli.count(), default=0, help="of the pairs, initial weights and training")
     laptop = "small networks on EfficientNet-Lite2 and a few hundred photos: half an hour or more on two cores"
     add("--laptop", action="store_true", help=f"{laptop}; needs requirements-timm.txt")
     few = "run the whole chain with a few steps and photos, in OUT/try: does all of it work on this machine?"
@@ -162,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, "interrupted; the same command goes on")
+    run_script(main, "interrupted; the same command goes on")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from network import add_flags, make_net, options
 from network.weights import load_weights
 from pseudo_label.class_maps import class_map_pictures
-from tool import flags, training
-from tool.errors import UserError, run
+from tool import cli, training
+from tool.cli import UserError, run_script, summarize_problems
 from tool.optim import freeze, lr_factor, make_sgd, set_learning_rate
 from tool.precision import training_form
 from voc12.data import TrainPairs
@@ -26,15 +26,14 @@ from voc12.inputs import check_inputs, photos
 from voc12.labels import IGNORE_FOREIGN, load_labels
 from voc12.lists import ROOT, check_root, photo_folder, photo_path, read_classes, read_pairs
 from voc12.pairs import check_pairs
-from voc12.report import one_line
 
 # Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
 MUST_MATCH = ("max_epoches", "crop_size", "long_side", "warmup_steps", "attn_dropout", "freeze_backbone")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
-    add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
+    parser = cli.Parser(__doc__)
+    add, count, positive, number = parser.add_argument, cli.count(), cli.count(1), cli.number(float, 0)
     pairs = "list of training pairs, made by voc12/prepare.py"
     add("--voc12_root", required=True, metavar="DIR", help=f"{ROOT}, Annotations")
     add("--train_list", default="voc12/EDAM_train.txt", metavar="FILE", help=pairs)
@@ -54,7 +53,7 @@ def get_parser() -> argparse.ArgumentParser:
     frozen = "train EDAM's head alone: faster, and better where there are hundreds of photos only"
     add("--freeze_backbone", action="store_const", const=True, help=frozen)
     dropout = "dropout on the attention weights; 0 is faster on CPUs; otherwise the network's own, 0.1"
-    add("--attn_dropout", type=flags.number(float, 0, 1), metavar="P", help=dropout)
+    add("--attn_dropout", type=cli.number(float, 0, 1), metavar="P", help=dropout)
     training.add_flags(parser, session_name="EDAM", pictures="the class maps")
     return parser
 
@@ -79,7 +78,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     )
     check_pairs(pairs, labels, args.train_list, classes)
     if problems := check_inputs(labels, [photos(photo_folder(args.voc12_root))]):
-        raise UserError(one_line(problems))
+        raise UserError(summarize_problems(problems))
     max_step = len(pairs) // args.batch_size * args.max_epoches
     if max_step == 0:
         raise UserError(f"--batch_size {args.batch_size} is more than the {len(pairs)} pairs of {args.train_list}")
@@ -121,4 +120,4 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

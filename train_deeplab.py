@@ -14,17 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from network import add_flags, make_net, options
-from network.frozen_norm import has_frozen_norms, thaw
+from network.frozen_norm import has_frozen_norms, unfreeze_batch_norms
 from network.segmentation_loss import multi_scale_loss
 from network.weights import load_weights
 from pseudo_label.manifest import check_classes
 from pseudo_label.segmentation import label_pictures
-from tool import flags, training
+from tool import cli, training
 from tool.checkpoint import digest
-from tool.errors import UserError, run
+from tool.cli import UserError, nearest_path, run_script
 from tool.optim import freeze, make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
-from tool.wording import nearest_path
 from voc12.classes import PALETTE
 from voc12.data import LabelledPhotos
 from voc12.inputs import check_folder, label_maps, sound_ids
@@ -35,8 +34,8 @@ MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
-    add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
+    parser = cli.Parser(__doc__)
+    add, positive, number = parser.add_argument, cli.count(1), cli.number(float, 0)
     add("--voc12_root", required=True, metavar="DIR", help=ROOT)
     add(
         "--label_dir",
@@ -80,7 +79,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     needs = ("input", "num_labels", "get_parameter_groups", "group_factors")
     net = make_net(args.network, needs, **options(args), **classes.options(num_labels=len(classes.labels)))
     if not args.freeze_bn:
-        thaw(net)
+        unfreeze_batch_norms(net)
     elif not (args.weights or args.resume) and has_frozen_norms(net):
         print("note: random weights with batch norms that do not learn may diverge: --no-freeze_bn lets them learn")
     if args.freeze_backbone:
@@ -124,4 +123,4 @@ def sound_photos(args: argparse.Namespace, net: Any) -> tuple[LabelledPhotos, li
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

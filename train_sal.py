@@ -23,9 +23,9 @@ from network.frozen_norm import FrozenBatchNorm2d
 from network.poolnet import is_joint
 from network.saliency_loss import saliency_loss
 from pseudo_label.saliency_maps import saliency_pictures
-from tool import distributed, flags, training
+from tool import cli, distributed, training
 from tool.checkpoint import digest
-from tool.errors import UserError, run
+from tool.cli import UserError, run_script
 from tool.optim import make_adam, set_learning_rate
 from tool.precision import training_form
 from voc12.inputs import sound_ids
@@ -38,8 +38,8 @@ DECAYED = 0.1  # factor on the learning rate in the last third of a run
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
-    add, positive, number = parser.add_argument, flags.count(1), flags.number(float, 0)
+    parser = cli.Parser(__doc__)
+    add, positive, number = parser.add_argument, cli.count(1), cli.number(float, 0)
     add("--root", metavar="DIR", help="folder that the pairs of --train_list are relative to")
     add("--voc12_root", metavar="DIR", help="in place of --root: VOC2012 folder of the devkit: JPEGImages")
     masks = "with --voc12_root: label PNGs, <id>.png with values 0..20, or 255 for unknown"
@@ -47,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
     pairs = "photos to train on: lines `image mask`; with --voc12_root ids, by default voc12/train_aug.txt"
     add("--train_list", metavar="FILE", help=pairs)
     network = "network.poolnet"
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the networks")
+    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the networks")
     weights = (
         "initial weights: resnet50_caffe.pth, or a trained PoolNet, with its edge branch or without; random without it"
     )
@@ -75,7 +75,9 @@ def main() -> None:
     if args.voc12_root is not None:
         check_root(args.voc12_root)
     if args.crop_size is None:
-        flags.tell_idle(args, get_parser(), ["iter_size"], "without --crop_size: whole photos are computed one by one")
+        cli.warn_unused_flags(
+            args, get_parser(), ["iter_size"], "without --crop_size: whole photos are computed one by one"
+        )
     elif args.batch_size % args.iter_size:
         raise UserError(f"--batch_size {args.batch_size} is no multiple of --iter_size {args.iter_size}")
     training.run(args, make_task, "lower --crop_size or raise --iter_size, take smaller photos, or --amp bf16")
@@ -142,7 +144,7 @@ def find_photos(args: argparse.Namespace, net: Any) -> tuple[MaskedPhotos, list[
             raise UserError(
                 "--root goes with --train_list, whose lines are `image mask`, such as DUTS-TR's train_pair.lst"
             )
-        flags.tell_idle(args, get_parser(), ["mask_dir"], "without --voc12_root")
+        cli.warn_unused_flags(args, get_parser(), ["mask_dir"], "without --voc12_root")
         pairs = read_mask_pairs(args.train_list)
         listed = [f"{photo} {mask}" for photo, mask in pairs.items()]
         data = PairedPhotos(pairs, Path(args.root), **how)
@@ -154,7 +156,7 @@ def parts_of_a_step(args: argparse.Namespace) -> int:
     """Crops are computed in as many parts as asked for, whole photos, which differ in size, one by one in each process."""
     if args.crop_size is not None:
         return args.iter_size
-    world = distributed.processes()
+    world = distributed.world_size()
     if args.batch_size % world:
         raise UserError(
             f"--batch_size {args.batch_size} is no multiple of {world} processes, which take whole photos one by one"
@@ -163,4 +165,4 @@ def parts_of_a_step(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from coco14.annotations import Annotations
-from tool import flags
-from tool.errors import UserError, run
+from tool import cli
+from tool.cli import UserError, run_script
 from tool.files import make_folder, remove_leftovers
 from voc12.folders import photos_below
 from voc12.images import save_label, size_of
@@ -81,13 +81,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--coco_root", type=Path, metavar="DIR", help="folder that holds train2014, val2014 and annotations")
     fetch = "fetch what --coco_root, or this folder, lacks of them (13, 6 and 0.2 GB) and unpack it there"
     add("--download", type=Path, metavar="DIR", help=fetch)
-    add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
-    add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
+    add("--epochs", type=cli.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
+    add("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
     return parser
 
 
@@ -136,4 +136,4 @@ def write_masks(root: Path, ids: list[str], annotations: Annotations, findings: 
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -22,8 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from demo.scene import Sample, draw
-from tool import flags
-from tool.errors import UserError, run
+from tool import cli
+from tool.cli import UserError, run_script
 from tool.files import atomic_write, make_folder, remove_leftovers
 from tool.workers import WorkerPool
 from voc12.images import save_label
@@ -116,14 +116,14 @@ def _write_settings(root: Path, settings: dict) -> None:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="folder that gets VOC2012/")
-    add("--seed", type=flags.count(), default=0, help="the same seed draws the same pictures")
-    add("--train", type=flags.count(1), default=800, help="training photos")
-    add("--val", type=flags.count(), default=100, help="validation photos")
-    add("--size", type=flags.number(int, 64, 1024), default=128, help="long side of the photos in pixels, 64..1024")
-    add("--num_workers", type=flags.count(1), default=2, help="processes that draw")
+    add("--seed", type=cli.count(), default=0, help="the same seed draws the same pictures")
+    add("--train", type=cli.count(1), default=800, help="training photos")
+    add("--val", type=cli.count(), default=100, help="validation photos")
+    add("--size", type=cli.number(int, 64, 1024), default=128, help="long side of the photos in pixels, 64..1024")
+    add("--num_workers", type=cli.count(1), default=2, help="processes that draw")
     return parser
 
 
@@ -134,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -25,17 +25,16 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from network import make_net
-from network.frozen_norm import thaw
+from network.frozen_norm import unfreeze_batch_norms
 from network.resnet38d import ResNet38d
-from tool import distributed, flags
+from tool import cli, distributed
 from tool.checkpoint import TrainingState, save_torch
-from tool.errors import UserError, run
+from tool.cli import UserError, counted, run_script
 from tool.files import make_folder
 from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor
-from tool.transforms import augment
 from tool.weight_file import read_torch_file
-from tool.wording import counted
+from voc12.augment import augment_photo
 from voc12.images import load_photo
 from voc12.labels import load_labels
 from voc12.lists import ROOT, check_root, photo_path, read_classes, read_image_list
@@ -78,7 +77,7 @@ class Photos(Dataset):
         of_step = np.random.default_rng([self.seed, 2, position // self.batch_size])
         side = least + 16 * int(of_step.integers((most - least) // 16 + 1))
         rng = np.random.default_rng([self.seed, 1, position])
-        image = augment(load_photo(photo_path(self.voc12_root, image_id)), side, rng, (side, side))
+        image = augment_photo(load_photo(photo_path(self.voc12_root, image_id)), side, rng, (side, side))
         return image, torch.from_numpy(self.labels[image_id])
 
 
@@ -93,7 +92,7 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: ResNet38d, top: float, classes: int) -> None:
         super().__init__()
-        thaw(backbone)
+        unfreeze_batch_norms(backbone)
         backbone.requires_grad_(True)
         self.backbone, self.top = backbone, top
         self.head = nn.Conv2d(backbone.channels, classes, 1)
@@ -120,12 +119,12 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.op
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
-    add, count, positive, number = parser.add_argument, flags.count(), flags.count(1), flags.number(float, 0)
+    parser = cli.Parser(__doc__)
+    add, count, positive, number = parser.add_argument, cli.count(), cli.count(1), cli.number(float, 0)
     add("--voc12_root", required=True, metavar="DIR", help=f"{ROOT}, Annotations")
     add("--image_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to learn from")
     network = "network.resnet38_EDAM_tiny"
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     add("--out", required=True, type=Path, metavar="FILE", help="backbone to write (.pth)")
     add("--epochs", type=positive, default=20, help="times through the photos")
     add("--batch_size", type=positive, default=8, help="photos per step")
@@ -133,7 +132,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--long_side", type=positive, nargs=2, default=[64, 160], metavar=("MIN", "MAX"), help=long_side)
     add("--lr", type=number, default=0.001, help="learning rate")
     add("--wt_dec", type=number, default=0.01, help="weight decay")
-    add("--top", type=flags.number(float, 0, 1), default=0.1, help="share of the positions that a logit is the mean of")
+    add("--top", type=cli.number(float, 0, 1), default=0.1, help="share of the positions that a logit is the mean of")
     add("--seed", type=count, default=0, help="of initial weights, order and augmentation")
     add("--num_workers", type=count, default=1, help="processes that read and augment photos; 0: none")
     add("--device", help="cpu, cuda or cuda:N; otherwise a GPU where there is one")
@@ -190,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, "interrupted; the same command goes on")
+    run_script(main, "interrupted; the same command goes on")

@@ -23,8 +23,8 @@ if __name__ == "__main__":
 from experiment.chain import Plan, Words, command, launch, make_steps, session
 from experiment.report import write_report
 from experiment.runner import REPO, Step, run_steps
-from tool import flags
-from tool.errors import run
+from tool import cli
+from tool.cli import run_script
 from voc12.masks import OWN
 
 NETWORK = "network.resnet38_EDAM_tiny"
@@ -92,9 +92,9 @@ def make_demo_steps(plan: Plan) -> list[Step]:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--out", default="demo_run", type=Path, metavar="DIR", help="folder for all of it")
-    parser.add_argument("--seed", type=flags.count(), default=0, help="of the pictures, the weights and the training")
+    parser.add_argument("--seed", type=cli.count(), default=0, help="of the pictures, the weights and the training")
     return parser
 
 
@@ -112,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, "interrupted; `make demo` goes on")
+    run_script(main, "interrupted; `make demo` goes on")

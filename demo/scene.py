@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from demo import shapes
-from voc12.classes import CLASSES, VOID
+from tool.image_ops import VOID
+from voc12.classes import CLASSES
 
 OBJECTS_PER_PHOTO = (0.3, 0.42, 0.28)  # share of photos with 1, 2 and 3 objects
 SAME_CLASS_AGAIN = 0.12  # chance that a further object is of a class that the photo already shows

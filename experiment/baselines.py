@@ -20,15 +20,13 @@ from scipy.optimize import nnls
 
 from pseudo_label.fusion import background_from_saliency, check_fusion
 from pseudo_label.manifest import claim_folder, output_of
-from tool import flags
-from tool.errors import UserError, run
-from tool.wording import counted
+from tool import cli
+from tool.cli import UserError, counted, run_script, summarize_problems
 from voc12.folders import SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, save_label
 from voc12.inputs import check_inputs, saliency_maps
 from voc12.labels import IGNORE_FOREIGN, load_labels
 from voc12.lists import read_classes, read_image_list
-from voc12.report import one_line
 
 
 def class_areas(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
@@ -72,12 +70,12 @@ def write_baselines(
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, for its labels")
     add("--infer_list", default="voc12/train.txt", metavar="FILE", help="photos to label")
     add("--sal_path", required=True, type=Path, metavar="DIR", help="grey saliency maps <id>.png")
-    add("--theta", type=flags.number(float), default=0.2, help="saliency up to theta x 100 is background")
+    add("--theta", type=cli.number(float), default=0.2, help="saliency up to theta x 100 is background")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--out_guess", type=Path, metavar="DIR", help="write label PNGs of the largest-area guess")
     add("--out_background", type=Path, metavar="DIR", help="write label PNGs that are all background")
@@ -99,7 +97,7 @@ def main() -> None:
     ids = read_image_list(args.infer_list)
     labels = load_labels(ids, args.voc12_root, ignore_foreign=args.ignore_foreign, listed_in=args.infer_list)
     if problems := check_inputs(ids, [saliency_maps(args.sal_path)]):
-        raise UserError(one_line(problems))
+        raise UserError(summarize_problems(problems))
     names = read_classes(args.voc12_root).options().get("class_names", ())
     classes = {"classes": list(names)} if names else {}
     for name, folder in outputs.items():
@@ -109,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

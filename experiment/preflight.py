@@ -13,13 +13,12 @@ from network import make_net
 from network.caffe_weights import make_poolnet
 from network.state_dict import LoadReport
 from network.weights import load_weights
-from tool.errors import UserError
+from tool.cli import UserError, summarize_problems
 from voc12.classes import VOC
 from voc12.folders import LABEL_ENDINGS, files_of
 from voc12.inputs import Input, check_folder, check_inputs, label_maps, photos, saliency_maps
 from voc12.lists import CLASSES_FILE, UNPACK_AGAIN, check_root, photo_folder, read_classes, read_image_list
 from voc12.masks import AUG, OWN
-from voc12.report import one_line
 from voc12.sbd import SBD_PAGE, find_sbd_masks
 
 SOURCES = {
@@ -117,7 +116,7 @@ class Preflight:
         with self._noting(about):
             bad = dict(check_inputs(ids, inputs))
             if bad:
-                raise UserError(one_line(list(bad.items())))
+                raise UserError(summarize_problems(list(bad.items())))
         return set(ids).difference(bad)
 
     @contextmanager

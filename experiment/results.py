@@ -13,7 +13,7 @@ import torch
 from experiment.chain import Plan, Row, score_path
 from experiment.runner import REPO, Mark, Step, read_mark
 from pseudo_label.manifest import weights_digest
-from tool.errors import UserError
+from tool.cli import UserError
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "opencv-python", "pydensecrf2")
 

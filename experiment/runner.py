@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import atomic_write, make_folder
 from tool.memory import MAXRSS_UNIT
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from tool import flags
-from tool.errors import UserError
+from tool import cli
+from tool.cli import UserError
 
 # Options that some networks take, each with a flag.
 OPTIONS = ("backbone", "output_stride")
@@ -18,7 +18,7 @@ OPTIONS = ("backbone", "output_stride")
 def add_flags(parser: argparse.ArgumentParser, network: str) -> None:
     """Add the flags that say which network is made. network: the default."""
     add = parser.add_argument
-    add("--network", type=flags.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     add("--backbone", metavar="NAME", help="for networks on timm: its name of the backbone")
     add("--output_stride", type=int, choices=(8, 16), help="for networks on timm: pixels of a photo per position")
 
@@ -42,7 +42,7 @@ def make_net(
     needs: Sequence[str] = (),
     kind: str = "Net",
     class_names: Sequence[str] = (),
-    drawn: bool = True,
+    init_weights: bool = True,
     **options,
 ) -> Any:
     """`Net(**options)`, or another class `kind`, of a module such as "network.resnet38_EDAM_cls".
@@ -54,7 +54,7 @@ def make_net(
     Raises UserError: no such module, no Net in it, an option that it does not take, or an attribute that it lacks.
     """
     try:
-        with contextlib.nullcontext() if drawn else _NothingDrawn():
+        with contextlib.nullcontext() if init_weights else _NothingDrawn():
             net = getattr(importlib.import_module(module), kind)(**options)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):

@@ -12,7 +12,7 @@ from network import make_net
 from network.caffe_resnet import CaffeResNet
 from network.poolnet import is_joint
 from network.state_dict import IS_IT_THE_ONE, Family, LoadReport, load_state, read_state_dict
-from tool.errors import UserError
+from tool.cli import UserError
 
 # What a file holds -> a layer that gives it away, and the network for it.
 _KINDS = {
@@ -25,14 +25,14 @@ _KINDS = {
 
 
 def make_poolnet(
-    module: str, weights: str | None, needs: Sequence[str], drawn: bool = True
+    module: str, weights: str | None, needs: Sequence[str], init_weights: bool = True
 ) -> tuple[Any, Callable[[str], LoadReport]]:
     """The PoolNet of a module that a file is of, with its edge branch or without, and what loads that file into it.
 
     drawn: as for `make_net`.
     """
     saved = read_state_dict(weights) if weights else {}
-    net = make_net(module, needs, "JointNet" if is_joint(saved) else "Net", drawn=drawn)
+    net = make_net(module, needs, "JointNet" if is_joint(saved) else "Net", init_weights=init_weights)
     return net, partial(load_weights, net, saved=saved)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from network.caffe_resnet import DEEPLAB, CaffeResNet
 from network.taps import sum_of_convolutions
-from tool.transforms import PictureStatistics
+from tool.image_ops import Normalization
 
 
 class ASPP(nn.Module):
@@ -42,7 +42,7 @@ class DeepLab(nn.Module):
     """
 
     make_backbone: Callable[..., Any]
-    input: PictureStatistics
+    input: Normalization
     # On learning rate and weight decay of each parameter group.
     group_factors: Sequence[tuple[float, float]] = ((1, 1), (10, 1), (20, 0))
 
@@ -101,4 +101,4 @@ class Net(DeepLab):
     """
 
     make_backbone = staticmethod(partial(CaffeResNet, depths=(3, 4, 23, 3), names=DEEPLAB))
-    input = PictureStatistics("BGR", (104.008, 116.669, 122.675))
+    input = Normalization("BGR", (104.008, 116.669, 122.675))

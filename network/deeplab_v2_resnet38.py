@@ -4,7 +4,7 @@ from torch import Tensor
 
 from network.deeplab_v2 import DeepLab
 from network.resnet38d import ResNet38d
-from tool.transforms import IMAGENET
+from tool.image_ops import IMAGENET
 
 
 class Backbone(ResNet38d):

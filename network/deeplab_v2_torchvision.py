@@ -6,7 +6,7 @@ network for those. Tensor names are torchvision's after "base.".
 
 from network import deeplab_v2
 from network.caffe_resnet import TORCHVISION
-from tool.transforms import IMAGENET
+from tool.image_ops import IMAGENET
 
 
 class Net(deeplab_v2.Net):

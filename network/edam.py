@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from network.cma import CMADropout, PairEmbedding, TransformerBlock, keeps_attention_alone, transformer_blocks
+from tool.image_ops import IMAGENET, Normalization
 from tool.memory import give_back_freed_memory
-from tool.transforms import IMAGENET, PictureStatistics
 
 _TOGETHER = 5  # classes that the CMA computes at once: its largest tensor has 43 MB a pair then, at the published crop
 # Classes; where there are more, freed memory is handed back after each so many: 2 GB a pair of 80 classes.
@@ -47,7 +47,7 @@ class EDAM(nn.Module):
 
     features: Callable[..., Tensor]
     channels: int
-    input: PictureStatistics = IMAGENET
+    input: Normalization = IMAGENET
 
     # Learning-rate factor and weight-decay factor of each of the groups of `get_parameter_groups`.
     group_factors: Sequence[tuple[float, float]] = ((1, 1), (2, 0), (10, 1), (20, 0), (1, 1), (1, 1))

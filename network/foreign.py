@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.weight_file import read_torch_file
 
 # Of a training state, in the command that saves it anew, what can be read here.

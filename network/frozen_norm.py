@@ -53,7 +53,7 @@ class FrozenNorms(nn.Module):
         return self
 
 
-def thaw(net: nn.Module) -> None:
+def unfreeze_batch_norms(net: nn.Module) -> None:
     """Put ordinary batch norms, which learn, in place of frozen ones. Other layers that are not trained stay so."""
     for module in list(net.modules()):
         if isinstance(module, FrozenNorms):

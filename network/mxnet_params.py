@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.weight_file import MXNET, open_weights
 
 _DTYPES = {code: np.dtype(name) for code, name in enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8"))}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from network.caffe_resnet import CaffeResNet
 from network.taps import convolve_enlarged, two_convolutions
-from tool.transforms import PictureStatistics
+from tool.image_ops import Normalization
 
 POOLED = (1, 3, 5)  # sides of the pyramid's maps
 
@@ -107,7 +107,7 @@ class Net(nn.Module):
         resnet: options of CaffeResNet.
     """
 
-    input = PictureStatistics("BGR", (104.00699, 116.66877, 122.67892))
+    input = Normalization("BGR", (104.00699, 116.66877, 122.67892))
     group_factors = ((1, 1),)  # on learning rate and weight decay of each parameter group
 
     def __init__(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tool import distributed
-from tool.segmentation import VOID, resize_labels
+from tool.image_ops import VOID, resize_labels
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Under torchrun the mean is over the pixels of all processes, and this one's share of it is returned.
     """
-    count = distributed.total((labels != VOID).sum()).clamp_min(1)
+    count = distributed.all_reduce_sum((labels != VOID).sum()).clamp_min(1)
     return F.cross_entropy(logits, labels.long(), ignore_index=VOID, reduction="sum") / count
 
 

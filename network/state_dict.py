@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from network.foreign import Opaque, read_foreign, to_save_anew
 from network.mxnet_params import read_params, to_resnet38d
-from tool.errors import UserError
+from tool.cli import UserError, counted
 from tool.weight_file import MXNET, TORCH_LEGACY, TORCH_ZIP, open_weights
-from tool.wording import counted
 
 # Under which training states keep the network, and what wrapping a network puts before all names.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params")

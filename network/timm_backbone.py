@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from network.frozen_norm import FrozenNorms
-from tool.errors import UserError
-from tool.transforms import PictureStatistics
+from tool.cli import UserError
+from tool.image_ops import Normalization
 
 INSTALL = "pip install -r requirements-timm.txt"
 # TensorFlow's weights, as the packages of network.timm_weights hold them, were trained on (x - 127) / 128.
-_TF_LITE = PictureStatistics("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+_TF_LITE = Normalization("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 
 class TimmBackbone(FrozenNorms):
@@ -78,9 +78,9 @@ def sizes(model: Any, side: int) -> tuple[int, ...]:
     return tuple(model.eval().forward_features(torch.zeros(1, 3, side, side)).shape)
 
 
-def statistics(model: Any) -> PictureStatistics:
+def statistics(model: Any) -> Normalization:
     """What a network of timm was trained on."""
     given = model.pretrained_cfg
     if str(given.get("architecture")).startswith("tf_efficientnet_lite"):
         return _TF_LITE
-    return PictureStatistics("RGB", tuple(given["mean"]), tuple(given["std"]), scale=255)
+    return Normalization("RGB", tuple(given["mean"]), tuple(given["std"]), scale=255)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from network.state_dict import Family, LoadReport, load_state
 from network.timm_backbone import TimmBackbone, make_model
-from tool.errors import UserError
+from tool.cli import UserError
 
 IMAGENET = "imagenet"  # in the place of a file's name
 # Backbone -> the package that brings its ImageNet weights, a file models/*.pth with the names of efficientnet-pytorch.

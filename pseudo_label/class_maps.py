@@ -7,18 +7,22 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from pseudo_label.visualise import heat
+from tool.image_ops import Normalization
 from tool.precision import evaluating
-from tool.transforms import PictureStatistics, views
+from voc12.data import WholePhotos
 from voc12.images import load_photo
+
+SCALES = (1.0, 0.5, 1.5, 2.0)  # of multi-scale inference (section 4.1)
 
 
 class MaskNetwork(Protocol):
     """A network that computes class masks of photos as `input` describes them."""
 
-    input: PictureStatistics
+    input: Normalization
 
     def forward_cam(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) -> masks (N, classes + 1, h, w) in 0..1, the last one background."""
@@ -64,3 +68,21 @@ def class_map_pictures(net: Any, photos: Sequence[tuple[Path, list[int]]]) -> It
             maps = class_maps(net, views(photo, (1.0,)), classes, photo.size[::-1], device).cpu().numpy()
             pictures = [np.array(photo), *(heat(np.array(photo), class_map) for class_map in maps)]
             yield f"Class_maps/{path.stem}", np.hstack(pictures)
+
+
+def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor]:
+    """The photo at each scale, rounded size, bicubic: uint8 (h, w, 3) tensors."""
+    resized = (
+        photo.resize([max(1, round(side * scale)) for side in photo.size], Image.Resampling.BICUBIC)
+        if scale != 1
+        else photo
+        for scale in scales
+    )
+    return [torch.from_numpy(np.array(image)) for image in resized]
+
+
+class MultiScalePhotos(WholePhotos):
+    """Photos with their views at the inference scales: a list of uint8 (h, w, 3)."""
+
+    def inputs(self, photo: Image.Image) -> list[Tensor]:
+        return views(photo)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from pseudo_label.saliency_scores import SaliencySource, score_image
 from pseudo_label.scoring import Source, evaluate_image
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.workers import WorkerPool
 
 CHUNK = 8  # images per task of a worker process

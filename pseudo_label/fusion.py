@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tool.errors import UserError
+from tool.cli import UserError
 
 
 def pseudo_label(

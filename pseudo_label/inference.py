@@ -20,14 +20,12 @@ from tqdm import tqdm
 from network import options
 from pseudo_label.jobs import Job, JobPool
 from pseudo_label.manifest import check_folder, claim_folder
-from tool import distributed, flags, ranks
-from tool.errors import BadPhoto, UserError
+from tool import cli, distributed, ranks
+from tool.cli import BadPhoto, UserError, counted, summarize_ids, summarize_problems
 from tool.files import make_folder
 from tool.loading import ItemDataset, items
 from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
-from tool.wording import counted
 from voc12.inputs import Input, check_inputs
-from voc12.report import named, one_line
 
 MORE_MEMORY = "smaller photos or --amp bf16 need less; --device cpu has all of the machine's"
 
@@ -60,7 +58,7 @@ class Task:
 
 def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
     """Add the flags that all of these scripts share. workers: what the processes of --crf_workers do."""
-    add, count, cores = parser.add_argument, flags.count(), distributed.cores()
+    add, count, cores = parser.add_argument, cli.count(), distributed.cores()
     readers = "processes that read and resize photos (default: up to 4; on a CPU, whose cores the network uses, none)"
     add("--num_workers", type=count, help=readers)
     add("--crf_workers", type=count, default=max(1, min(16, cores - 1)), help=f"processes that {workers}; 0: none")
@@ -94,14 +92,14 @@ def run(args: argparse.Namespace, task: Task) -> None:
         if not args.skip_errors:
             without = "it" if len(problems) == 1 else "them"
             remedy = f" (--skip_errors goes on without {without})" if len(problems) < len(task.ids) else ""
-            raise UserError(f"{one_line(problems)}{remedy}")
+            raise UserError(f"{summarize_problems(problems)}{remedy}")
         task.failures += problems
         bad = dict(problems)
         task.ids = [image_id for image_id in task.ids if image_id not in bad]
     pool = JobPool(task.job, args.crf_workers, args.skip_errors)  # before a GPU is touched
     try:
         device, rank, world = distributed.setup(args.device, apart=True)
-        with distributed.explained(MORE_MEMORY):
+        with distributed.translate_errors(MORE_MEMORY):
             setup_precision(args.tf32)
             net, report = task.load_network()
             if rank == 0:
@@ -111,7 +109,7 @@ def run(args: argparse.Namespace, task: Task) -> None:
                 _claim(args, task, folders, getattr(net, "class_names", ()))
                 task.announce()
             # The first process alone decides what is left to do: the others may see a shared folder a little later.
-            todo = ranks.from_first([i for i in task.ids if not finished(task.job, i)] if rank == 0 else None)
+            todo = ranks.from_main([i for i in task.ids if not finished(task.job, i)] if rank == 0 else None)
             for folder in folders.values():
                 make_folder(folder)  # on this machine, should it be another one's disk
             if rank == 0 and len(todo) < len(task.ids):
@@ -220,6 +218,6 @@ def summarise(remarks: Iterable[tuple[str, str]], failures: Iterable[tuple[str, 
     for image_id, text in remarks:
         by_text.setdefault(text, []).append(image_id)
     for text, ids in by_text.items():
-        print(f"note: {counted(len(ids), 'photos')} {text}: {named(ids)}", file=sys.stderr)
+        print(f"note: {counted(len(ids), 'photos')} {text}: {summarize_ids(ids)}", file=sys.stderr)
     for image_id, message in failures:
         print(f"skipped {image_id}: {message}", file=sys.stderr)

@@ -12,7 +12,7 @@ import numpy as np
 
 from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.fusion import pseudo_label
-from tool.errors import BadPhoto, UserError
+from tool.cli import BadPhoto, UserError
 from tool.files import remove_leftovers, save_npy_dict
 from tool.workers import WorkerPool
 from voc12.folders import SALIENCY_ENDINGS, find_file

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tool.errors import UserError
+from tool.cli import UserError, summarize_ids
 from tool.files import atomic_write, make_folder, remove_leftovers
 from tool.weight_file import open_weights
 from voc12.folders import MANIFEST
-from voc12.report import named
 
 _LARGEST = 1 << 20
 REMEDY = "name another folder, or replace them with --overwrite"
@@ -81,7 +80,9 @@ def check_classes(folder: Path, names: Sequence[str]) -> None:
     """UserError where the manifest in `folder` tells that its files are of other classes than a dataset's `names`."""
     found = classes_of(folder)
     if found and found != tuple(names):
-        raise UserError(f"{folder} was made for the classes {named(found)}; the dataset has {named(names)}")
+        raise UserError(
+            f"{folder} was made for the classes {summarize_ids(found)}; the dataset has {summarize_ids(names)}"
+        )
 
 
 def _read(path: Path) -> dict[str, Any] | None:

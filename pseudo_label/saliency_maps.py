@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pseudo_label.jobs import OutputJob
 from pseudo_label.saliency import grey_map
-from tool.errors import BadPhoto
+from tool.cli import BadPhoto
 from tool.files import atomic_write
 from tool.precision import evaluating
 from voc12.saliency import MaskedPhotos

@@ -7,7 +7,7 @@ import numpy as np
 
 from pseudo_label.saliency import f_measures, mean_absolute_error, precision_and_recall
 from pseudo_label.scoring import check_size, check_values
-from tool.wording import counted
+from tool.cli import counted
 from voc12.folders import LABEL_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, load_label
 from voc12.salient_masks import from_grey, from_label, load_mask

@@ -10,9 +10,8 @@ import numpy as np
 
 from pseudo_label.fusion import levels, pseudo_label
 from pseudo_label.metrics import confusion, confusion_curve, iou, mean_iou, out_of_range, segmentation_scores
-from tool.errors import UserError
+from tool.cli import UserError, counted
 from tool.files import load_npy_dict
-from tool.wording import counted
 from voc12.folders import LABEL_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, load_label
 from voc12.palette import explain

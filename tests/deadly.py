@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.errors import UserError
+from tool.cli import UserError
 
 
 class Deadly:

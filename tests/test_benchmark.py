@@ -7,7 +7,7 @@ import torch
 
 import benchmark
 import measuring
-from tool.errors import UserError
+from tool.cli import UserError
 
 
 def test_operations_are_two_per_multiplication():

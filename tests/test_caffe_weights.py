@@ -11,7 +11,7 @@ from torch import Tensor
 from network import deeplab_v2, deeplab_v2_torchvision, poolnet
 from network.caffe_resnet import DEEPLAB, CaffeResNet, put
 from network.caffe_weights import load_weights
-from tool.errors import UserError
+from tool.cli import UserError
 
 OPTIONS = {"depths": (1, 1, 2, 1), "widths": (4, 8, 8, 8, 8), "num_labels": 3, "rates": (1, 2)}
 SMALL = {"depths": (1, 1, 2, 1), "widths": (4, 8, 8, 8, 8), "laterals": (4, 4, 4, 4, 4), "width": 4}

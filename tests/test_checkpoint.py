@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tool.checkpoint import checkpoint_steps, find_state, save_torch, set_aside
-from tool.errors import UserError
+from tool.cli import UserError
 
 
 @pytest.mark.parametrize("steps", [25, 26, 100, 33068])

@@ -1,4 +1,4 @@
-"""The scripts' flags: each is explained, bad values are refused by name, and what is missing is named in one line."""
+"""The scripts' flags: each is translate_errors, bad values are refused by name, and what is missing is named in one line."""
 
 import argparse
 import importlib
@@ -15,7 +15,7 @@ import train_EDAM_cls
 from demo import draw, run
 from experiment import baselines
 from pseudo_label.manifest import claim_folder
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12 import pairs, prepare
 
 SCRIPTS = (
@@ -195,7 +195,7 @@ def test_inference_asks_for_an_output(commands, drawn, tiny_weights, tmp_path):
 def test_inference_tells_flags_without_effect(args, notes, capsys):
     parsed = infer_cls.get_parser().parse_args([*INFER, *args])
     job = infer_cls.LabelJob(**{name: getattr(parsed, name) for name in infer_cls.LabelJob.__dataclass_fields__})
-    infer_cls.tell_idle_flags(parsed, job)
+    infer_cls.warn_unused(parsed, job)
     assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]
 
 
@@ -216,7 +216,7 @@ def test_inference_tells_flags_without_effect(args, notes, capsys):
     ],
 )
 def test_evaluation_tells_flags_without_effect(args, notes, capsys):
-    evaluation.tell_idle_flags(evaluation.get_parser().parse_args(["--predict_dir", "P", *args]))
+    evaluation.warn_unused(evaluation.get_parser().parse_args(["--predict_dir", "P", *args]))
     assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]
 
 

@@ -18,7 +18,7 @@ from voc12_devkit import contents
 
 from coco14 import prepare
 from coco14.annotations import Annotations
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.images import load_label, load_photo
 from voc12.labels import load_labels
 from voc12.lists import photo_path, read_classes, read_image_list, read_pairs

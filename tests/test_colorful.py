@@ -9,7 +9,7 @@ from PIL import Image
 
 import colorful as script
 from pseudo_label.visualise import overlay
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.classes import PALETTE
 from voc12.images import load_label, save_label
 

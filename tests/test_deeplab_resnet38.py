@@ -8,11 +8,11 @@ from torch import nn
 
 from demo.pretrain import backbone_state
 from network import deeplab_v2, deeplab_v2_resnet38, deeplab_v2_tiny, resnet38_EDAM_tiny
-from network.frozen_norm import has_frozen_norms, thaw
+from network.frozen_norm import has_frozen_norms, unfreeze_batch_norms
 from network.resnet38d import ResNet38d
 from network.weights import load_weights
-from tool.errors import UserError
-from tool.transforms import IMAGENET
+from tool.cli import UserError
+from tool.image_ops import IMAGENET
 
 ASPP = [f"base.aspp.c{i}.{kind}" for i in range(4) for kind in ("weight", "bias")]
 
@@ -95,6 +95,6 @@ def test_batch_norms_that_learn_leave_the_frozen_stem_as_it_is():
     still = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
     norms = {name for name in still if ".bn" in name}
     assert has_frozen_norms(net) and {name.split(".")[1] for name in still - norms} == {"conv1a", "b2"}
-    thaw(net)
+    unfreeze_batch_norms(net)
     assert not has_frozen_norms(net)
     assert {name for name, parameter in net.named_parameters() if not parameter.requires_grad} == still - norms

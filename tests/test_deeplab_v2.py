@@ -15,8 +15,8 @@ from network.deeplab_v2 import Net
 from network.segmentation_loss import cross_entropy, multi_scale_loss
 from pseudo_label.crf import DEEPLAB, dense_crf
 from pseudo_label.metrics import confusion, iou, segmentation_scores
+from tool.image_ops import resize_labels
 from tool.optim import make_sgd, stepwise_lr_factor
-from tool.segmentation import resize_labels
 
 FOLDER = PARITY / "deeplab_v2"
 FIGURES = np.load(FOLDER / "salt0.npz")

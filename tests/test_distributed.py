@@ -18,7 +18,7 @@ from torch import nn
 from training import curve, damaged, flags, image_id, tensors, write_pairs
 
 from tool import distributed
-from tool.errors import UserError
+from tool.cli import UserError
 
 PLAIN = ("--network", "tests.plain_net", "--batch_size", 2)  # no dropout, so that one process can repeat what two do
 STEPS = 20

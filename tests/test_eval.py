@@ -11,7 +11,7 @@ import eval as script
 from pseudo_label.crf import with_background
 from pseudo_label.fusion import pseudo_label
 from pseudo_label.scoring import evaluate_image
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12.classes import LABELS
 from voc12.images import save_label

@@ -9,7 +9,7 @@ from commands import REPO
 from test_eval import IDS, evaluate
 
 import eval as script
-from tool.errors import UserError
+from tool.cli import UserError
 
 root = test_eval.root  # the fixture
 

@@ -10,7 +10,7 @@ from PIL import Image
 from test_saliency import slow_curve
 
 import eval as script
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.images import save_label
 
 IDS = ["b", "a", "c d"]

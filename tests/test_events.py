@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training import curve
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.events import Events
 
 

@@ -11,7 +11,7 @@ import pytest
 from fuzz import limited_memory
 
 from tool import npy_dict
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import atomic_write, load_npy_dict, make_folder, save_npy_dict
 
 HEADER = b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (), }               \n"

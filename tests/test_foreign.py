@@ -17,7 +17,7 @@ from weight_files import small_tensors, torch_bytes
 
 from network.state_dict import read_state_dict
 from network.weights import load_weights
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.weight_file import read_torch_file
 
 both_formats = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.classes import PALETTE
 from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb, size_of
 

@@ -124,7 +124,7 @@ import os, signal, sys
 sys.path.insert(0, {str(REPO)!r})
 import infer_cls
 from pseudo_label import jobs
-from tool.errors import run
+from tool.cli import run_script
 from voc12 import data
 
 READ, WRITTEN = {image_id(5)!r}, {image_id(9)!r}

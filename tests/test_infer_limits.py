@@ -24,7 +24,7 @@ def limited(net, views, classes, size, device):
     return maps(net, views, classes, size, device)
 
 infer_cls.class_maps = limited
-from tool.errors import run
+from tool.cli import run_script
 run(infer_cls.main)
 """
 

@@ -12,11 +12,10 @@ from voc12_devkit import write_devkit
 import colorful
 import eval as eval_script
 from experiment import baselines
-from tool.errors import UserError
+from tool.cli import UserError, summarize_problems
 from tool.files import save_npy_dict
 from voc12.images import save_label
 from voc12.inputs import check_inputs, label_maps, photos, saliency_maps, score_files
-from voc12.report import one_line
 
 IDS = [f"i{number:02d}" for number in range(15)]
 
@@ -76,7 +75,7 @@ def test_all_problems_are_found_from_headers(root):
     assert found["i05"] == f"{path}i05.png is a GIF file, whatever its name: convert it to JPEG or PNG"
     assert found["i06"] == f"{path}i06.png is 12x16 pixels, its photo 16x12: resize it"
     assert found["i07"].endswith("sal holds i07.PNG and i07.png: which is i07? Move the others elsewhere")
-    assert one_line(list(found.items())) == f"12 images cannot be used ({NAMED}), the first: {found['i03']}"
+    assert summarize_problems(list(found.items())) == f"12 images cannot be used ({NAMED}), the first: {found['i03']}"
 
 
 def test_sizes_are_those_of_the_upright_photo(root):

@@ -8,9 +8,10 @@ import torch
 from torch.utils.data import Dataset
 from training import image_id
 
-from tool.errors import UserError
+from pseudo_label.class_maps import MultiScalePhotos
+from tool.cli import UserError
 from tool.loading import StepBatches, batches, items, make_loader
-from voc12.data import MultiScalePhotos, TrainPairs
+from voc12.data import TrainPairs
 from voc12.labels import load_labels
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pseudo_label.manifest import MANIFEST, check_folder, claim_folder, output_of, weights_digest
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import HOST, remove_leftovers
 
 SETTINGS = {"output": "out_cam", "theta": 0.5, "sal_path": None}

@@ -9,7 +9,7 @@ from weight_files import DTYPE_CODES, LAYOUTS, mxnet_name, params_bytes, torch_b
 
 from network.mxnet_params import read_params, to_resnet38d
 from network.resnet38d import ResNet38d
-from tool.errors import UserError
+from tool.cli import UserError
 
 EXPECTED = json.loads((PARITY / "resnet38_mini_expected.json").read_text())
 TWO = {"arg:conv1a_weight": np.arange(6, dtype=np.float32).reshape(1, 2, 3), "aux:bn7_moving_var": np.array([7.0, 8.0])}

@@ -10,7 +10,7 @@ from PIL import Image
 from voc12_devkit import contents, hot, mask, write_devkit, write_png, xml
 
 from pseudo_label.jobs import read_saliency
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12 import folders
 from voc12.classes import VOC

@@ -12,9 +12,9 @@ from devices import limit
 
 from network import make_net, resnet38_EDAM_tiny
 from network.resnet38_EDAM_cls import Net
-from tool.errors import UserError
+from tool.cli import UserError
+from tool.image_ops import IMAGENET
 from tool.optim import lr_factor, make_sgd, set_learning_rate
-from tool.transforms import IMAGENET
 
 SYNTHETIC = np.load(PARITY / "synthetic" / "figures.npz")
 
@@ -168,7 +168,7 @@ def test_the_number_of_classes_is_an_argument(num_classes):
 
 @pytest.mark.parametrize(
     ("module", "message"),
-    [("network.nothing", "no such module"), ("no_such_package.net", "no such module"), ("tool.errors", "no class Net")],
+    [("network.nothing", "no such module"), ("no_such_package.net", "no such module"), ("tool.cli", "no class Net")],
 )
 def test_unknown_network_is_named(module, message):
     with pytest.raises(UserError, match=message) as caught:
@@ -192,7 +192,7 @@ def test_nothing_is_drawn_for_a_network_that_a_file_fills(network):
     module = f"network.{network}"
     saved = make_net(module).state_dict()
     state = torch.get_rng_state()
-    net = make_net(module, drawn=False)
+    net = make_net(module, init_weights=False)
     assert torch.equal(torch.get_rng_state(), state)
     net.load_state_dict(saved, strict=True)
     assert all(torch.equal(tensor, saved[name]) for name, tensor in net.state_dict().items())

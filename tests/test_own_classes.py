@@ -14,7 +14,7 @@ from network import make_net
 from network.caffe_weights import load_weights as load_caffe
 from network.weights import load_weights
 from tool.checkpoint import save_network
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12 import prepare_photos
 from voc12.classes import VOC, Classes
 from voc12.folders import MANIFEST, PHOTO_ENDINGS, find_file, photos_below

@@ -10,8 +10,9 @@ import torch
 from PIL import ExifTags, Image
 from voc12_devkit import mask, write_devkit, write_png
 
-from tool.errors import UserError
-from voc12.data import MultiScalePhotos, TrainPairs
+from pseudo_label.class_maps import MultiScalePhotos
+from tool.cli import UserError
+from voc12.data import TrainPairs
 from voc12.images import load_grey, load_label, load_photo, save_label, size_of
 from voc12.prepare import main as prepare
 

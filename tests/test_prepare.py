@@ -23,7 +23,7 @@ from voc12_devkit import (
     xml,
 )
 
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.classes import PALETTE
 from voc12.lists import read_image_list, read_pairs
 from voc12.prepare import main

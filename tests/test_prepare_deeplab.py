@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from voc12_devkit import SBD_ONLY, TRAIN, VAL, contents, write_png, write_voc_and_sbd
 
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.lists import read_image_list
 from voc12.prepare import main
 

@@ -13,7 +13,7 @@ from torchvision.datasets import SBDataset, utils, voc
 from voc12_devkit import SBD_ONLY, TRAIN, contents, write_voc_and_sbd
 
 from tool import download
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.lists import read_image_list
 from voc12.prepare import main
 

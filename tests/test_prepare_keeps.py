@@ -7,7 +7,7 @@ from test_prepare_interrupted import killed
 from voc12_devkit import SBD_ONLY, contents, mask, write_voc_and_sbd
 
 from tool.aside import keep_aside
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12.classes import PALETTE
 from voc12.prepare import main

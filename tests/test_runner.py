@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiment.runner import Step, call, is_finished, read_mark, run_steps, select, shared_threads
-from tool.errors import UserError
+from tool.cli import UserError
 
 REPO = Path(__file__).resolve().parents[1]
 

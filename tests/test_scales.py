@@ -13,7 +13,7 @@ import eval as eval_script
 from pseudo_label import inference
 from pseudo_label.fusion import check_fusion
 from pseudo_label.jobs import JobPool, LabelJob
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12.classes import PALETTE
 from voc12.images import load_grey, load_label, read_label, save_label

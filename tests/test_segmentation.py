@@ -10,18 +10,18 @@ from PIL import Image
 
 from network.deeplab_v2 import Net
 from network.segmentation_loss import balanced_cross_entropy, cross_entropy, multi_scale_loss
-from tool.segmentation import augment, augment_at, resize_labels
-from tool.transforms import IMAGENET, PictureStatistics
+from tool.image_ops import IMAGENET, Normalization, resize_labels
+from voc12.augment import augment_labelled, augment_labelled_at
 
 FOLDER = PARITY / "deeplab_v2"
 PHOTO, LABEL = (np.load(FOLDER / "salt0.npz")[f"2007_100000_{kind}"] for kind in ("image", "label"))
-PLAIN = PictureStatistics("RGB", (0.0, 0.0, 0.0))
+PLAIN = Normalization("RGB", (0.0, 0.0, 0.0))
 
 
 def test_augmentation_is_the_published_one():
     figures = np.load(FOLDER / "augment.npz")
     for i, (scale, top, left, mirror) in enumerate(figures["cases"]):
-        image, label = augment_at(PHOTO, LABEL, scale, int(top), int(left), bool(mirror), 97, Net.input)
+        image, label = augment_labelled_at(PHOTO, LABEL, scale, int(top), int(left), bool(mirror), 97, Net.input)
         np.testing.assert_allclose(image, figures[f"case{i}_image"], rtol=0, atol=1e-4)
         np.testing.assert_array_equal(label, figures[f"case{i}_label"])
         assert label.dtype == torch.uint8
@@ -38,7 +38,7 @@ def test_labels_are_resized_as_pillow_does():
 
 def test_augmentation_follows_from_the_generator():
     def drawn(seed):
-        return augment(PHOTO, LABEL, 65, np.random.default_rng(seed), Net.input)
+        return augment_labelled(PHOTO, LABEL, 65, np.random.default_rng(seed), Net.input)
 
     first, again = drawn(0), drawn(0)
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
@@ -51,7 +51,7 @@ def test_every_choice_is_drawn_about_as_often():
     photo = np.zeros((20, 40, 3), np.uint8)
     seen = {}
     for seed in range(2000):
-        row = augment(photo, label, 20, np.random.default_rng(seed), PLAIN)[1][0].tolist()
+        row = augment_labelled(photo, label, 20, np.random.default_rng(seed), PLAIN)[1][0].tolist()
         seen[tuple(row)] = seen.get(tuple(row), 0) + 1
     offsets = {0.5: 1, 0.75: 11, 1.0: 21, 1.25: 31, 1.5: 41}  # positions of the crop in width int(40 * scale)
     for scale, count in offsets.items():
@@ -65,7 +65,7 @@ def test_every_choice_is_drawn_about_as_often():
 
 
 def test_padding_is_void_and_the_mean_colour():
-    image, label = augment_at(PHOTO[:4, :6], LABEL[:4, :6], 1.0, 0, 0, False, 8, Net.input)
+    image, label = augment_labelled_at(PHOTO[:4, :6], LABEL[:4, :6], 1.0, 0, 0, False, 8, Net.input)
     assert (label[4:] == 255).all() and (label[:, 6:] == 255).all()
     assert (image[:, 4:] == 0).all() and (image[:, :, 6:] == 0).all()
     np.testing.assert_array_equal(label[:4, :6], LABEL[:4, :6])

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from training import flags, write_pairs
 
 from network import deeplab_v2_timm, make_net, timm_EDAM
-from network.frozen_norm import has_frozen_norms, thaw
+from network.frozen_norm import has_frozen_norms, unfreeze_batch_norms
 from network.timm_weights import _package_file
 from network.weights import load_weights
-from tool.errors import UserError
-from tool.transforms import PictureStatistics
+from tool.cli import UserError
+from tool.image_ops import Normalization
 from voc12.images import load_label, load_photo
 
 LITE2 = "tf_efficientnet_lite2"
@@ -100,7 +100,7 @@ def reference(x: torch.Tensor, output_stride: int, backbone: str = LITE2) -> tor
 def test_features_are_those_of_the_packages_architecture(drawn, backbone, output_stride):
     net = timm_EDAM.Net(backbone=backbone, output_stride=output_stride)
     load_weights(net, "imagenet")
-    assert net.input == PictureStatistics("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+    assert net.input == Normalization("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
     photo = np.array(load_photo(drawn / "JPEGImages" / "2099_000001.jpg").resize((97, 66)))
     x = torch.from_numpy((photo.astype(np.float32) - 127) / 128).permute(2, 0, 1)[None]
     torch.testing.assert_close(net.input.normalise(torch.from_numpy(photo))[None], x)
@@ -254,7 +254,7 @@ def test_deeplab_on_the_same_backbone(tmp_path):
 def test_batch_norms_that_are_to_learn_do():
     net = deeplab_v2_timm.Net(scales=())
     assert has_frozen_norms(net.train())
-    thaw(net)
+    unfreeze_batch_norms(net)
     assert not has_frozen_norms(net)
     before = net.base.tf_efficientnet_lite2.bn1.running_mean.clone()
     net(torch.rand(2, 3, 32, 32))[0].sum().backward()

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional
 
-from tool.transforms import color_jitter, shift_hue
+from voc12.augment import color_jitter, shift_hue
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from weight_files import (
 )
 
 from network.state_dict import read_state_dict
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import load_npy_dict
 from voc12.lists import photo_path, read_image_list, read_pairs
 
@@ -157,7 +157,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from network.weights import load_weights
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import load_npy_dict
 from voc12.images import load_grey
 from voc12.labels import read_annotation

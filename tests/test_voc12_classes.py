@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from voc12_devkit import SHARED
 
-from voc12.classes import CLASSES, LABELS, PALETTE, VOID
+from tool.image_ops import VOID
+from voc12.classes import CLASSES, LABELS, PALETTE
 
 
 def test_names_are_the_devkits_in_alphabetical_order():

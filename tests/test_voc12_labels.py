@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from voc12_devkit import SHARED, hot, write_devkit, xml
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12.labels import load_labels, read_annotation
 from voc12.lists import read_image_list

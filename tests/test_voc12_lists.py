@@ -3,7 +3,7 @@
 import pytest
 from voc12_devkit import SHARED
 
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.lists import check_id, format_image_list, format_pairs, photo_path, read_image_list, read_pairs, write_text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from voc12_devkit import REPO, SHARED, hot, write_devkit
 
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.labels import load_labels
 from voc12.lists import format_pairs, read_image_list, read_pairs
 from voc12.pairs import check_pairs, make_pairs

@@ -9,7 +9,7 @@ import pytest
 from scipy.io import savemat
 from voc12_devkit import write_mat
 
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.sbd import find_sbd_masks, read_sbd_mask
 
 

@@ -18,7 +18,7 @@ from weight_files import (
 from network import resnet38_EDAM_tiny
 from network.state_dict import read_state_dict
 from network.weights import load_weights
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.weight_file import read_torch_file
 
 POSITIONS = "embedding.position.pe"

@@ -7,9 +7,8 @@ import sys
 import pytest
 from commands import REPO
 
-from tool import flags
-from tool.errors import UserError
-from tool.wording import counted, nearest_path
+from tool import cli
+from tool.cli import UserError, counted, nearest_path
 from voc12.inputs import check_inputs, label_maps, photos
 
 
@@ -36,7 +35,7 @@ def test_a_file_that_is_not_there_is_taken_for_the_nearest(tmp_path):
 
 
 def test_a_mistyped_flag_is_answered_with_the_nearest(capsys):
-    parser = flags.Parser("")
+    parser = cli.Parser("")
     parser.add_argument("--max_epoches")
     parser.add_argument("--voc12_root", required=True)
     for given, nearest in (("--max_epochs", "max_epoches"), ("--voc12root=x", "voc12_root")):
@@ -76,7 +75,7 @@ def test_a_folder_above_the_photos_or_of_another_name(tmp_path):
         assert str(error.value).endswith(hint)
 
 
-FAILS = "from tool.errors import *\ndef main(): raise UserError('all meet it')\nrun(main)"
+FAILS = "from tool.cli import *\ndef main(): raise UserError('all meet it')\nrun_script(main)"
 
 
 def test_what_all_processes_meet_is_told_once(tmp_path):

@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import atomic_write, make_folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
 
 STATE = "state.pth"

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.memory import keep_freed_memory
 
 # Words of the errors that Gloo and NCCL raise in the processes that are left when one has ended.
@@ -70,7 +70,7 @@ def setup(device: str | None, apart: bool = False) -> tuple[torch.device, int, i
 
 
 @contextlib.contextmanager
-def explained(remedy: str) -> Iterator[None]:
+def translate_errors(remedy: str) -> Iterator[None]:
     """Turn what PyTorch raises when memory runs out, or when another process has ended, into a UserError.
 
     Args:
@@ -114,7 +114,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
         generator.manual_seed(mixed + index)  # DataParallel's replicas must not repeat each other
 
 
-def highest(value: int, device: torch.device) -> int:
+def all_reduce_max(value: int, device: torch.device) -> int:
     """The highest of the processes' values, in all of them."""
     if not dist.is_initialized():
         return value
@@ -130,7 +130,7 @@ def accumulating(model: torch.nn.Module, until: bool) -> contextlib.AbstractCont
     return contextlib.nullcontext()
 
 
-def total(value: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(value: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes."""
     if dist.is_initialized():
         dist.all_reduce(value)
@@ -146,7 +146,7 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 

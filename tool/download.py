@@ -11,7 +11,7 @@ from pathlib import Path
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
 from tool.aside import next_free
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import make_folder
 
 TIMEOUT = 60.0  # seconds without a single byte

@@ -13,7 +13,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import make_folder
 
 

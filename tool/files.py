@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.npy_dict import read_pickled_dict
 
 # Part of a temporary file's name: on a shared disk a process number says nothing about other machines.

@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from tool.errors import UserError
+from tool.cli import UserError
 
 
 def make_loader(dataset: Dataset, batches: Iterable[list[int]], num_workers: int, pin_memory: bool) -> DataLoader:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tool.checkpoint import set_aside
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.events import Events
 from tool.files import make_folder
 

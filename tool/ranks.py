@@ -13,13 +13,13 @@ def _group() -> Any:
     return dist if dist and dist.is_initialized() else None
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the first process, the one that reports."""
     dist = _group()
     return dist is None or dist.get_rank() == 0
 
 
-def from_first(value: Any) -> Any:
+def from_main(value: Any) -> Any:
     """The first process's value, in all of them."""
     dist = _group()
     if dist is None:

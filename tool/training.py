@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from tool import checkpoint, distributed, flags
-from tool.errors import UserError, show
+from tool import checkpoint, cli, distributed
+from tool.cli import UserError, counted, print_error
 from tool.loading import StepBatches, batches, make_loader
 from tool.monitor import Monitor
 from tool.precision import Autocast, setup_precision, warn_of_emulation
 from tool.weight_file import read_torch_file
-from tool.wording import counted
 
 MUST_MATCH = (
     "network",
@@ -89,8 +88,8 @@ class Task:
 
 def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str) -> None:
     """Add the flags that all training scripts share. pictures: what --vis_every shows."""
-    add, count = parser.add_argument, flags.count()
-    add("--wt_dec", type=flags.number(float, 0), default=5e-4, help="weight decay")
+    add, count = parser.add_argument, cli.count()
+    add("--wt_dec", type=cli.number(float, 0), default=5e-4, help="weight decay")
     add("--seed", type=count, default=0, help="of initial weights, augmentation and dropout")
     workers = "processes that read and augment photos, per training process; 0: none"
     add("--num_workers", type=count, default=min(8, distributed.cores()), help=workers)
@@ -98,7 +97,7 @@ def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str)
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--tf32", action="store_true", help="let GPUs round float32 products to TF32: faster, 1e-3 relative error")
     name = "name of the run, of its folder and checkpoints"
-    add("--session_name", type=flags.plain_name, default=session_name, help=name)
+    add("--session_name", type=cli.plain_name, default=session_name, help=name)
     folder = "a run's checkpoints, settings and log go to DIR/SESSION_NAME"
     add("--checkpoint_dir", default="checkpoints", metavar="DIR", help=folder)
     add("--log_dir", default="runs", metavar="DIR", help="TensorBoard events go to DIR/SESSION_NAME")
@@ -113,7 +112,7 @@ def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str)
 def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch.device], Task], remedy: str) -> None:
     """Train what `make_task(args, device)` makes. remedy: against lack of memory. UserError: bad input, a loss that is not finite."""
     device, rank, world = distributed.setup(args.device)
-    with distributed.explained(remedy):
+    with distributed.translate_errors(remedy):
         setup_precision(args.tf32)
         if rank == 0:
             warn_of_emulation(device, args.amp)
@@ -172,7 +171,7 @@ class Training:
                         # DistributedDataParallel averages the processes' gradients, hence `world`.
                         self.scaler.scale(share * self.world).backward()
                     loss += share.detach()
-                value = float(distributed.total(loss))
+                value = float(distributed.all_reduce_sum(loss))
                 if not math.isfinite(value):
                     self._diverged(value, step)
                 self.scaler.step(task.optimizer)
@@ -224,7 +223,7 @@ class Training:
                 batch = [next(source) for _ in range(self.micro_batches)]
         except UserError as error:
             problem = str(error)
-        decision = distributed.highest(STOP if self.signals else FAIL if problem else GO_ON, self.device)
+        decision = distributed.all_reduce_max(STOP if self.signals else FAIL if problem else GO_ON, self.device)
         if decision != GO_ON:
             self._end(decision, problem, step)
         return batch
@@ -238,7 +237,7 @@ class Training:
         if self.monitor and decision == FAIL:  # if stopped, the loader's processes were ended as well
             kept = f" (--resume goes on after step {step})" if step > 0 else ""
             self.monitor.bar.close()  # its line ends
-            show(f"{problems[0]}{kept}")
+            print_error(f"{problems[0]}{kept}")
         distributed.barrier()  # torchrun ends all processes as soon as one has left
         sys.exit(1 if decision == FAIL else 128 + (self.signals[0] if self.signals else signal.SIGTERM))
 

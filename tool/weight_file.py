@@ -8,8 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from tool.errors import UserError
-from tool.wording import nearest_path
+from tool.cli import UserError, nearest_path
 
 MXNET = "an MXNet .params file"
 TORCH_ZIP = "a zip archive"

@@ -1,4 +1,4 @@
-"""The classes of a dataset: names, label values, palette; and those of PASCAL VOC 2012. Imports nothing of the project."""
+"""The classes of a dataset: names, label values, palette; and those of PASCAL VOC 2012."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -76,9 +76,6 @@ VOC = Classes(
 )
 LABELS = VOC.labels
 """Value v of a label PNG of VOC 2012 is `LABELS[v]`, v in 0..20."""
-
-VOID = 255
-"""Value of ground-truth pixels that belong to no label (object borders)."""
 
 
 def _palette() -> np.ndarray:

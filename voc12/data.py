@@ -9,11 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tool import segmentation
-from tool.errors import UserError
+from tool.cli import UserError
+from tool.image_ops import IMAGENET, VOID, Normalization
 from tool.training import TrainingData
-from tool.transforms import IMAGENET, PictureStatistics, augment, views
-from voc12.classes import VOID
+from voc12.augment import augment_labelled, augment_photo
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, find_file
 from voc12.images import load_label, load_photo
 from voc12.inputs import check_files, label_maps, photos
@@ -43,7 +42,7 @@ class TrainPairs(TrainingData):
         crop_size: int,
         seed: int,
         long_side: tuple[int, int] = (256, 512),
-        statistics: PictureStatistics = IMAGENET,
+        statistics: Normalization = IMAGENET,
     ) -> None:
         self.pairs, self.labels, self.voc12_root = pairs, labels, voc12_root
         self.crop_size, self.seed, self.long_side, self.statistics = crop_size, seed, long_side, statistics
@@ -60,7 +59,7 @@ class TrainPairs(TrainingData):
         ids = self.pairs[position % len(self.pairs)][:2]
         rng = np.random.default_rng([self.seed, position])
         photos = [load_photo(photo_path(self.voc12_root, image_id)) for image_id in ids]
-        images = [augment(photo, self.crop_size, rng, self.long_side, self.statistics) for photo in photos]
+        images = [augment_photo(photo, self.crop_size, rng, self.long_side, self.statistics) for photo in photos]
         return torch.stack(images), torch.from_numpy(np.stack([self.labels[image_id] for image_id in ids]))
 
 
@@ -93,13 +92,6 @@ class WholePhotos(Dataset):
     def inputs(self, photo: Image.Image) -> Any:
         """Nothing besides the photo."""
         return None
-
-
-class MultiScalePhotos(WholePhotos):
-    """Photos with their views at the inference scales: a list of uint8 (h, w, 3)."""
-
-    def inputs(self, photo: Image.Image) -> list[Tensor]:
-        return views(photo)
 
 
 class ShuffledPhotos(TrainingData):
@@ -138,7 +130,7 @@ class LabelledPhotos(ShuffledPhotos):
         label_dir: str | Path,
         crop_size: Any,
         seed: int,
-        statistics: PictureStatistics,
+        statistics: Normalization,
     ) -> None:
         super().__init__(ids, seed)
         self.voc12_root, self.label_dir = voc12_root, Path(label_dir)
@@ -148,7 +140,7 @@ class LabelledPhotos(ShuffledPhotos):
         """Picture float32 (3, crop, crop) and labels uint8 (crop, crop), 255 where nothing is known."""
         photo, label = self.load(self.names(position))
         rng = np.random.default_rng([self.seed, 1, position])
-        return segmentation.augment(photo, label, self.crop_size, rng, self.statistics)
+        return augment_labelled(photo, label, self.crop_size, rng, self.statistics)
 
     def label_path(self, image_id: str) -> Path:
         """Of the label map."""

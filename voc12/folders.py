@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from tool.errors import UserError
+from tool.cli import UserError
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
 SALIENCY_ENDINGS = (

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import atomic_write
 from voc12.classes import CLASSES, PALETTE
 from voc12.palette import meant_values, values_of_colours

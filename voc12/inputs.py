@@ -10,8 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tool import ranks
-from tool.errors import UserError
-from tool.wording import counted, nearest_path
+from tool.cli import UserError, counted, nearest_path
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, SALIENCY_ENDINGS, files_of, find_file, photos_below
 from voc12.images import LABEL_FORMATS, PHOTO_FORMATS, size_of
 from voc12.lists import deeper_devkit
@@ -71,7 +70,7 @@ def check_inputs(ids: Collection[str], inputs: Sequence[Input]) -> list[tuple[st
     or another size than the first.
 
     Sizes are those of the upright pictures. No more than header and end are read where these tell: about 0.1 ms
-    a file on a local disk. `report.one_line` makes one message of what is returned. UserError: as `check_folder`.
+    a file on a local disk. `report.summarize_problems` makes one message of what is returned. UserError: as `check_folder`.
     """
     problems = []
     for one in inputs if ids else ():
@@ -122,13 +121,13 @@ def sound_ids(
         return None
 
     bad: dict[str, str] = {}
-    if ranks.is_first():
+    if ranks.is_main_process():
         with ThreadPoolExecutor(4) as pool:
             problems = tqdm(pool.map(problem, ids), "checking", len(ids), unit="photo", disable=None)
             bad = {image_id: text for image_id, text in zip(ids, problems, strict=True) if text}
-    bad = ranks.from_first(bad)
+    bad = ranks.from_main(bad)
     goes_on = skip_errors and len(bad) < len(ids)
-    if ranks.is_first():
+    if ranks.is_main_process():
         shown = list(bad.items())[: None if goes_on else FIRST]
         for image_id, message in shown:
             print(f"{image_id}: {message}", file=sys.stderr)

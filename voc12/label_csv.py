@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.classes import fold
 from voc12.folders import PHOTO_ENDINGS
 from voc12.lists import check_id, read_lines

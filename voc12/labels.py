@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.errors import UserError
+from tool.cli import UserError, nearest, summarize_ids, summarize_problems
 from tool.files import load_npy_dict
-from tool.wording import nearest
 from voc12.classes import VOC, Classes
 from voc12.folders import find_file
 from voc12.label_csv import CSV_FILE, read_label_csv
 from voc12.lists import PREPARE, check_id, read_classes
-from voc12.report import named, one_line
 
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
 """Help of the flag --ignore_foreign."""
@@ -84,7 +82,9 @@ def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> i
         return index
     meant = nearest(name.casefold(), [*classes.names, *classes.aliases])
     whose, names = (
-        ("VOC's", ", ".join(VOC.names)) if classes == VOC else ("the dataset's (classes.txt)", named(classes.names))
+        ("VOC's", ", ".join(VOC.names))
+        if classes == VOC
+        else ("the dataset's (classes.txt)", summarize_ids(classes.names))
     )
     raise UserError(f"{where}: unknown class name {name[:40]!r}{meant}; {whose} are {names}{remedy}")
 
@@ -145,7 +145,7 @@ def load_labels(
         except UserError as error:
             problems.append((image_id, str(error)))
     if problems and failures is None:
-        raise UserError(one_line(problems))
+        raise UserError(summarize_problems(problems))
     if failures is not None:
         failures += problems
     if os.environ.get("RANK", "0") == "0":  # torchrun's number of the process

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tool.aside import keep_aside
-from tool.errors import UserError
+from tool.cli import UserError, nearest_path
 from tool.files import atomic_write
-from tool.wording import nearest_path
 from voc12.classes import VOC, Classes, fold
 from voc12.folders import PHOTO_ENDINGS, find_file
 

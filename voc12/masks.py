@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from tool.aside import keep_aside
-from tool.errors import UserError
+from tool.cli import UserError
 from tool.files import make_folder, remove_leftovers
-from voc12.classes import CLASSES, VOID
+from tool.image_ops import VOID
+from voc12.classes import CLASSES
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of, find_file, photos_below
 from voc12.images import load_label, read_label, save_label
 from voc12.lists import check_id

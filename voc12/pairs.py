@@ -16,14 +16,12 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from tool import flags
-from tool.errors import UserError, run
-from tool.wording import counted
+from tool import cli
+from tool.cli import UserError, counted, run_script, summarize_problems
 from voc12.classes import VOC, Classes
 from voc12.inputs import check_inputs, photos
 from voc12.labels import IGNORE_FOREIGN, labels_file, load_labels
 from voc12.lists import check_root, format_pairs, line_numbers, photo_folder, read_classes, read_image_list, write_text
-from voc12.report import named, one_line
 
 EPOCHS = 25
 SEED = 0
@@ -140,9 +138,8 @@ def check_pairs(
     first, second, label = pairs[wrong[0]]
     without = " and ".join(dict.fromkeys(i for i in (first, second) if not labels[i][label]))
     raise UserError(
-        f"{path}: {len(wrong)} of {counted(len(pairs), 'pairs')} with a class that one of their photos does not show (line "
-        f"{named([str(numbers[i]) for i in wrong])}), the first: {classes.names[label]}, which {without} does not show; make the "
-        "list anew from the labels with voc12/prepare.py or voc12/pairs.py"
+        f"{path}: line {numbers[wrong[0]]} pairs {first} and {second} for {classes.names[label]}, but {without} shows none "
+        f"({len(wrong)} of {counted(len(pairs), 'pairs')} wrong). Make the list again with voc12/prepare.py or voc12/pairs.py."
     )
 
 
@@ -152,7 +149,7 @@ def write_pairs(path: str | Path, pairs: Iterable[tuple[str, str, int]]) -> bool
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, for its labels")
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
@@ -160,8 +157,8 @@ def get_parser() -> argparse.ArgumentParser:
     labels = "labels.csv or .npy, read where the file exists; otherwise the dataset's own, of VOC that beside the list or in voc12/"
     add("--labels", metavar="FILE", help=labels)
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
-    add("--epochs", type=flags.count(1), default=EPOCHS, help="matchings of all photos to make")
-    add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
+    add("--epochs", type=cli.count(1), default=EPOCHS, help="matchings of all photos to make")
+    add("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
     return parser
 
 
@@ -173,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
         check_root(args.voc12_root)
     folder = photo_folder(args.voc12_root)
     if folder.is_dir() and (problems := check_inputs(ids, [photos(folder)])):  # labels alone make a list, too
-        raise UserError(one_line(problems))
+        raise UserError(summarize_problems(problems))
     pairs = make_pairs(
         load_labels(ids, args.voc12_root, labels_path, ignore_foreign=args.ignore_foreign), args.epochs, args.seed
     )
@@ -182,4 +179,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from voc12.classes import PALETTE, VOID
+from tool.image_ops import VOID
+from voc12.classes import PALETTE
 
 
 def _key(colours: np.ndarray) -> np.ndarray:

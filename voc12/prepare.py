@@ -19,10 +19,9 @@ if __name__ == "__main__":
 import numpy as np
 from tqdm import tqdm
 
-from tool import flags
-from tool.errors import UserError, run
+from tool import cli
+from tool.cli import UserError, nearest_path, run_script
 from tool.files import load_npy_dict, make_folder, remove_leftovers, save_npy_dict
-from tool.wording import nearest_path
 from voc12.classes import VOC, Classes
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of
 from voc12.images import size_of
@@ -101,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--voc12_root", type=Path, metavar="DIR", help="VOC2012 folder of the devkit, the one that holds JPEGImages")
     add("--sbd_root", type=Path, metavar="DIR", help=f"SBD, unpacked: gives the masks that {AUG} lacks")
@@ -113,9 +112,9 @@ def get_parser() -> argparse.ArgumentParser:
     add("--label_dir", type=Path, metavar="DIR", help=f"{deeplab}{DEEPLAB_LISTS}")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     few = "for a quick look: shorter train and val, their first photos with N of each class, and train_aug no more than train"
-    add("--per_class", type=flags.count(1), metavar="N", help=few)
-    add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
-    add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
+    add("--per_class", type=cli.count(1), metavar="N", help=few)
+    add("--epochs", type=cli.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
+    add("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
     out = "folder for the lists, labels and pairs; otherwise voc12/ of this repository, for other classes than VOC's --voc12_root"
     add("--out_dir", type=Path, metavar="DIR", help=out)
     return parser
@@ -287,4 +286,4 @@ def closing(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

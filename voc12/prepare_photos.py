@@ -21,8 +21,8 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from tool import flags
-from tool.errors import UserError, run
+from tool import cli
+from tool.cli import UserError, run_script
 from tool.files import make_folder, remove_leftovers
 from voc12.classes import fold
 from voc12.folders import photos_below
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add(
         "--photos",
@@ -88,8 +88,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--labels", type=Path, metavar="FILE", help=table)
     add("--out", type=Path, required=True, metavar="ROOT", help="folder of the dataset, made if missing")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
-    add("--epochs", type=flags.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
-    add("--seed", type=flags.count(), default=SEED, help="same seed, same pairs")
+    add("--epochs", type=cli.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
+    add("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
     return parser
 
 
@@ -159,4 +159,4 @@ def format_table(rows: Iterable[tuple[str, Sequence[str]]]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -8,31 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.errors import UserError
-from tool.wording import counted
+from tool.cli import UserError, counted, summarize_ids
 from voc12.classes import VOC, Classes
 
 PUBLISHED = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
 """Images per list of VOC 2012, train_aug with SBD."""
 PLAUSIBLE = 0.9
 """Share of the images whose label and mask show the same classes, at least; of VOC's own masks it is all."""
-_NAMED = 10
-
-
-def named(items: Sequence[str]) -> str:
-    """The first ten, and how many there are besides."""
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return f"{', '.join(items[:_NAMED])}{more}"
-
-
-def one_line(problems: Sequence[tuple[str, str]]) -> str:
-    """(id, message) of each image that cannot be used, at least one, as one message: it names the first ten, and says how many."""
-    message = problems[0][1]
-    if len(problems) == 1:
-        return message
-    return (
-        f"{len(problems)} images cannot be used ({named([image_id for image_id, _ in problems])}), the first: {message}"
-    )
 
 
 class Findings:
@@ -46,7 +28,7 @@ class Findings:
 
     def lines(self) -> list[str]:
         """A heading, and one line a kind: how many, and the first names."""
-        found = [f"  {counted(len(items), kind)}: {named(items)}" for kind, items in self._by_kind.items()]
+        found = [f"  {counted(len(items), kind)}: {summarize_ids(items)}" for kind, items in self._by_kind.items()]
         return ["please look at these:", *found] if found else ["nothing looks wrong"]
 
 
@@ -109,7 +91,7 @@ def check_every_class(labels: Mapping[str, np.ndarray], classes: Classes, where:
     counts = per_class(labels, labels, len(classes))
     if missing := [name for name, count in zip(classes.names, counts, strict=True) if not count]:
         raise UserError(
-            f"{where}: no photo to train on shows {named(missing)}; label some, or take the name out of the file"
+            f"{where}: no photo to train on shows {summarize_ids(missing)}; label some, or take the name out of the file"
         )
 
 

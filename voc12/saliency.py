@@ -3,40 +3,15 @@
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tool.errors import UserError
-from tool.transforms import PictureStatistics
+from tool.cli import UserError
+from tool.image_ops import Normalization
+from voc12.augment import augment_masked
 from voc12.data import LabelledPhotos
 from voc12.images import load_photo, size_of
 from voc12.lists import read_classes
-from voc12.salient_masks import UNKNOWN, check_same_size, from_grey, from_label, load_mask
-
-
-def augment(
-    photo: np.ndarray, mask: np.ndarray, crop_size: int | None, rng: np.random.Generator, statistics: PictureStatistics
-) -> tuple[Tensor, Tensor]:
-    """The published augmentation, a mirroring with probability 1/2; before it, a crop where `crop_size` is given.
-
-    Args:
-        photo: uint8 RGB (H, W, 3). mask: float32 (H, W).
-        crop_size: side of the square cut out at random; what the photo lacks of it is padded at the bottom and right.
-
-    Returns:
-        float32 (3, h, w) normalised, 0 where padded; float32 (1, h, w), UNKNOWN where padded.
-    """
-    padding = [0, 0, 0, 0]
-    if crop_size is not None:
-        top, left = (int(rng.integers(max(0, side - crop_size) + 1)) for side in mask.shape)
-        photo, mask = (array[top : top + crop_size, left : left + crop_size] for array in (photo, mask))
-        padding = [0, crop_size - mask.shape[1], 0, crop_size - mask.shape[0]]
-    picture = F.pad(statistics.normalise(torch.from_numpy(photo)), padding)
-    target = F.pad(torch.from_numpy(mask)[None], padding, value=UNKNOWN)
-    if rng.random() < 0.5:
-        picture, target = picture.flip(-1), target.flip(-1)
-    return picture.contiguous(), target.contiguous()
+from voc12.salient_masks import check_same_size, from_grey, from_label, load_mask
 
 
 class MaskedPhotos(LabelledPhotos):
@@ -51,7 +26,7 @@ class MaskedPhotos(LabelledPhotos):
         """Picture float32 (3, h, w) and mask float32 (1, h, w) in 0..1, UNKNOWN where nothing is known."""
         photo, mask = self.load_masked(self.names(position))
         rng = np.random.default_rng([self.seed, 1, position])
-        return augment(photo, mask, self.crop_size, rng, self.statistics)
+        return augment_masked(photo, mask, self.crop_size, rng, self.statistics)
 
     def load_masked(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Photo uint8 RGB (H, W, 3) and mask float32 (H, W). UserError: one of them is missing or bad, or their sizes differ."""
@@ -80,7 +55,7 @@ class PairedPhotos(MaskedPhotos):
     """
 
     def __init__(
-        self, pairs: dict[str, str], root: Path, crop_size: int | None, seed: int, statistics: PictureStatistics
+        self, pairs: dict[str, str], root: Path, crop_size: int | None, seed: int, statistics: Normalization
     ) -> None:
         super().__init__(list(pairs), root, root, crop_size, seed, statistics)
         self.root, self.pairs = root, pairs

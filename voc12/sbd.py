@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from tool.errors import UserError
+from tool.cli import UserError
 from voc12.classes import CLASSES
 
 SBD_PAGE = "http://home.bharathh.info/pubs/codes/SBD/download.html"

@@ -1,0 +1,165 @@
+"""What every script shares on the command line: flags, errors of one line, and the words of messages."""
+
+import argparse
+import difflib
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+_PLURAL = re.compile(r"^((?:[A-Za-z]+ )?[a-z]+)s(?![a-z])")
+_SHOWN = 10  # ids that a message lists
+
+
+class UserError(Exception):
+    """Bad input or environment. The message is one line: `<file or flag>: <problem>. <remedy>.`"""
+
+
+class BadPhoto(UserError):
+    """Bad input of one photo; --skip_errors skips it."""
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Show the description as written, and each flag's default where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is False or action.default in (None, "", argparse.SUPPRESS):  # 0 is shown
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return f"{action.help} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser whose errors suggest the nearest flag."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=Help)
+        self.given: list[str] = []
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        known = self._option_string_actions
+        for name in (word.partition("=")[0] for word in self.given):
+            if name.startswith("--") and not any(flag.startswith(name) for flag in known):
+                message += f"; {name}{nearest(name, known)}" if nearest(name, known) else ""
+        wait_for_main_error()
+        super().error(message)
+
+
+def number(kind: type, least: float = -math.inf, most: float = math.inf) -> Callable[[str], int | float]:
+    """Return an argparse type: a finite `int` or `float` in least..most."""
+
+    def parse(text: str) -> int | float:
+        value = kind(text)  # argparse words the error: "invalid int value"
+        if not (least <= value <= most and math.isfinite(value)):
+            wanted = f"at most {most}" if value > most else f"at least {least}" if math.isfinite(least) else "a number"
+            raise argparse.ArgumentTypeError(f"{text}, where {wanted} was expected")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def count(least: int = 0) -> Callable[[str], int | float]:
+    """Return an argparse type: a whole number of at least `least`."""
+    return number(int, least, 2**31 - 1)
+
+
+def module_name(text: str) -> str:
+    """Argparse type: the name of a Python module, such as package.module."""
+    if not all(part.isidentifier() for part in text.split(".")):
+        raise argparse.ArgumentTypeError(f"{text!r} names no Python module; write it as package.module")
+    return text
+
+
+def plain_name(text: str) -> str:
+    """Argparse type: a name that is safe as part of a file name."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=,-]{0,99}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}, where letters, digits and _ . + = , - were expected")
+    return text
+
+
+def warn_unused_flags(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, names: Sequence[str], when: str
+) -> None:
+    """Print which of the flags `names` differ from their defaults although they have no effect `when`."""
+    given = [f"--{name}" for name in names if getattr(args, name) != parser.get_default(name)]
+    if given:
+        print(f"note: {', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect {when}", file=sys.stderr)
+
+
+def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> None:
+    """Run a script's `main`; turn UserError and OSError into `<script>: error: <message>` and exit status 1.
+
+    After Ctrl-C exit with status 130 and the line `<script>: <interrupted>`.
+    """
+    try:
+        main()
+    except BrokenPipeError:  # the reader (e.g. `head`) closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, OSError) as error:
+        wait_for_main_error()
+        print_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: {interrupted}", file=sys.stderr)
+        sys.exit(130)
+
+
+def print_error(error: Exception | str) -> None:
+    """Print `<script>: error: <message>` to stderr, in one line."""
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def wait_for_main_error(seconds: float = 5) -> None:
+    """Wait in all but the machine's first process: it shows an error that all meet, then torchrun ends the others."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(seconds)
+
+
+def counted(number: int, things: str) -> str:
+    """Return the number with its plural noun: "1 photo of the list", "2 photos of the list"."""
+    return f"{number} {_PLURAL.sub(lambda found: found[1], things) if number == 1 else things}"
+
+
+def summarize_ids(items: Sequence[str]) -> str:
+    """Return the first ten ids and the number of the others."""
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{', '.join(items[:_SHOWN])}{more}"
+
+
+def summarize_problems(problems: Sequence[tuple[str, str]]) -> str:
+    """Return one message for the (id, message) of at least one image."""
+    message = problems[0][1]
+    if len(problems) == 1:
+        return message
+    ids = summarize_ids([image_id for image_id, _ in problems])
+    return f"{len(problems)} images cannot be used ({ids}), the first: {message}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean ...?)` if one of the known words is similar, else ""."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def nearest_path(path: str | Path) -> str:
+    """Return `nearest` for a missing file or folder: the most similar name in the first folder that exists."""
+    path = Path(path)
+    try:
+        if path.exists():
+            return " (it is a file)" if path.is_file() else ""
+        while not path.parent.exists():
+            path = path.parent
+        return nearest(path.name, [other.name for other in path.parent.iterdir()])
+    except (OSError, ValueError):  # ValueError: a zero byte in the path
+        return ""

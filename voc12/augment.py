@@ -1,0 +1,145 @@
+"""The training augmentations of EDAM, DeepLab-v2 and PoolNet.
+
+Random choices come from an explicit numpy Generator, so that an image's augmentation depends on nothing else.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from tool.image_ops import IMAGENET, VOID, Normalization, resize_labels
+from voc12.salient_masks import UNKNOWN
+
+LABELLED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # DeepLab-v2's
+
+
+def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
+    """Resize so that the longer side has `long_side` pixels, bicubic."""
+    scale = long_side / max(image.size)
+    return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+
+
+def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float = 0.3, hue: float = 0.1) -> Image.Image:
+    """Brightness, contrast and saturation times 1 - strength .. 1 + strength, hue shifted by -hue .. hue, in random order."""
+    adjust = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    factors = rng.uniform(1 - strength, 1 + strength, 3)
+    shift = rng.uniform(-hue, hue)
+    for i in rng.permutation(4):
+        image = shift_hue(image, shift) if i == 3 else adjust[i](image).enhance(factors[i])
+    return image
+
+
+def shift_hue(image: Image.Image, turn: float) -> Image.Image:
+    """Turn the hue of an RGB photo by a part of the colour circle, rounded towards zero to 255ths."""
+    hue, saturation, value = image.convert("HSV").split()
+    steps = int(turn * 255)
+    return Image.merge("HSV", (hue.point([(h + steps) % 256 for h in range(256)]), saturation, value)).convert("RGB")
+
+
+def crop_or_pad(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    """Random crop of (C, h, w) to (C, size, size); a shorter side is placed at a random offset on zeros."""
+    out = image.new_zeros(image.shape[0], size, size)
+    source, target = [], []
+    for length in image.shape[1:]:
+        taken = min(length, size)
+        start, place = int(rng.integers(length - taken + 1)), int(rng.integers(size - taken + 1))
+        source.append(slice(start, start + taken))
+        target.append(slice(place, place + taken))
+    out[:, target[0], target[1]] = image[:, source[0], source[1]]
+    return out
+
+
+def augment_photo(
+    photo: Image.Image,
+    crop_size: int,
+    rng: np.random.Generator,
+    long_side: tuple[int, int] = (256, 512),
+    statistics: Normalization = IMAGENET,
+) -> Tensor:
+    """The training augmentation of one RGB photo -> float32 (3, crop_size, crop_size), normalised."""
+    photo = resize_long_side(photo, int(rng.integers(long_side[0], long_side[1] + 1)))
+    if rng.random() < 0.5:
+        photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    photo = color_jitter(photo, rng)
+    return crop_or_pad(statistics.normalise(torch.from_numpy(np.array(photo))), crop_size, rng)
+
+
+def _bilinear(photo: np.ndarray, size: Sequence[int], window: Sequence[tuple[int, int]]) -> np.ndarray:
+    """uint8 (H, W, C) resized to `size` as OpenCV does it; of that only the window, (first row, end), (first column, end). float32."""
+    image = photo
+    for axis, (n, (start, stop)) in enumerate(zip(size, window, strict=True)):
+        side = photo.shape[axis]
+        at = np.clip((np.arange(start, stop) + 0.5) * side / n - 0.5, 0, side - 1)
+        low = at.astype(int)
+        weight = np.expand_dims((at - low).astype(np.float32), [i for i in range(photo.ndim) if i != axis])
+        image = image.take(low, axis) * (1 - weight) + image.take(np.minimum(low + 1, side - 1), axis) * weight
+    return image
+
+
+def augment_labelled_at(
+    photo: np.ndarray,
+    label: np.ndarray,
+    scale: float,
+    top: int,
+    left: int,
+    mirror: bool,
+    crop_size: int,
+    statistics: Normalization,
+) -> tuple[Tensor, Tensor]:
+    """Scale, pad, crop and mirror a photo with its label, by given choices.
+
+    Args:
+        photo: uint8 RGB (H, W, 3). label: uint8 (H, W).
+        scale: of both sides, truncated to whole pixels; bilinear, without antialiasing.
+        top, left: of the crop in what was scaled and then padded, at the bottom and right, to the crop's size.
+        statistics: of the network that it is for.
+
+    Returns:
+        float32 (3, crop_size, crop_size) normalised, 0 where padded; uint8 (crop_size, crop_size), 255 where padded.
+    """
+    size = [int(side * scale) for side in label.shape]
+    window = [(start, min(n, start + crop_size)) for start, n in zip((top, left), size, strict=True)]
+    image = statistics.normalise(torch.from_numpy(_bilinear(photo, size, window)))
+    labels = resize_labels(torch.from_numpy(label), size)[tuple(slice(*side) for side in window)]
+    padding = (0, crop_size - labels.shape[1], 0, crop_size - labels.shape[0])
+    image, labels = F.pad(image, padding), F.pad(labels, padding, value=VOID)
+    if mirror:
+        image, labels = image.flip(-1), labels.flip(-1)
+    return image.contiguous(), labels.contiguous()
+
+
+def augment_labelled(
+    photo: np.ndarray, label: np.ndarray, crop_size: int, rng: np.random.Generator, statistics: Normalization
+) -> tuple[Tensor, Tensor]:
+    """Apply `augment_labelled_at` with a scale of LABELLED_SCALES, an offset and a flip drawn uniformly from `rng`."""
+    scale = LABELLED_SCALES[rng.integers(len(LABELLED_SCALES))]
+    top, left = (int(rng.integers(max(0, int(side * scale) - crop_size) + 1)) for side in label.shape)
+    return augment_labelled_at(photo, label, scale, top, left, bool(rng.integers(2)), crop_size, statistics)
+
+
+def augment_masked(
+    photo: np.ndarray, mask: np.ndarray, crop_size: int | None, rng: np.random.Generator, statistics: Normalization
+) -> tuple[Tensor, Tensor]:
+    """The published augmentation, a mirroring with probability 1/2; before it, a crop where `crop_size` is given.
+
+    Args:
+        photo: uint8 RGB (H, W, 3). mask: float32 (H, W).
+        crop_size: side of the square cut out at random; what the photo lacks of it is padded at the bottom and right.
+
+    Returns:
+        float32 (3, h, w) normalised, 0 where padded; float32 (1, h, w), UNKNOWN where padded.
+    """
+    padding = [0, 0, 0, 0]
+    if crop_size is not None:
+        top, left = (int(rng.integers(max(0, side - crop_size) + 1)) for side in mask.shape)
+        photo, mask = (array[top : top + crop_size, left : left + crop_size] for array in (photo, mask))
+        padding = [0, crop_size - mask.shape[1], 0, crop_size - mask.shape[0]]
+    picture = F.pad(statistics.normalise(torch.from_numpy(photo)), padding)
+    target = F.pad(torch.from_numpy(mask)[None], padding, value=UNKNOWN)
+    if rng.random() < 0.5:
+        picture, target = picture.flip(-1), target.flip(-1)
+    return picture.contiguous(), target.contiguous()
