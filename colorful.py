@@ -16,9 +16,8 @@ from tqdm import tqdm
 from pseudo_label.manifest import claim_folder, classes_of
 from pseudo_label.metrics import out_of_range
 from pseudo_label.visualise import contact_sheet, overlay
-from tool import cli
+from tool import VOID, cli
 from tool.cli import UserError, counted, nearest_path, run_script, summarize_problems
-from tool.image_ops import VOID
 from voc12 import inputs
 from voc12.classes import PALETTE, VOC, Classes
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of, find_file

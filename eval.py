@@ -26,10 +26,9 @@ from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import check_classes, output_of
 from pseudo_label.saliency_scores import SaliencySource, saliency_report
 from pseudo_label.scoring import Source, report
-from tool import cli
+from tool import VOID, cli
 from tool.cli import UserError, nearest_path, run_script, summarize_ids
 from tool.files import atomic_write, check_writable
-from tool.image_ops import VOID
 from voc12.folders import SALIENCY_ENDINGS, files_of
 from voc12.inputs import Input, check_inputs, grey_masks, label_maps, saliency_maps, score_files
 from voc12.lists import deeper_devkit, read_classes, read_image_list

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tool import VOID
 from tool.cli import UserError
-from tool.image_ops import VOID
 from voc12.classes import Classes
 from voc12.lists import check_id, make_classes
 

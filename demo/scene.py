@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from demo import shapes
-from tool.image_ops import VOID
+from tool import VOID
 from voc12.classes import CLASSES
 
 OBJECTS_PER_PHOTO = (0.3, 0.42, 0.28)  # share of photos with 1, 2 and 3 objects

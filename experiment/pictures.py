@@ -10,8 +10,8 @@ from experiment.chain import Plan
 from pseudo_label.fusion import pseudo_label
 from pseudo_label.metrics import confusion, segmentation_scores
 from pseudo_label.visualise import heat, overlay
+from tool import VOID
 from tool.files import load_npy_dict
-from tool.image_ops import VOID
 from voc12.classes import CLASSES, LABELS, PALETTE
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, SALIENCY_ENDINGS, find_file
 from voc12.images import load_grey, load_label, load_photo

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tool import distributed
-from tool.image_ops import VOID, resize_labels
+from tool import VOID, distributed
+from tool.image_ops import resize_labels
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from pseudo_label.crf import DEEPLAB, dense_crf
 from pseudo_label.jobs import OutputJob
 from pseudo_label.visualise import overlay
+from tool import VOID
 from tool.cli import BadPhoto
 from tool.files import atomic_write
-from tool.image_ops import VOID
 from tool.precision import evaluating
 from voc12.data import LabelledPhotos
 from voc12.images import save_label

@@ -17,9 +17,9 @@ from demo import draw as draw_script
 from demo import shapes
 from demo.draw import annotation, make_devkit, photo_id
 from demo.scene import Sample, draw, saliency_map
+from tool import VOID
 from tool.cli import UserError
 from tool.files import HOST
-from tool.image_ops import VOID
 from voc12.classes import CLASSES, PALETTE
 from voc12.images import load_grey, load_label, load_photo
 from voc12.labels import read_annotation

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from voc12_devkit import SHARED
 
-from tool.image_ops import VOID
+from tool import VOID
 from voc12.classes import CLASSES, LABELS, PALETTE
 
 

@@ -9,9 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-VOID = 255
-"""Label of pixels that belong to no label, such as object borders in ground truth: they do not count."""
-
 
 @dataclass(frozen=True)
 class Normalization:

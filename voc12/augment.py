@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from tool.image_ops import IMAGENET, VOID, Normalization, resize_labels
+from tool import VOID
+from tool.image_ops import IMAGENET, Normalization, resize_labels
 from voc12.salient_masks import UNKNOWN
 
 LABELLED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # DeepLab-v2's

@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tool import VOID
 from tool.cli import UserError
-from tool.image_ops import IMAGENET, VOID, Normalization
+from tool.image_ops import IMAGENET, Normalization
 from tool.training import TrainingData
 from voc12.augment import augment_labelled, augment_photo
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, find_file

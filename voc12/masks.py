@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tool import VOID
 from tool.aside import keep_aside
 from tool.cli import UserError
 from tool.files import make_folder, remove_leftovers
-from tool.image_ops import VOID
 from voc12.classes import CLASSES
 from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, files_of, find_file, photos_below
 from voc12.images import load_label, read_label, save_label

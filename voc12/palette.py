@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tool.image_ops import VOID
+from tool import VOID
 from voc12.classes import PALETTE
 
 

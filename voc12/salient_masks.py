@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tool import VOID
 from tool.cli import UserError
-from tool.image_ops import VOID
 from voc12.images import load_grey
 
 UNKNOWN = -1.0  # in masks: the pixel counts neither as salient nor as not
