@@ -136,7 +136,7 @@ def load_labels(
     """
     classes = read_classes(voc12_root)
     labels_path = labels_path or labels_file(voc12_root, classes, listed_in)
-    table = read_table(Path(labels_path), classes, ignore_foreign)
+    table = read_label_table(Path(labels_path), classes, ignore_foreign)
     labels: dict[str, np.ndarray] = {}
     problems = []
     for image_id in dict.fromkeys(ids):
@@ -165,7 +165,7 @@ def labels_file(root: str | Path, classes: Classes, listed_in: str | Path) -> Pa
     return path if (path := Path(listed_in).parent / LABELS_FILE).exists() else Path("voc12", LABELS_FILE)
 
 
-def read_table(path: Path, classes: Classes, ignore_foreign: bool) -> dict[str, np.ndarray]:
+def read_label_table(path: Path, classes: Classes, ignore_foreign: bool) -> dict[str, np.ndarray]:
     """id -> label as the file at `path` has it; empty where there is no file."""
     if not path.exists():
         return {}
@@ -179,6 +179,9 @@ def read_table(path: Path, classes: Classes, ignore_foreign: bool) -> dict[str, 
         label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
         table[image_id] = np.maximum(table[image_id], label) if image_id in table else label
     return table
+
+
+read_table = read_label_table  # old name
 
 
 def _id_of(key: int | str) -> str:
@@ -222,12 +225,7 @@ def _load_label(
     classes: Classes,
 ) -> np.ndarray:
     if image_id in table:
-        label = _checked(table[image_id], len(classes), f"{labels_path}, {image_id}")
-        if not label.any():
-            raise UserError(
-                f"{labels_path}, {image_id}: a row of zeros names no class; mend it, or leave the photo out of the list"
-            )
-        return label
+        return check_label(table[image_id], len(classes), f"{labels_path}, {image_id}")
     path = annotation_path(voc12_root, image_id)
     if not path.is_file():
         absent = "does not hold it" if Path(labels_path).exists() else "does not exist"
@@ -237,11 +235,13 @@ def _load_label(
     return read_annotation(path, ignore_foreign, classes)
 
 
-def _checked(value: np.ndarray, count: int, where: str) -> np.ndarray:
-    """`value` as float32 (count,), or a UserError naming `where`."""
+def check_label(value: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Return a multi-hot label as float32 (count,). UserError naming `where`: another shape, other values, or no class."""
     value = np.asarray(value)
     if value.shape != (count,):
         raise UserError(f"{where}: label of shape {value.shape}, where ({count},) was expected")
     if value.dtype.kind not in "fiub" or not np.isin(value, (0, 1)).all():
         raise UserError(f"{where}: a label holds zeros and ones only")
+    if not value.any():
+        raise UserError(f"{where}: a row of zeros names no class; correct it, or remove the photo from the list")
     return value.astype(np.float32)

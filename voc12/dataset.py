@@ -1,0 +1,340 @@
+"""A dataset's folder: its classes, photos, image-level labels and masks; and the check of a run's input files."""
+
+import os
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tool.cli import UserError, counted, nearest_path, summarize_ids
+from tool.ranks import from_main, is_main_process
+from voc12.classes import VOC
+from voc12.images import LABEL_FORMATS, PHOTO_FORMATS, size_of
+from voc12.label_csv import CSV_FILE
+from voc12.labels import LABELS_FILE, check_label, read_annotation, read_label_table
+from voc12.lists import PREPARE, check_id, read_classes, read_pairs
+from voc12.lists import read_image_list as read_image_list
+
+ROOT = "folder of the dataset, such as VOC2012: JPEGImages"
+"""Help of the flag --voc12_root."""
+MANIFEST = "edam_manifest.json"
+"""File in the folders of a script's results, which are not searched for photos."""
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
+SALIENCY_ENDINGS = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    "_sal_fuse.png",
+    "_sal_fuse.jpg",
+    "_sal_fuse.jpeg",
+)  # PoolNet adds _sal_fuse
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of one kind in a folder: `<id>` and one of `endings`, upper or lower case.
+
+    The folder is read once, at the first question; make a new object after the folder has changed.
+
+    Args:
+        what: their name in messages, such as "photo".
+        formats: image formats to accept; None for files that are no images.
+        nested: search sub-folders, too, except hidden ones and those with a script's results.
+    """
+
+    what: str
+    folder: Path
+    endings: tuple[str, ...]
+    formats: tuple[str, ...] | None = None
+    nested: bool = False
+
+    @cached_property
+    def names(self) -> dict[str, list[str]]:
+        """Id -> paths of its files relative to the folder, sorted; empty without the folder."""
+        names: dict[str, list[str]] = {}
+        for name in self._walk():
+            for ending in self.endings:
+                base = name.rpartition("/")[2]
+                if base.lower().endswith(ending) and not base.startswith(".") and len(base) > len(ending):
+                    names.setdefault(_normal(base[: -len(ending)]), []).append(name)
+        return names
+
+    def ids(self) -> list[str]:
+        """Return the ids of all files, sorted."""
+        return sorted(self.names)
+
+    def find(self, image_id: str) -> Path:
+        """Return the path of the image's file, or of the one that is missing.
+
+        A file in the folder itself is preferred to those in sub-folders. UserError if there are several.
+        """
+        names = self.names.get(_normal(image_id)) or [f"{check_id(image_id, self.what)}{self.endings[0]}"]
+        names = [name for name in names if "/" not in name] or names
+        if len(names) > 1:
+            raise UserError(
+                f"{self.folder} holds {' and '.join(names)}: which is {image_id}? Move the others elsewhere"
+            )
+        return self.folder / names[0]
+
+    def check(self) -> None:
+        """Raise UserError if the folder holds no such file, saying what it holds instead."""
+        if self.names:
+            return
+        if not self.folder.is_dir():
+            raise UserError(
+                f"{self.folder} is no folder{nearest_path(self.folder)}: name the folder of the {self.what}s"
+            )
+        kinds = Counter(path.suffix for path in self.folder.iterdir() if path.suffix and path.name[0] != ".")
+        found = "".join(f"; it holds {counted(number, f'files ({kind})')}" for kind, number in kinds.most_common(1))
+        hint = f"name the folder of the {self.what}s"
+        hint = deeper_root(self.folder, hint) if self.nested else hint
+        raise UserError(f"{self.folder} holds no {self.what} (<id>{', <id>'.join(self.endings)}){found}; {hint}")
+
+    def _walk(self) -> Iterator[str]:
+        """Yield the files' paths relative to the folder, those in the folder itself first."""
+        seen = set()
+        for place, folders, files in os.walk(self.folder, followlinks=True):
+            real = os.path.realpath(place)
+            inner = Path(place).relative_to(self.folder)
+            if real in seen or (MANIFEST in files and inner.name):
+                folders.clear()  # links may lead in circles
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith(".")) if self.nested else []
+            yield from sorted((inner / name).as_posix() for name in files)
+
+
+def photos(folder: str | Path) -> Files:
+    """Return the photos in `folder` and below, such as JPEGImages."""
+    return Files("photo", Path(folder), PHOTO_ENDINGS, PHOTO_FORMATS, nested=True)
+
+
+def saliency_maps(folder: str | Path) -> Files:
+    """Return the saliency maps in `folder`: grey images, with the names that PoolNet's script gives or without `_sal_fuse`."""
+    return grey_masks(folder, "saliency map")
+
+
+def grey_masks(folder: str | Path, what: str = "mask") -> Files:
+    """Return the grey masks of salient objects in `folder`."""
+    return Files(what, Path(folder), SALIENCY_ENDINGS, PHOTO_FORMATS)
+
+
+def label_maps(folder: str | Path, what: str = "label map") -> Files:
+    """Return the label PNGs in `folder`."""
+    return Files(what, Path(folder), (".png",), LABEL_FORMATS)
+
+
+def score_files(folder: str | Path) -> Files:
+    """Return the .npy files of class maps or CRF probabilities in `folder`."""
+    return Files("score file", Path(folder), (".npy",))
+
+
+class Dataset:
+    """A dataset in the folder layout of VOC 2012.
+
+    Args:
+        root: folder with JPEGImages; with classes.txt for other classes than VOC's.
+        ignore_foreign: leave objects of other classes out of the labels.
+        need_photos: raise UserError if there is no JPEGImages.
+    """
+
+    def __init__(self, root: str | Path, ignore_foreign: bool = False, need_photos: bool = True) -> None:
+        self.root = Path(root)
+        check_root(self.root, need_photos)
+        self.ignore_foreign = ignore_foreign
+        self.classes = read_classes(self.root)
+        self.photo_dir = self.root / "JPEGImages"
+        self.mask_dir = self.root / "SegmentationClass"
+        self._photos = photos(self.photo_dir)
+        self._annotations = Files("annotation", self.root / "Annotations", (".xml",))
+        self._masks: dict[Path, Files] = {}
+
+    def photos(self) -> Files:
+        """Return the photos in JPEGImages and below."""
+        return self._photos
+
+    def photo_path(self, image_id: str) -> Path:
+        """Return the path of a photo. UserError if there are two."""
+        return self._photos.find(image_id)
+
+    def annotation_path(self, image_id: str) -> Path:
+        """Return the path of an image's XML. UserError if there are two."""
+        return self._annotations.find(image_id)
+
+    def mask_path(self, image_id: str, folder: str | Path = "SegmentationClass") -> Path:
+        """Return the path of an image's label PNG in `folder`, relative to the root or absolute. UserError if there are two."""
+        path = self.root / folder
+        return self._masks.setdefault(path, label_maps(path)).find(image_id)
+
+    def read_pairs(self, path: str | Path) -> list[tuple[str, str, int]]:
+        """Return the training pairs (id, id, class) of a pair list."""
+        return read_pairs(path, self.classes)
+
+    def labels_path(self, listed_in: str | Path) -> Path:
+        """Return the label file of the images of a list: labels.csv of the root, else cls_labels.npy.
+
+        Of VOC's classes that is the one in the folder of the list, else the one in voc12/.
+        """
+        if (path := self.root / CSV_FILE).exists():
+            return path
+        if self.classes != VOC:
+            return self.root / LABELS_FILE
+        return path if (path := Path(listed_in).parent / LABELS_FILE).exists() else Path("voc12", LABELS_FILE)
+
+    def image_labels(
+        self,
+        ids: Iterable[str],
+        listed_in: str | Path,
+        failures: list[tuple[str, str]] | None = None,
+        labels_path: str | Path | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return the multi-hot label (C,) float32 of each id, and print how many came from where.
+
+        Args:
+            ids: images; duplicates are read once.
+            listed_in: list that the ids are from.
+            failures: receives (id, message) of each image without a usable label; without it they raise one UserError.
+            labels_path: .csv or .npy to read in place of the dataset's own; images that it lacks are read from their XML.
+        """
+        labels_path = Path(labels_path or self.labels_path(listed_in))
+        table = read_label_table(labels_path, self.classes, self.ignore_foreign)
+        labels: dict[str, np.ndarray] = {}
+        problems = []
+        for image_id in dict.fromkeys(ids):
+            try:
+                labels[image_id] = self._image_label(image_id, table, labels_path)
+            except UserError as error:
+                problems.append((image_id, str(error)))
+        if failures is None:
+            report_problems(problems, [*labels, *dict(problems)], None, "labelled")
+        else:
+            failures += problems
+        if is_main_process():
+            counts = Counter(labels_path if image_id in table else self._annotations.folder for image_id in labels)
+            print(
+                "labels:", ", ".join(f"{number} from {place}" for place, number in counts.items()) or "none", flush=True
+            )
+        return labels
+
+    def _image_label(self, image_id: str, table: dict[str, np.ndarray], labels_path: Path) -> np.ndarray:
+        """Return the image's label from the table, else from its XML."""
+        if image_id in table:
+            return check_label(table[image_id], len(self.classes), f"{labels_path}, {image_id}")
+        path = self.annotation_path(image_id)
+        if not path.is_file():
+            lacks = "does not hold it" if labels_path.exists() else "does not exist"
+            raise UserError(
+                f"no label for {image_id}: {labels_path} {lacks}, nor does {path}. Is the id right? {PREPARE}"
+            )
+        return read_annotation(path, self.ignore_foreign, self.classes)
+
+
+def check_root(root: str | Path, need_photos: bool = True) -> None:
+    """Raise UserError if `root` is no folder or, with `need_photos`, has no JPEGImages."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"--voc12_root {root}: no such folder{nearest_path(root)}")
+    if need_photos and not (root / "JPEGImages").is_dir():
+        raise UserError(f"--voc12_root {root} holds no JPEGImages: {deeper_root(root)}")
+
+
+def deeper_root(root: Path, otherwise: str = "give the folder VOC2012 of the devkit") -> str:
+    """Return a question that names VOC2012 below `root` if it is there, or `otherwise`."""
+    deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
+    return f"did you mean {deeper}?" if deeper else otherwise
+
+
+def check_inputs(
+    ids: Collection[str], files: Sequence[Files], check: Callable[[str], object] | None = None
+) -> list[tuple[str, str]]:
+    """Return (id, message) of each image with an unusable file: missing, twice, empty, truncated, of another format or size.
+
+    Sizes are those of the upright images, read from their headers: 0.1 ms a file. Only the main process reads; all get its result.
+
+    Args:
+        ids: images; duplicates are checked once.
+        files: kinds of files that each image needs, all of one size. UserError if the folder of one holds no such file.
+        check: further check of an image, which raises UserError.
+    """
+
+    def problem(image_id: str) -> str | None:
+        try:
+            _check_files(image_id, files)
+            if check is not None:
+                check(image_id)
+        except UserError as error:
+            return str(error)
+        return None
+
+    found: list[tuple[str, str]] | UserError = []
+    if is_main_process() and ids:
+        try:
+            for one in files:
+                one.check()
+            unique = list(dict.fromkeys(ids))
+            with ThreadPoolExecutor(4) as pool:
+                messages = tqdm(pool.map(problem, unique), "checking", len(unique), unit="photo", disable=None)
+                found = [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
+        except UserError as error:
+            found = error
+    found = from_main(found)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def _check_files(image_id: str, files: Sequence[Files]) -> None:
+    """Raise UserError naming the first of the image's files that cannot be used."""
+    first = None
+    for one in files:
+        path = one.find(image_id)
+        if one.formats is None:
+            if not path.exists():
+                raise UserError(f"{one.what} {path} does not exist")
+            if path.is_file() and path.stat().st_size == 0:
+                raise UserError(f"{one.what} {path} is empty (0 bytes): copy or make it again")
+            continue
+        height, width = size_of(path, one.what, one.formats)
+        first = first or (one.what, height, width)
+        if (height, width) != first[1:]:
+            remedy = "resize it" if one.formats == PHOTO_FORMATS else "resize it by nearest neighbour"
+            sizes = f"{width}x{height} pixels, its {first[0]} {first[2]}x{first[1]}"
+            raise UserError(f"{one.what} {path} is {sizes}: {remedy}")
+
+
+def report_problems(
+    problems: Sequence[tuple[str, str]], ids: Sequence[str], skip_errors: bool | None, what: str
+) -> list[str]:
+    """Return the ids that are left without those of `problems`, (id, message), which are printed to stderr.
+
+    UserError if there are problems and `skip_errors` is not set, or no id is left.
+
+    Args:
+        skip_errors: flag of the script; None if it has none.
+        what: participle of what cannot be done with them, such as "labelled".
+    """
+    bad = dict(problems)
+    left = [image_id for image_id in ids if image_id not in bad]
+    if bad and not (skip_errors and left):
+        remedy = "; --skip_errors skips them" if skip_errors is not None and left else ""
+        first = next(iter(bad.values()))
+        if len(ids) == 1:
+            raise UserError(first)
+        number = f"{len(bad)} of {len(left) + len(bad)} images"
+        raise UserError(f"{number} cannot be {what} ({summarize_ids(list(bad))}), the first: {first}{remedy}")
+    if is_main_process():
+        for image_id, message in bad.items():
+            print(f"skipped {image_id}: {message}", file=sys.stderr)
+    return left
+
+
+def _normal(image_id: str) -> str:
+    """Return one spelling of letters with accents, which file systems write differently."""
+    return unicodedata.normalize("NFC", image_id)
