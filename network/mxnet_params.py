@@ -1,4 +1,4 @@
-"""Reads MXNet's `.params` (NDArray list) files without MXNet: ImageNet weights of ResNet-38 are published as one.
+"""Read MXNet's `.params` (NDArray list) files without MXNet: ImageNet weights of ResNet-38 are published as one.
 
 Little-endian. u64 0x112, u64 0, u64 number of arrays; each array; u64 number of names; each name: u64 length, bytes.
 An array has one of three layouts, by its first u32 (`NDArray::Save` of MXNet 1.x, 1.0 and 0.x):
@@ -20,15 +20,17 @@ import torch
 from torch import Tensor
 
 from tool.cli import UserError
-from tool.weight_file import MXNET, open_weights
+from tool.torch_file import MXNET, open_weights
 
-_DTYPES = {code: np.dtype(name) for code, name in enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8"))}
-_MAGIC_1_0, _MAGIC_1_X, _MAGIC_NUMPY_SHAPES = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-_MAX_NDIM = 32
+_DTYPES = [np.dtype(name) for name in ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")]  # by MXNet's number
+_MAGIC_1_0, _MAGIC_1_X = 0xF993FAC8, 0xF993FAC9
 
 _BLOCK = re.compile(r"(arg:res|arg:bn|aux:bn)([2-7])(a|b[1-5])_(branch1|branch2a|branch2b[12])_(\w+)")
-_WEIGHTS = {"arg:res": {"weight": "weight"}, "arg:bn": {"gamma": "weight", "beta": "bias"}}
-_WEIGHTS["aux:bn"] = {"moving_mean": "running_mean", "moving_var": "running_var"}
+_WEIGHTS = {
+    "arg:res": {"weight": "weight"},
+    "arg:bn": {"gamma": "weight", "beta": "bias"},
+    "aux:bn": {"moving_mean": "running_mean", "moving_var": "running_var"},
+}
 _SINGLE = {"arg:conv1a_weight": "conv1a.weight"}
 for _kind in ("arg:bn", "aux:bn"):
     _SINGLE |= {f"{_kind}7_{theirs}": f"bn7.{ours}" for theirs, ours in _WEIGHTS[_kind].items()}
@@ -36,120 +38,84 @@ _DROPPED = {"arg:linear1000_weight", "arg:linear1000_bias"}  # the 1000-way Imag
 
 
 def read_params(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays of a `.params` file by their names in it, such as "arg:conv1a_weight".
+    """Return the arrays of a `.params` file by their names in it, such as "arg:conv1a_weight".
 
-    The arrays are read-only and lie in the file, which is mapped, not read. Every length is held against the bytes that
-    are left before it is used. Raises UserError: no such file, another kind of file, a truncated or a damaged one.
+    The arrays are read-only views of the file, which is mapped. UserError: missing, another format, truncated, damaged.
     """
     file, kind = open_weights(path)
     with file:
         if kind != MXNET:
-            raise UserError(f"{path} is not an MXNet .params file: it is {kind}")
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            raise UserError(f"{path}: no MXNet .params file, but {kind}")
+        reader = _Reader(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
-        return _Reader(data).read()
-    except ValueError as error:
-        raise UserError(f"{path} is a truncated or damaged .params file: {error}") from None
+        _, _, count = reader.take("<QQQ")
+        arrays = [reader.array() for _ in range(count)]
+        names = [reader.name() for _ in range(*reader.take("<Q"))]
+        if reader.position != len(reader.data):
+            raise ValueError("bytes follow its end")
+        return dict(zip(names, arrays, strict=True))
+    except (struct.error, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: truncated or damaged .params file ({error}). Copy or download it again") from None
 
 
-def to_resnet38d(raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Tensors of `ResNet38d` (float32, CPU, own memory) from the arrays of the ImageNet ResNet-38.
+def to_resnet38d(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of `ResNet38d` (float32, CPU, own memory) from the arrays of the ImageNet ResNet-38.
 
     "arg:res4b3_branch2b1_weight" becomes "b4_3.conv_branch2b1.weight", "aux:bn2a_branch2a_moving_var" becomes
-    "b2.bn_branch2a.running_var"; the 1000-way classifier is dropped. Raises UserError on any other name.
+    "b2.bn_branch2a.running_var"; the 1000-way classifier is dropped. UserError, naming `path`: any other name.
     """
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which `load_weights` refuses by name
-        ours = {_our_name(name): array.astype(np.float32) for name, array in raw.items() if name not in _DROPPED}
-    return {name: torch.from_numpy(array) for name, array in ours.items()}
+    tensors = {}
+    for name, array in arrays.items():
+        if name in _DROPPED:
+            continue
+        ours = _SINGLE.get(name) or _block_name(name)
+        if ours is None:
+            raise UserError(f"{path}: {name!r} is no tensor of the ImageNet ResNet-38. Give that network's .params")
+        with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which `load_weights` refuses
+            tensors[ours] = torch.from_numpy(array.astype(np.float32))
+    return tensors
 
 
-def _our_name(name: str) -> str:
-    if name in _SINGLE:
-        return _SINGLE[name]
+def _block_name(name: str) -> str | None:
+    """Return the name in `ResNet38d` of a tensor of one of the blocks."""
     match = _BLOCK.fullmatch(name)
     if match is None or match[5] not in _WEIGHTS[match[1]]:
-        raise UserError(
-            f"{name[:80]!r} is not a tensor of the ImageNet ResNet-38; --weights takes that network's .params"
-        )
-    kind, stage, block, branch, what = match.groups()
+        return None
+    kind, stage, block, branch, tensor = match.groups()
     block = f"b{stage}" if block == "a" else f"b{stage}_{block[1:]}"
     layer = "conv" if kind == "arg:res" else "bn"
-    return f"{block}.{layer}_{branch}.{_WEIGHTS[kind][what]}"
+    return f"{block}.{layer}_{branch}.{_WEIGHTS[kind][tensor]}"
 
 
 class _Reader:
-    """Goes through the file once. ValueError says what is wrong and where."""
+    """Position in a file's bytes, read from start to end. ValueError or struct.error: the bytes cannot be right."""
 
     def __init__(self, data: mmap.mmap):
-        self.data, self.at, self.what = data, 0, "its header"
-
-    def read(self) -> dict[str, np.ndarray]:
-        _, _, count = self.take("<QQQ")
-        if count == 0:
-            raise ValueError("it holds no arrays")
-        arrays = []
-        for index in range(count):
-            self.what = f"array {index + 1} of {count}"
-            arrays.append(self.array())
-        self.what = "the list of names"
-        if (names := self.take("<Q")[0]) != count:
-            raise ValueError(f"it has {count} arrays but {names} names")
-        named: dict[str, np.ndarray] = {}
-        for array in arrays:
-            name = self.name()
-            if name in named:
-                raise ValueError(f"the name {name[:80]!r} occurs twice")
-            named[name] = array
-        if self.at != len(self.data):
-            raise ValueError(f"{len(self.data) - self.at} bytes follow its end")
-        return named
-
-    def need(self, count: int) -> None:
-        if (left := len(self.data) - self.at) < count:
-            raise ValueError(f"{self.what} needs {_short(count)} bytes at byte {self.at}, where {left} are left")
+        self.data, self.position = data, 0
 
     def take(self, layout: str) -> tuple[Any, ...]:
-        size = struct.calcsize(layout)
-        self.need(size)
-        self.at += size
-        return struct.unpack_from(layout, self.data, self.at - size)
+        values = struct.unpack_from(layout, self.data, self.position)
+        self.position += struct.calcsize(layout)
+        return values
 
     def array(self) -> np.ndarray:
-        dim = "q"
+        side = "q"
         (ndim,) = self.take("<I")
         if ndim == _MAGIC_1_X:
             storage, ndim = self.take("<iI")
             if storage != 0:
-                raise ValueError(f"{self.what} is sparse (storage type {storage}); only dense ones are read")
+                raise ValueError("sparse arrays are not supported")
         elif ndim == _MAGIC_1_0:
             (ndim,) = self.take("<I")
-        elif ndim == _MAGIC_NUMPY_SHAPES:
-            raise ValueError(f"{self.what} was saved under MXNet's numpy shapes, which are not read")
         else:
-            dim = "I"
-        if not 1 <= ndim <= _MAX_NDIM:
-            raise ValueError(f"{self.what} claims {ndim} dimensions")
-        shape = self.take(f"<{ndim}{dim}")
-        if min(shape) < 1:
-            raise ValueError(f"{self.what} claims the shape {shape}")
-        _, _, code = self.take("<iii")
-        if code not in _DTYPES:
-            raise ValueError(f"{self.what} claims the value type {code}, where 0 to 6 are known")
-        dtype, count = _DTYPES[code], math.prod(shape)
-        self.need(count * dtype.itemsize)
-        array = np.frombuffer(self.data, dtype, count, self.at).reshape(shape)
-        self.at += array.nbytes
+            side = "I"
+        *shape, _, _, code = self.take(f"<{ndim}{side}iii")
+        if min(shape, default=0) < 1 or not 0 <= code < len(_DTYPES):
+            raise ValueError(f"array of shape {shape} and type {code}")
+        array = np.frombuffer(self.data, _DTYPES[code], math.prod(shape), self.position).reshape(shape)
+        self.position += array.nbytes
         return array
 
     def name(self) -> str:
         (length,) = self.take("<Q")
-        self.need(length)
-        self.at += length
-        try:
-            return self.data[self.at - length : self.at].decode("utf-8")
-        except UnicodeDecodeError:
-            raise ValueError("a name is not text") from None
-
-
-def _short(count: int) -> str:
-    return str(count) if count < 2**63 else "more than 2^63"
+        return self.take(f"<{length}s")[0].decode()

