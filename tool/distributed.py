@@ -1,4 +1,4 @@
-"""Several processes under torchrun: who am I, and where do I compute. Without torchrun everything is rank 0 of 1."""
+"""Device and process group of a script, also under torchrun. Without torchrun there is one process, rank 0."""
 
 import contextlib
 import hashlib
@@ -15,107 +15,121 @@ from torch.nn.parallel import DistributedDataParallel
 from tool.cli import UserError
 from tool.memory import keep_freed_memory
 
-# Words of the errors that Gloo and NCCL raise in the processes that are left when one has ended.
+# Words in the errors that Gloo and NCCL raise when another rank has ended.
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
 
 
-def setup(device: str | None, apart: bool = False) -> tuple[torch.device, int, int]:
-    """Join the process group if torchrun started this process, choose the device and make it ready.
+def setup(device: str | None, independent: bool = False, apart: bool = False) -> tuple[torch.device, int, int]:
+    """Choose the device, make it ready, and join the process group if torchrun started this process.
 
     Args:
-        device: as given by `--device`: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
-        apart: the processes work by themselves and only meet at the end, where some wait long for the others.
+        device: value of `--device`: "cpu", "cuda" or "cuda:1"; None takes a GPU if there is one.
+        independent: the ranks share no steps and only meet at the end, where some wait long for others.
 
     Returns:
-        The device, this process's rank, and the number of processes.
+        device, rank, number of processes
 
     Raises:
-        UserError: on a device that is not there, or where the processes don't find each other.
+        UserError: no such device, or no process group.
     """
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise UserError(f"--device {device}: not a device; use cpu, cuda or cuda:0") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {device}: computes on cpu, cuda or cuda:N only")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
+    chosen = _choose_device(device)
+    world = int(os.environ.get("WORLD_SIZE", 1))
     if chosen.type == "cpu":
         keep_freed_memory()
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if chosen.type == "cuda":
-        if world > 1 and chosen.index is not None:
-            raise UserError(
-                f"--device {device}: under torchrun each process takes the GPU of its rank; use --device cuda"
-            )
-        local = chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", 0))
-        if local >= torch.cuda.device_count():
-            raise UserError(f"GPU {local} asked for, but only {torch.cuda.device_count()} are visible")
-        chosen = torch.device("cuda", local)
-        torch.cuda.set_device(chosen)
+    else:
+        chosen = _take_gpu(chosen, world)
     if world == 1:
         return chosen, 0, 1
     try:
-        if apart:
+        if independent or apart:
             dist.init_process_group("gloo", timeout=timedelta(days=7))
         elif chosen.type == "cuda":
             dist.init_process_group("nccl", device_id=chosen)
         else:
             dist.init_process_group("gloo")
     except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"the {world} processes don't find each other ({_line(error)}); start them with torchrun"
-        ) from error
+        problem = f"could not form a process group of {world} ({_first_line(error)})"
+        raise UserError(f"{problem}. Start the processes with torchrun.") from error
     return chosen, dist.get_rank(), dist.get_world_size()
+
+
+def _choose_device(device: str | None) -> torch.device:
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"--device {device}: not a device. Use cpu, cuda or cuda:0.") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: not supported. Use cpu, cuda or cuda:0.")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {device}: this PyTorch sees no GPU. Use --device cpu.")
+    return chosen
+
+
+def _take_gpu(chosen: torch.device, world: int) -> torch.device:
+    """Return the GPU of this rank on its machine, or the one that the user chose."""
+    if world > 1 and chosen.index is not None:
+        raise UserError(f"--device {chosen}: torchrun gives each rank a GPU of its own. Use --device cuda.")
+    index = chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+    if index >= torch.cuda.device_count():
+        raise UserError(f"--device cuda:{index}: only {torch.cuda.device_count()} GPUs are visible")
+    torch.cuda.set_device(gpu := torch.device("cuda", index))
+    return gpu
 
 
 @contextlib.contextmanager
 def translate_errors(remedy: str) -> Iterator[None]:
-    """Turn what PyTorch raises when memory runs out, or when another process has ended, into a UserError.
+    """Raise UserError in place of PyTorch's errors about lack of memory or a lost rank.
 
     Args:
-        remedy: against lack of memory.
+        remedy: what to do against lack of memory.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            raise UserError(f"out of memory ({_line(error, 'allocate')}); {remedy}") from error
+            raise UserError(f"out of memory ({_first_line(error, 'allocate')}); {remedy}") from error
         lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
         if dist.is_initialized() and lost:
             raise UserError(
-                f"process {dist.get_rank()} lost another one; its own message, if it left one, says why"
+                f"rank {dist.get_rank()}: lost connection to another rank, whose message may say why"
             ) from error
         raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, a GPU's or the machine's."""
+    """Return whether an error means lack of memory, a GPU's or the machine's."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _line(error: BaseException, word: str = "") -> str:
-    """The first line of an error that holds the word, shortened; its type's name where there is none."""
+def _first_line(error: BaseException, word: str = "") -> str:
+    """Return the first line of an error that holds `word`, shortened, or the name of the error's type."""
     lines = (line.strip() for line in str(error).splitlines() if word in line)
     return next(filter(None, lines), type(error).__name__)[:200]
 
 
 def cores() -> int:
-    """CPU cores for this process: those that it may use, shared with the other processes of this machine."""
+    """Return the number of CPU cores for this process: its share of those it may use on this machine."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make what a step draws at random (dropout) a function of these three, so that no random state has to be saved."""
+    """Seed PyTorch's generators (dropout) by these three numbers, so that resume needs no random state."""
     mixed = int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:7], "little")
     torch.manual_seed(mixed)
     for index, generator in enumerate(torch.cuda.default_generators):  # none before a GPU is used
         generator.manual_seed(mixed + index)  # DataParallel's replicas must not repeat each other
 
 
+def accumulating(model: torch.nn.Module, until: bool) -> contextlib.AbstractContextManager:
+    """Return the context of a micro-batch's backward pass; ranks exchange gradients in the last one (`until`)."""
+    if isinstance(model, DistributedDataParallel) and not until:
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
 def all_reduce_max(value: int, device: torch.device) -> int:
-    """The highest of the processes' values, in all of them."""
+    """Return the largest of all ranks' values."""
     if not dist.is_initialized():
         return value
     tensor = torch.tensor(value, device=device)
@@ -123,22 +137,15 @@ def all_reduce_max(value: int, device: torch.device) -> int:
     return int(tensor)
 
 
-def accumulating(model: torch.nn.Module, until: bool) -> contextlib.AbstractContextManager:
-    """The context of one of several backward passes: the processes share their gradients in the last one, where `until` holds."""
-    if isinstance(model, DistributedDataParallel) and not until:
-        return model.no_sync()
-    return contextlib.nullcontext()
-
-
 def all_reduce_sum(value: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes."""
+    """Return the sum of all ranks' tensors, computed in place."""
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all processes, by rank, in all of them."""
+    """Return the values of all ranks, in their order."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
@@ -147,12 +154,12 @@ def gather(value: Any) -> list[Any]:
 
 
 def world_size() -> int:
-    """How many there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def barrier() -> None:
-    """Wait for all processes."""
+    """Wait for all ranks."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -164,6 +171,6 @@ def cleanup() -> None:
 
 
 def describe(device: torch.device, world: int) -> str:
-    """One line for the log: device, processes, host."""
+    """Return a line for the log: device, host, number of processes, PyTorch's version."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return f"{name} on {socket.gethostname()}, {world} process{'es' if world > 1 else ''}, torch {torch.__version__}"

@@ -1,9 +1,11 @@
-"""Files written whole or not at all, and .npy dicts."""
+"""Atomic writing of files, backups, and `.npy` dicts."""
 
 import contextlib
+import itertools
 import os
 import pickle
 import re
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,19 +14,23 @@ from typing import IO, Any
 import numpy as np
 
 from tool.cli import UserError
-from tool.npy_dict import read_pickled_dict
 
 # Part of a temporary file's name: on a shared disk a process number says nothing about other machines.
 HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:30] or "host"
-_DICT_HEADER = b"{'descr':'|O','fortran_order':False,'shape':(),}"  # in every numpy; compared rather than evaluated
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a hidden temporary file beside `path`, which becomes `path` when the block ends without an error.
+    """Open a hidden temporary file that replaces `path` when the block ends without an error.
 
-    `mode` is "wb" or "w" (UTF-8). On any error the temporary file is removed and what `path` held before stays.
-    Raises UserError where the file cannot be written (no folder, no permission, disk full).
+    On an error the temporary file is removed and `path` keeps its contents.
+
+    Args:
+        path: file to write.
+        mode: "wb" or "w" (UTF-8).
+
+    Raises:
+        UserError: the file cannot be written (no folder, no permission, disk full).
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -44,7 +50,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def check_writable(path: str | Path) -> None:
-    """UserError where `atomic_write` would fail now. Nothing is left behind, and what `path` holds stays."""
+    """Raise UserError if `atomic_write` would fail now. The contents of `path` do not change."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -57,31 +63,30 @@ def check_writable(path: str | Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Where the contents of `path` are written before it gets them."""
     return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files in `folder` whose writers, on this machine, were killed; those of running ones stay."""
+    """Remove temporary files in `folder` that killed processes of this machine left; keep those of running ones."""
     for path in Path(folder).glob(f".*.{HOST}.*.tmp"):
         match = re.fullmatch(rf"\..+\.{HOST}\.([0-9]{{1,9}})\.tmp", path.name)
-        if match and not _runs(int(match[1])):
-            with contextlib.suppress(OSError):  # it does no harm, and who may not remove it may not write either
+        if match and not _is_running(int(match[1])):
+            with contextlib.suppress(OSError):  # harmless, and a folder without permission fails at the first write
                 path.unlink()
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # another user's process
         return True
     return True
 
 
 def make_folder(path: str | Path) -> Path:
-    """Create the folder `path` with its parents where it is missing; raise UserError where that is impossible."""
+    """Create the folder `path` and its parents if missing and return it; raise UserError if that is impossible."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -90,33 +95,115 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+def back_up(path: str | Path, copy: bool = False) -> Path | None:
+    """Rename a file or folder to the first free `<path>.1`, `<path>.2`, ... and return the new path.
+
+    Args:
+        path: file or folder; if it is missing or an empty folder, None is returned.
+        copy: copy a file instead of renaming it; an older backup with the same bytes is enough.
+
+    Raises:
+        UserError: it cannot be renamed or copied.
+    """
+    path = Path(path)
+    try:
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return None
+        for number in itertools.count(1):
+            backup = path.with_name(f"{path.name}.{number}")
+            if copy and backup.is_file() and backup.read_bytes() == path.read_bytes():
+                return backup
+            if not backup.exists():
+                break
+        if not copy:
+            return path.rename(backup)
+        with open(path, "rb") as source, atomic_write(backup) as target:
+            shutil.copyfileobj(source, target)
+        return backup
+    except OSError as error:
+        raise UserError(f"{path}: cannot be backed up ({error.strerror or error})") from error
+
+
 def save_npy_dict(path: str | Path, mapping: Mapping[int, np.ndarray] | Mapping[str, np.ndarray]) -> None:
-    """Write a dict of arrays as this family of repositories does: `np.load(path, allow_pickle=True).item()` reads it."""
+    """Write a dict of arrays that `np.load(path, allow_pickle=True).item()` reads, the format of PSA, SEAM and IRN."""
     with atomic_write(path) as file:
         np.save(file, np.array(dict(mapping), dtype=object), allow_pickle=True)
 
 
 def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
-    """Read a dict of arrays saved with np.save (numpy 1 or 2, pickle protocols 2 to 5). Nothing in the file can run.
+    """Load a dict of arrays saved with np.save by numpy 1 or 2, pickle protocols 2 to 5. No code in the file can run.
 
-    Keys are int or str, values numeric arrays, C-ordered, in native byte order, most of them read-only. Raises UserError
-    naming the file where it is missing or anything but such a dict.
+    Returns:
+        int or str keys -> numeric arrays, C-ordered, in native byte order, possibly read-only.
+
+    Raises:
+        UserError: the file is missing or holds anything else.
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(10)
-            header = file.read(int.from_bytes(head[8:], "little"))
-            if head[:8] != b"\x93NUMPY\x01\x00" or b"".join(header.split()) != _DICT_HEADER:
-                raise ValueError("its header is not that of a saved dict")
-            return read_pickled_dict(file)
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0) or np.lib.format.read_array_header_1_0(file) != ((), False, np.dtype(object)):
+                raise ValueError("its header is that of another kind of array")
+            mapping = getattr(_ArrayUnpickler(file).load(), "value", None)
+        if not isinstance(mapping, dict) or any(type(key) not in (int, str) for key in mapping):
+            raise ValueError("it holds no dict with integers or strings as keys")
+        arrays = {key: getattr(stored, "value", None) for key, stored in mapping.items()}
+        numeric = {key: array for key, array in arrays.items() if isinstance(array, np.ndarray)}
+        if len(numeric) < len(arrays):
+            raise ValueError("a value of the dict is not a numeric array")
+        return numeric
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is not a dict of arrays saved with np.save: {reason}") from error
-    except (EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is truncated or damaged: its pickle ends early or is malformed") from error
-    except MemoryError as error:
-        raise UserError(f"{path} is damaged, or needs more memory than there is") from error
-    except Exception as error:  # whatever else foreign contents raise
-        raise UserError(f"{path} is not a dict of arrays saved with np.save: its pickle is malformed") from error
+    except (EOFError, pickle.UnpicklingError, MemoryError) as error:
+        raise UserError(f"{path}: truncated or damaged. Copy or make it again.") from error
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: not a dict of arrays saved with np.save ({reason})") from error
+
+
+class _StoredDtype:
+    """Stand-in for numpy.dtype: a real one could be given flags that make bytes of the file addresses of objects."""
+
+    def __init__(self, code: str) -> None:
+        self.dtype = np.dtype("" + code)  # text only
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _StoredArray:
+    """Stand-in for numpy.ndarray: a numeric array, or the dict in the 0-d object array that np.save makes of it."""
+
+    value: Any = None
+
+    def __setstate__(self, state: tuple) -> None:
+        shape, stored, fortran, data = state[-4:]
+        if isinstance(data, list):
+            self.value = data[0]
+        else:
+            self.fill(data, stored, shape, "F" if fortran else "C")
+
+    def fill(self, data: bytes, stored: _StoredDtype, shape: tuple, order: Any) -> "_StoredArray":
+        if stored.dtype.kind not in "biuf":
+            raise ValueError(f"arrays of type {stored.dtype.str[:20]!r} are not numeric")
+        array = np.ndarray(shape, stored.dtype, data, order=order)
+        self.value = np.asarray(array, stored.dtype.newbyteorder("="), order="C")
+        return self
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a harmless stand-in for each name in such a pickle, made afresh so that the file can change none."""
+        stand_ins = {
+            "numpy.ndarray": None,  # an argument of _reconstruct
+            "numpy.dtype": lambda code, *_: _StoredDtype(code),
+            "numpy.core.multiarray._reconstruct": lambda *_: _StoredArray(),
+            "numpy.core.multiarray.scalar": lambda stored, data: np.frombuffer(data, stored.dtype)[0].item(),
+            "numpy.core.numeric._frombuffer": lambda *state: _StoredArray().fill(*state),
+            "_codecs.encode": lambda text, _: text.encode("latin1"),  # bytes in protocol 2
+            "__builtin__.bytes": lambda: b"",  # empty bytes in protocol 2
+        }
+        full_name = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # numpy 2 -> 1
+        if full_name not in stand_ins:
+            raise ValueError(f"it asks for {full_name[:80]!r}, which could run code")
+        return stand_ins[full_name]

@@ -1,22 +1,114 @@
-"""DataLoaders whose failures reach the user as one line."""
+"""Reading ahead in other processes: a DataLoader for trainings, `read_ahead` for inference."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tool.cli import UserError
+from tool.workers import end_with_parent
+
+_REMEDY = "Lower --num_workers (0: no processes) and rerun."
 
 
-def make_loader(dataset: Dataset, batches: Iterable[list[int]], num_workers: int, pin_memory: bool) -> DataLoader:
-    """A DataLoader over index batches that draws nothing from the global random state and shows errors as they are."""
+class Items(Protocol):
+    """A map-style dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+def read_ahead(dataset: Items, num_workers: int, pin_memory: bool) -> Iterator[Any]:
+    """Yield dataset[i] for all i in order, read ahead by `num_workers` processes; 0 reads in this process.
+
+    Each process reads every num_workers-th item and has one ready. Items go through pipes: /dev/shm, which PyTorch's
+    DataLoader uses, has 64 MB in containers. A pipe of its own for each shows at once when a process was killed.
+
+    Args:
+        dataset: items of tensors, numpy arrays and other values in tuples, lists and dicts.
+        num_workers: number of processes.
+        pin_memory: yield tensors in pinned memory, for faster copies to a GPU.
+
+    Yields:
+        dataset[i], arrays as tensors; a UserError object for an item that raised it.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    num_workers = min(num_workers, len(dataset))
+    readers = [_Reader(dataset, first, num_workers) for first in range(num_workers)]
+    try:
+        for index in range(len(dataset)):
+            item = readers[index % num_workers].next_item() if readers else _read(dataset, index)
+            tensors = tree_map_only(np.ndarray, torch.from_numpy, item)
+            yield tree_map_only(Tensor, Tensor.pin_memory, tensors) if pin_memory else tensors
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+class _Reader:
+    """A process that reads every `step`-th item from `first`."""
+
+    def __init__(self, dataset: Items, first: int, step: int) -> None:
+        context = get_context("fork" if sys.platform == "linux" else "spawn")
+        self.connection, sender = context.Pipe(duplex=False)
+        arguments = (dataset, first, step, sender, os.getpid())
+        self.process = context.Process(target=_send_items, args=arguments, daemon=True)  # type: ignore[attr-defined]
+        self.process.start()
+        sender.close()  # the process has the only one, so that its death is the end of the pipe
+
+    def next_item(self) -> Any:
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError) as error:
+            problem = "a process that reads photos was killed; memory may be full"
+            raise UserError(f"--num_workers: {problem}. {_REMEDY}") from error
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _send_items(dataset: Items, first: int, step: int, sender: Connection, parent: int) -> None:
+    """Send items as numpy arrays, one at a time: `send` waits until the other end takes it."""
+    end_with_parent(parent)
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+    for index in range(first, len(dataset), step):
+        sender.send(tree_map_only(Tensor, Tensor.numpy, _read(dataset, index)))
+
+
+def _read(dataset: Items, index: int) -> Any:
+    try:
+        return dataset[index]
+    except UserError as error:
+        return error
+
+
+def items(dataset: Items, num_workers: int, pin_memory: bool, go_on: bool = False) -> Iterator[Any]:
+    """Old name of `read_ahead`, until pseudo_label/inference.py has moved."""
+    return read_ahead(dataset, num_workers, pin_memory)
+
+
+ItemDataset = Items
+
+
+def make_loader(dataset: Any, batches: Iterable[list[int]], num_workers: int, pin_memory: bool) -> DataLoader:
+    """Return a DataLoader over batches of indices that draws nothing from the global random state."""
     return DataLoader(
-        Reporting(dataset),
+        _UserErrorsAsItems(dataset),
         batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -26,93 +118,11 @@ def make_loader(dataset: Dataset, batches: Iterable[list[int]], num_workers: int
     )
 
 
-class Killed(UserError):
-    """A process that reads items was killed."""
-
-
-class ItemDataset(Protocol):
-    """A map-style dataset that knows how many items it has, and what stands in place of one that cannot be read."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Any: ...
-
-    def lost(self, index: int, error: UserError) -> Any: ...
-
-
-def items(dataset: ItemDataset, num_workers: int, pin_memory: bool, go_on: bool = False) -> Iterator:
-    """The items of a dataset, in order, read by processes beside this one. UserError: as `batches`.
-
-    What has no room in /dev/shm, through which the processes hand over tensors, is read in this process. (Containers have 64 MB.)
-    Where `go_on` is set and a process was killed, the items that were under way are read one by one, and the one at which a process
-    is killed again is the dataset's `lost`.
-    """
-    at, careful = 0, 0  # the next item; up to `careful` they are read one by one
-    warned = False
-    while at < len(dataset):
-        part = _Shared(dataset, range(at, careful if at < careful else len(dataset)))
-        workers, ahead = (1, 1) if at < careful else (min(num_workers, len(part)), 2)
-        loader = DataLoader(
-            part,
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=ahead if workers else None,
-            pin_memory=pin_memory,
-        )
-        try:
-            for item in batches(loader):
-                if isinstance(item, _NoRoom):
-                    if not warned:
-                        print(
-                            "note: /dev/shm is full, so photos are read one by one; a lower --num_workers needs less",
-                            flush=True,
-                        )
-                    warned, item = True, dataset[item.index]
-                yield item
-                at += 1
-        except Killed as error:
-            if not go_on:
-                raise Killed(f"{error} (--skip_errors goes on without a photo that needs too much)") from error
-            if at < careful:
-                yield dataset.lost(at, error)
-                at += 1
-            else:
-                careful = min(len(dataset), at + workers * ahead)
-
-
-@dataclass(frozen=True)
-class _NoRoom:
-    """In place of an item that could not be handed over."""
-
-    index: int
-
-
-class _Shared(Dataset):
-    """Items whose tensors already lie in shared memory: PyTorch would move them there in a thread, whose errors nobody sees."""
-
-    def __init__(self, dataset: ItemDataset, indices: range) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, number: int):
-        index = self.indices[number]
-        item = self.dataset[index]
-        try:
-            return tree_map_only(torch.Tensor, torch.Tensor.share_memory_, item) if get_worker_info() else item
-        except RuntimeError as error:
-            if _of_worker(error) is None:
-                raise
-            return _NoRoom(index)
-
-
 def batches(loader: DataLoader) -> Iterator:
-    """The loader's batches. UserError: what a worker could not read, or that a worker was killed."""
+    """Yield the batches of `make_loader`; raise UserError for what a worker could not read, or if one was killed."""
     iterator = iter(loader)
     if loader.num_workers and threading.current_thread() is threading.main_thread():
-        # PyTorch's handler raises an error in the midst of whatever runs when a worker dies. Without it the same error comes
-        # from `next`, at most 5 seconds later.
+        # PyTorch's handler would interrupt the training step; without it `next` raises the same error within 5 seconds.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while True:
         try:
@@ -120,50 +130,49 @@ def batches(loader: DataLoader) -> Iterator:
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError) as error:
-            if loader.num_workers and (reason := _of_worker(error)):
-                raise reason from error
-            raise
+            problem = _worker_problem(error) if loader.num_workers else None
+            if problem is None:
+                raise
+            raise UserError(f"--num_workers: {problem}. {_REMEDY}") from error
         if isinstance(batch, UserError):
             raise batch
         yield batch
 
 
-def _of_worker(error: Exception) -> UserError | None:
-    """What happened to a worker process; None where the error is of another kind."""
+def _worker_problem(error: Exception) -> str | None:
+    """Return what happened to a worker process, None if the error is of another kind."""
     message = str(error)
-    remedy = "lower --num_workers, or 0 for none"
     if "Too many open files" in message or "ancdata" in message:
-        return UserError(f"too many open files (`ulimit -n` raises the limit); {remedy}")
+        return "too many open files; `ulimit -n` raises the limit"
     if "shared memory" in message or "No space left" in message:
-        return UserError(f"the processes that read photos have no room left in /dev/shm; {remedy}")
-    # The connection breaks where a worker ends between announcing a batch and handing it over.
+        return "/dev/shm is full"
+    # The connection breaks if a worker ends between announcing a batch and sending it.
     broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and "Caught" not in message
     if broken or "exited unexpectedly" in message:
-        reason = f"a process that reads photos was killed ({message or 'no answer'})"
-        return Killed(f"{reason}; memory or /dev/shm may be full; {remedy}")
+        return "a process that reads photos was killed; memory or /dev/shm may be full"
     return None
 
 
-class Reporting(Dataset):
-    """Returns a UserError as the item that failed: raised in a worker it would arrive wrapped in a traceback."""
+class _UserErrorsAsItems(Dataset):
+    """A dataset that returns a UserError as the item: raised in a worker it would arrive wrapped in a traceback."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Items) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int):
-        try:
-            return self.dataset[index]
-        except UserError as error:
-            return error
+    def __getitem__(self, index: int) -> Any:
+        return _read(self.dataset, index)
 
 
-def _collate(items: list):
-    """The items as one batch, or the first UserError among them."""
+def _collate(items: list) -> Any:
+    """Return the items as one batch, or the first UserError among them."""
     return next((item for item in items if isinstance(item, UserError)), None) or default_collate(items)
 
 
 class StepBatches:
-    """Batches of positions for steps start..stop-1: step s takes positions s * batch_size onwards, shared out to the processes."""
+    """Batches of positions for steps start..stop-1.
+
+    Step s takes positions s * batch_size to (s + 1) * batch_size - 1; rank r of `world` takes every world-th, from r.
+    """
 
     def __init__(self, start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.start, self.stop, self.batch_size, self.rank, self.world = start, stop, batch_size, rank, world
