@@ -1,9 +1,9 @@
-"""A synthetic miniature of VOC12, laid out as the devkit, for trying the whole pipeline without any download.
+"""Draw a synthetic miniature of VOC12 in the devkit's layout, to try the whole pipeline without a download.
 
     python demo/draw.py --out demo_run --seed 0
 
 writes demo_run/VOC2012 with JPEGImages, SegmentationClass (255 on borders), Annotations, ImageSets and saliency.
-What the photos show is in `demo/scene.py`.
+See `demo/scene.py` for the photos.
 """
 
 import argparse
@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run as `python demo/draw.py`, Python looks for modules in demo/; ours are found from the repository's root.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository's root instead of demo/
 
 import cv2
 from PIL import Image
@@ -28,16 +27,16 @@ from tool.files import atomic_write, make_folder, remove_leftovers
 from tool.workers import WorkerPool
 from voc12.images import save_label
 
-RECIPE = 2  # raised whenever the same seed would give other pictures
+RECIPE = 2  # increased when the same seed gives other pictures
 
 
 def photo_id(number: int) -> str:
-    """Id of photo `number` (from 1): a VOC id of a year that VOC never had."""
+    """Return the id of photo `number` (from 1): a VOC id of a year that VOC never had."""
     return f"2099_{number:06d}"
 
 
 def annotation(image_id: str, sample: Sample) -> str:
-    """The devkit XML of a photo: its size and one object, with its box, per instance."""
+    """Return the devkit XML of a photo: its size, and an object with its box per instance."""
     height, width = sample.label.shape
     objects = "".join(
         f"\t<object>\n\t\t<name>{name}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
@@ -53,7 +52,7 @@ def annotation(image_id: str, sample: Sample) -> str:
 
 
 def write_sample(number: int, root: Path, seed: int, size: int) -> None:
-    """Draw photo `number` and write its four files under the devkit `root`, whose folders exist."""
+    """Draw photo `number` and write its four files to the existing folders of the devkit `root`."""
     cv2.setNumThreads(1)  # the processes share the cores
     sample = draw(seed, number, size)
     image_id = photo_id(number)
@@ -67,19 +66,19 @@ def write_sample(number: int, root: Path, seed: int, size: int) -> None:
 
 
 def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num_workers: int) -> Path:
-    """Write the whole set under `out`/VOC2012 and return that folder; nothing is done where it is complete already.
+    """Write the whole set to `out`/VOC2012 and return that folder; skip it if it is complete.
 
-    Raises UserError where the folder holds a set of other settings, which would mix.
+    Raises:
+        UserError: the folder holds anything else.
     """
     root = Path(out) / "VOC2012"
     settings = {"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size}
-    if _settings_of(root) not in (None, settings, settings | {"complete": True}):
-        raise UserError(f"{root} holds pictures of other settings; remove it, or choose another --out")
-    if _settings_of(root) == settings | {"complete": True}:
-        print(f"{root} is complete already: {train} training and {val} validation photos")
+    found = _read_settings(root)
+    if found == settings | {"complete": True}:
+        print(f"{root} is already complete")
         return root
-    if _settings_of(root) is None and root.exists() and any(root.iterdir()):
-        raise UserError(f"{root} holds files that are not of this command; choose another --out")
+    if found != settings and root.exists() and any(root.iterdir()):
+        raise UserError(f"{root}: holds files of another run. Remove it or choose another --out")
 
     for folder in ("JPEGImages", "SegmentationClass", "saliency", "Annotations", "ImageSets/Segmentation"):
         remove_leftovers(make_folder(root / folder))
@@ -91,9 +90,7 @@ def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num
             for _ in tqdm(pool.map(work, numbers), total=len(numbers), unit="photo"):
                 pass
         except BrokenProcessPool as error:
-            raise UserError(
-                "a process that draws was killed (out of memory?); lower --num_workers, run it again"
-            ) from error
+            raise UserError("--num_workers: a process was killed (out of memory?). Lower it and rerun") from error
     ids = [photo_id(number) for number in numbers]
     for name, part in (("train", ids[:train]), ("val", ids[train:]), ("trainval", ids)):
         with atomic_write(root / "ImageSets" / "Segmentation" / f"{name}.txt", "w") as file:
@@ -102,12 +99,10 @@ def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num
     return root
 
 
-def _settings_of(root: Path) -> dict | None:
-    """What an earlier call noted of the set in `root`; None where it noted nothing."""
-    try:
-        return json.loads((root / "synthetic.json").read_text())
-    except (OSError, ValueError):
-        return None
+def _read_settings(root: Path) -> dict | None:
+    """Return the settings of the set in `root`, None if there is no set."""
+    path = root / "synthetic.json"
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _write_settings(root: Path, settings: dict) -> None:
@@ -123,7 +118,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--train", type=cli.count(1), default=800, help="training photos")
     add("--val", type=cli.count(), default=100, help="validation photos")
     add("--size", type=cli.number(int, 64, 1024), default=128, help="long side of the photos in pixels, 64..1024")
-    add("--num_workers", type=cli.count(1), default=2, help="processes that draw")
+    add("--num_workers", type=cli.count(1), default=2, help="drawing processes")
     return parser
 
 

@@ -1,10 +1,9 @@
-"""EDAM on drawn pictures, from nothing: runs the project's own commands one after the other, and shows each.
+"""Run the whole pipeline on drawn pictures, without downloads: the project's own commands, each printed first.
 
     python demo/run.py --out demo_run
 
-draws a miniature of VOC12, trains, makes pseudo labels, evaluates them, and ends with a table (results.md) and a report for a browser
-(report.html). Interrupted, the same command goes on: finished steps are left out, the trainings resume. To start anew, remove the
-folder.
+draws a miniature of VOC12, trains, makes pseudo labels, evaluates them, and writes a table (results.md) and a report
+(report.html). Rerun to resume; remove the folder to start over.
 """
 
 import argparse
@@ -17,8 +16,7 @@ from pathlib import Path
 import torch
 
 if __name__ == "__main__":
-    # Run as `python demo/run.py`, Python looks for modules in demo/; ours are found from the repository's root.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository's root instead of demo/
 
 from experiment.chain import Plan, Words, command, launch, make_steps, session
 from experiment.report import write_report
@@ -29,16 +27,15 @@ from voc12.masks import OWN
 
 NETWORK = "network.resnet38_EDAM_tiny"
 POOLNET = "PoolNet"  # session
-PHOTOS = 200  # of the training list that are labelled and evaluated
-# Networks as small as these leave two threads waiting for each other: where no batch norm learns, two processes train them faster.
-# Sums are split among processes and threads, so another number gives another last digit: it is fixed for the table's sake.
-# A waiting thread looks for work during some 0.1 ms before it sleeps: to be woken takes longer than many an operation.
+PHOTOS = 200  # labelled and evaluated, of the training list
+# Two processes train these small networks faster than two threads. Other numbers would change the last digits of sums.
+# GOMP_SPINCOUNT: threads wait 0.1 ms before they sleep, since waking them takes longer than many an operation.
 PROCESSES, ENVIRONMENT = 2, {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "20000"}
 REMARK = "All photos are drawn. The published figures are of VOC12; its DeepLab-v2 saw 10582 photos, this one 200."
 
 
 def make_plan(out: Path, seed: int) -> Plan:
-    """The demo's experiment."""
+    """Return the demo's experiment."""
     root, lists = out / "VOC2012", out / "lists"
     labelled = lists / "labelled.txt"
     shorter = f"head -n {PHOTOS} {shlex.quote(str(lists / 'train.txt'))} > {shlex.quote(str(labelled))}"
@@ -69,7 +66,7 @@ def make_plan(out: Path, seed: int) -> Plan:
 
 
 def make_demo_steps(plan: Plan) -> list[Step]:
-    """All commands of the demo, in order."""
+    """Return all steps of the demo, in order."""
     draw = ("python", "demo/draw.py", "--out", plan.out, "--seed", plan.seed)
     pretrain: Words = ("python", "demo/pretrain.py", "--voc12_root", plan.root)
     pretrain = (*pretrain, "--image_list", plan.lists / "train_aug.txt", "--network", plan.edam, "--epochs", 14)
@@ -93,8 +90,8 @@ def make_demo_steps(plan: Plan) -> list[Step]:
 
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out", default="demo_run", type=Path, metavar="DIR", help="folder for all of it")
-    parser.add_argument("--seed", type=cli.count(), default=0, help="of the pictures, the weights and the training")
+    parser.add_argument("--out", default="demo_run", type=Path, metavar="DIR", help="output folder")
+    parser.add_argument("--seed", type=cli.count(), default=0, help="seed of pictures, weights and training")
     return parser
 
 
@@ -112,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, "interrupted; `make demo` goes on")
+    run_script(main, "interrupted; rerun `make demo` to resume")

@@ -1,8 +1,8 @@
-"""A synthetic photo of one to three objects, its label map and its saliency map (see `demo/draw.py`).
+"""Draw a synthetic photo of one to three objects with its label map and saliency map (see `demo/draw.py`).
 
-Each object has a *telling part*, a pattern in two colours that only its class has, and a larger *plain part* whose look
-is shared by a family of classes. A class map that marks what tells the class apart, the known failure of class maps,
-covers a third of the object. Backgrounds show the same colours, and the same patterns in other colours.
+An object has a *badge*, a pattern in two colours that only its class has, and a larger *body* that looks alike in a
+family of classes. A class map that marks only the discriminative part, a known failure, covers a third of the object.
+Backgrounds show the same colours, and the same patterns in other colours.
 """
 
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ from tool import VOID
 from voc12.classes import CLASSES
 
 OBJECTS_PER_PHOTO = (0.3, 0.42, 0.28)  # share of photos with 1, 2 and 3 objects
-SAME_CLASS_AGAIN = 0.12  # chance that a further object is of a class that the photo already shows
+SAME_CLASS_AGAIN = 0.12  # probability that a further object has the class of the first
 
 
 @dataclass
 class Thing:
-    """One object of a scene. `whole` and `telling` are coverages (H, W) in 0..1, as if nothing were in front of it."""
+    """Object of a scene, unoccluded. `whole` and `badge` are coverages float32 (H, W) in 0..1."""
 
     label: int
     whole: np.ndarray
-    telling: np.ndarray
+    badge: np.ndarray
     paint: np.ndarray  # (H, W, 3) float32
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo and what is known of it. `telling` marks the telling parts, which no file shows."""
+    """Photo with its ground truth."""
 
     image: np.ndarray  # uint8 (H, W, 3)
     label: np.ndarray  # uint8 (H, W): 0, class + 1, or 255 on borders
     saliency: np.ndarray  # uint8 (H, W)
-    telling: np.ndarray  # bool (H, W)
+    badge: np.ndarray  # bool (H, W): the badges, which no file holds
     objects: tuple[tuple[str, int, int, int, int], ...]  # class name, xmin, ymin, xmax, ymax (from 1, inclusive)
 
 
 def background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A cluttered ground: float32 (H, W, 3), and one of its patches (H, W) in 0..1 that may catch the eye."""
+    """Return a cluttered background, float32 (H, W, 3), and the coverage (H, W) of a conspicuous patch of it."""
     x, y = shapes.grid(height, width)
     unit = max(height, width) / 128
     hue = rng.random()
@@ -66,17 +66,17 @@ def background(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
             field = shapes.superellipse(u, v, rng.uniform(0.4, 1), rng.uniform(2, 5))
         alpha = shapes.coverage(field)
         shapes.blend(canvas, _clutter_colour(rng, tones), alpha)
-        if rng.random() < 0.25:  # a pattern, but never in the two colours of a class
+        if rng.random() < 0.25:  # a pattern, never in the two colours of a class
             marks = shapes.pattern(u, v, int(rng.integers(len(shapes.PATTERNS))), 7.5 * unit / size)
-            shapes.blend(canvas, _clutter_colour(rng, tones, telling=False), alpha * marks)
+            shapes.blend(canvas, _clutter_colour(rng, tones, badge=False), alpha * marks)
         if kind != 1:
             eye_catcher = alpha
     return canvas, eye_catcher
 
 
-def _clutter_colour(rng: np.random.Generator, tones: list[np.ndarray], telling: bool = True) -> np.ndarray:
-    """Colour of a background patch: like the ground, a plain part or, if `telling`, one of a telling part's."""
-    kind = rng.uniform(0, 1 if telling else 0.75)
+def _clutter_colour(rng: np.random.Generator, tones: list[np.ndarray], badge: bool = True) -> np.ndarray:
+    """Return the colour of a background patch: one of the tones, a body's or, if `badge`, a badge's."""
+    kind = rng.uniform(0, 1 if badge else 0.75)
     if kind < 0.35:
         return tones[rng.integers(len(tones))] * rng.uniform(0.7, 1.25)
     if kind < 0.75:
@@ -85,7 +85,7 @@ def _clutter_colour(rng: np.random.Generator, tones: list[np.ndarray], telling: 
 
 
 def thing(rng: np.random.Generator, label: int, height: int, width: int, reach: float) -> Thing:
-    """An object of class `label` (0..19) at a random place, pose, colour and light; about 2 * `reach` pixels long."""
+    """Return an object of class `label` (0..19), about 2 * `reach` pixels long, with random place, pose, colour and light."""
     family = shapes.family_of(label)
     scale = reach * family.size * rng.uniform(0.82, 1.15)
     x, y = shapes.grid(height, width)
@@ -103,38 +103,38 @@ def thing(rng: np.random.Generator, label: int, height: int, width: int, reach: 
     for limb in family.limbs:
         alpha = np.maximum(alpha, shapes.coverage(shapes.capsule(u, v, *limb)))
 
-    kind, first, second = shapes.telling_look(label)
+    kind, first, second = shapes.badge_look(label)
     radius = rng.uniform(0.46, 0.54)
-    at = np.array(family.telling_at) + rng.uniform(-0.07, 0.07, 2)
+    at = np.array(family.badge_at) + rng.uniform(-0.07, 0.07, 2)
     turn = rng.uniform(0, 2 * np.pi)
     p, q = shapes.local(u, v, tuple(at), turn, radius, False)
-    telling = shapes.coverage(shapes.lobed(p, q, shapes.LOBES[kind]))
+    badge = shapes.coverage(shapes.lobed(p, q, shapes.LOBES[kind]))
     marks = shapes.pattern(p, q, kind, 0.8 * rng.uniform(0.9, 1.1))
 
     paint = np.empty((height, width, 3), np.float32)
     paint[:] = shapes.body_colour(rng, family)
-    shapes.blend(paint, shapes.vary(rng, first), telling)
-    shapes.blend(paint, shapes.vary(rng, second), telling * marks)
+    shapes.blend(paint, shapes.vary(rng, first), badge)
+    shapes.blend(paint, shapes.vary(rng, second), badge * marks)
     light = rng.uniform(0, 2 * np.pi)
     paint *= 1 + rng.uniform(0.03, 0.13) * (np.cos(light) * u + np.sin(light) * v)[..., None]
     paint += shapes.noise(rng, height, width, 3)[..., None] * rng.uniform(1, 5)
-    return Thing(label, np.maximum(alpha, telling), telling, paint)
+    return Thing(label, np.maximum(alpha, badge), badge, paint)
 
 
 def _hides_too_much(front: Thing, others: list[Thing]) -> bool:
-    """Whether `front`, or what `others` (back to front) show, would leave some object or telling part mostly hidden."""
+    """Return whether an object of `others` (back to front) would be hidden by over 30 %, or its badge by over 20 %."""
     cover = front.whole
     for other in reversed(others):
         if (other.whole * (1 - cover)).sum() < 0.7 * other.whole.sum():
             return True
-        if (other.telling * (1 - cover)).sum() < 0.8 * other.telling.sum():
+        if (other.badge * (1 - cover)).sum() < 0.8 * other.badge.sum():
             return True
         cover = np.maximum(cover, other.whole)
     return False
 
 
 def arrange(rng: np.random.Generator, first: int, height: int, width: int) -> list[Thing]:
-    """One to three objects, back to front, the first of class `first`; none hides much of another."""
+    """Return one to three objects, back to front, the first of class `first`; none hides much of another."""
     count = 1 + int(rng.choice(3, p=OBJECTS_PER_PHOTO))
     reach = (36.0, 31.0, 27.0)[count - 1] * max(height, width) / 128
     things = [thing(rng, first, height, width, reach)]
@@ -149,9 +149,11 @@ def arrange(rng: np.random.Generator, first: int, height: int, width: int) -> li
 
 
 def saliency_map(rng: np.random.Generator, masks: list[np.ndarray], eye_catcher: np.ndarray) -> np.ndarray:
-    """What a saliency network would say: soft uncertain edges, objects or parts missed, background marked.
+    """Return a map uint8 (H, W) with the errors of a saliency network: soft edges, missed parts, marked background.
 
-    masks: the visible part of each object, bool (H, W). eye_catcher: a background patch. Returns uint8 (H, W).
+    Args:
+        masks: visible part of each object, bool (H, W).
+        eye_catcher: coverage (H, W) of a background patch that may be marked.
     """
     height, width = eye_catcher.shape
     unit = max(height, width) / 128
@@ -177,22 +179,22 @@ def saliency_map(rng: np.random.Generator, masks: list[np.ndarray], eye_catcher:
 
 
 def draw(seed: int, number: int, size: int) -> Sample:
-    """Photo `number` of the set with `seed`, `size` pixels long. The same arguments give the same sample."""
+    """Return photo `number` of the set `seed`, `size` pixels long. Deterministic."""
     rng = np.random.default_rng((seed, number))
     short = int(rng.integers(round(0.75 * size), round(0.9 * size) + 1))
     height, width = (size, short) if rng.random() < 0.3 else (short, size)
     canvas, eye_catcher = background(rng, height, width)
-    things = arrange(rng, number % len(CLASSES), height, width)  # the number spreads the classes evenly
+    things = arrange(rng, number % len(CLASSES), height, width)  # spreads the classes evenly
 
     owner = np.full((height, width), -1)
-    telling = np.zeros((height, width), bool)
+    badge = np.zeros((height, width), bool)
     for index, item in enumerate(things):
         shadow = cv2.GaussianBlur(item.whole, (0, 0), 0.02 * size)
         canvas *= 1 - rng.uniform(0.0, 0.3) * shadow[..., None]
         shapes.blend(canvas, item.paint, item.whole)
         mask = item.whole >= 0.5
         owner[mask] = index
-        telling = (telling & ~mask) | (item.telling >= 0.5)
+        badge = (badge & ~mask) | (item.badge >= 0.5)
 
     x, y = shapes.grid(height, width)
     turn = rng.uniform(0, 2 * np.pi)
@@ -214,4 +216,4 @@ def draw(seed: int, number: int, size: int) -> Sample:
         objects.append((CLASSES[item.label], left, top, right, bottom))
         masks.append(mask)
     label[border] = VOID
-    return Sample(image, label, saliency_map(rng, masks, eye_catcher), telling, tuple(objects))
+    return Sample(image, label, saliency_map(rng, masks, eye_catcher), badge, tuple(objects))

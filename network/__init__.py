@@ -1,4 +1,4 @@
-"""The networks. `--network MODULE` names any importable module with a class `Net`; a new network is a new file here."""
+"""Networks. `--network MODULE` names any importable module with a class `Net`; a new network is a new file here."""
 
 import argparse
 import contextlib
@@ -11,12 +11,11 @@ from torch.overrides import TorchFunctionMode
 from tool import cli
 from tool.cli import UserError
 
-# Options that some networks take, each with a flag.
-OPTIONS = ("backbone", "output_stride")
+OPTIONS = ("backbone", "output_stride")  # options of some networks, each with a flag
 
 
 def add_flags(parser: argparse.ArgumentParser, network: str) -> None:
-    """Add the flags that say which network is made. network: the default."""
+    """Add the flags that choose a network. network: the default."""
     add = parser.add_argument
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     add("--backbone", metavar="NAME", help="for networks on timm: its name of the backbone")
@@ -24,17 +23,17 @@ def add_flags(parser: argparse.ArgumentParser, network: str) -> None:
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `make_net` that the flags give."""
+    """Return the options of `make_net` that are given as flags."""
     given = {name: getattr(args, name, None) for name in OPTIONS}
     return {name: value for name, value in given.items() if value is not None}
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Tensors stay as they are where they would be filled with random numbers, which takes a second for a large network."""
+class _SkipInit(TorchFunctionMode):
+    """Skip random initialisation, which takes a second for a large network."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping | None = None) -> Any:
-        drawing = func.__name__ in ("uniform_", "normal_", "kaiming_uniform_")  # of Tensor or torch.nn.init
-        return (*args, *(kwargs or {}).values())[0] if drawing else func(*args, **(kwargs or {}))
+        random = func.__name__ in ("uniform_", "normal_", "kaiming_uniform_")  # of Tensor or torch.nn.init
+        return (*args, *(kwargs or {}).values())[0] if random else func(*args, **(kwargs or {}))
 
 
 def make_net(
@@ -45,34 +44,35 @@ def make_net(
     init_weights: bool = True,
     **options,
 ) -> Any:
-    """`Net(**options)`, or another class `kind`, of a module such as "network.resnet38_EDAM_cls".
+    """Return `Net(**options)`, an nn.Module, of a module such as "network.resnet38_EDAM_cls".
 
-    What is returned is an nn.Module with the attributes that its use `needs`. `class_names`: of another dataset than VOC 2012; its
-    checkpoints name them, and it loads no others. `drawn` is false where all weights are read from a file: what a network would
-    draw of uniform and normal numbers, tensors that no file holds included, is then arbitrary.
+    Args:
+        needs: attributes that the network must have.
+        kind: another class of the module than Net.
+        class_names: stored in checkpoints and checked on load; empty for VOC 2012, the default.
+        init_weights: False if a file will fill all tensors; skips random initialisation.
 
-    Raises UserError: no such module, no Net in it, an option that it does not take, or an attribute that it lacks.
+    Raises:
+        UserError: no such module, no Net in it, an unknown option, or an attribute is missing.
     """
     try:
-        with contextlib.nullcontext() if init_weights else _NothingDrawn():
+        with contextlib.nullcontext() if init_weights else _SkipInit():
             net = getattr(importlib.import_module(module), kind)(**options)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
-        raise UserError(
-            f"--network {module}: no such module; it names one such as network.resnet38_EDAM_cls"
-        ) from error
+        raise UserError(f"--network {module}: no such module. Name one such as network.resnet38_EDAM_cls") from error
     except AttributeError as error:
         if error.name != kind:
             raise
         raise UserError(f"--network {module}: the module has no class {kind}") from error
-    except TypeError as error:  # raised by Net or, where it hands options on, by one of its bases or parts
+    except TypeError as error:  # raised by Net or by one of its bases
         unknown = [name for name in options if f"unexpected keyword argument '{name}'" in str(error)]
         if not unknown:
             raise
-        raise UserError(f"--network {module}: its Net takes no {unknown[0]}; name a network whose Net does") from error
+        raise UserError(f"--network {module}: its Net takes no {unknown[0]}") from error
     if lacking := [name for name in needs if not hasattr(net, name)]:
-        raise UserError(f"--network {module}: a network for other work than this script's, it has no {lacking[0]}")
+        raise UserError(f"--network {module}: this script needs {kind}.{lacking[0]}, which {module} does not define")
     if class_names:
         net.class_names = tuple(class_names)
     return net

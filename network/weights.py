@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,9 @@ def read_checkpoint(path: str | Path, known: Collection[str] = ()) -> tuple[dict
     if kind not in (TORCH_ZIP, TORCH_LEGACY):
         raise UserError(f"{path}: no weights, but {kind}. Give an MXNet .params or a PyTorch .pth file")
     saved = read_torch_file(path)
-    state = _unwrap(saved, path)
+    state = _find_tensors(saved)
+    if state is None:
+        raise UserError(f"{path}: holds no dict of tensors. Save `net.state_dict()`")
     while not any(name in known for name in state):
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
         if prefix is None:
@@ -179,30 +181,21 @@ def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbon
     return given
 
 
-def _unwrap(saved: object, path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors in what was saved: under a known key, or the only dict of tensors. UserError: there are none."""
-    for _ in range(3):  # training states may be nested
-        if not isinstance(saved, dict) or _are_tensors(saved):
-            break
-        known = [saved[key] for key in _WRAPPERS if isinstance(saved.get(key), dict)]
-        dicts = [value for value in saved.values() if _are_tensors(value)]
-        found = [value for value in known if _are_tensors(value)] or (dicts if len(dicts) == 1 else known)
-        if not found:
-            break
-        saved = found[0]
-    if not isinstance(saved, dict) or not _are_tensors(saved):
-        raise UserError(f"{path}: holds no dict of tensors. Save `net.state_dict()`")
-    return {name: value.detach() for name, value in saved.items()}
+def _find_tensors(saved: object) -> dict[str, Tensor] | None:
+    """Return the tensors in a state dict or a training state: under a known key, or the only dict of tensors."""
+    if not isinstance(saved, dict) or _are_tensors(saved):
+        return saved if _are_tensors(saved) else None
+    known = [found for key in _WRAPPERS if (found := _find_tensors(saved.get(key)))]
+    dicts = [value for value in saved.values() if _are_tensors(value)]
+    return known[0] if known else dicts[0] if len(dicts) == 1 else None
 
 
-def _are_tensors(value: object) -> bool:
+def _are_tensors(value: object) -> TypeGuard[dict[str, Tensor]]:
     """Return whether it is a dict of dense tensors by name."""
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(name, str) for name in value)
-        and all(isinstance(one, Tensor) and one.layout == torch.strided for one in value.values())
-    )
+    if not isinstance(value, dict) or not value:
+        return False
+    dense = (isinstance(tensor, Tensor) and tensor.layout == torch.strided for tensor in value.values())
+    return all(isinstance(name, str) for name in value) and all(dense)
 
 
 def _class_names(saved: object) -> tuple[str, ...]:
