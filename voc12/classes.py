@@ -1,18 +1,23 @@
-"""The classes of a dataset: names, label values, palette; and those of PASCAL VOC 2012."""
+"""Classes of a dataset: names, label values, palette; and those of PASCAL VOC 2012."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from tool.cli import UserError
+
+MOST_CLASSES = 254  # 8-bit label maps have 256 values, of which 0 is background and 255 void
+
 
 @dataclass(frozen=True)
 class Classes:
-    """Class c of the network and of the image-level labels is `names[c]`; its value in label PNGs is c + 1.
+    """Names of the classes; class c of the network and of the image-level labels is `names[c]`, c + 1 in label PNGs.
 
-    aliases: other spellings, as `fold` gives them -> the name as `fold` gives it.
+    Args:
+        aliases: folded other spelling -> folded name, see `fold`.
     """
 
     names: tuple[str, ...]
@@ -23,11 +28,11 @@ class Classes:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Value v of a label PNG is `labels[v]`."""
+        """Names of the values of a label PNG."""
         return ("background", *self.names)
 
     def index(self, name: str) -> int | None:
-        """The class of a name, whatever its case, blanks, hyphens and underscores; None where it is unknown."""
+        """Return the class of a name, of any case, with or without blanks, hyphens and underscores; None if unknown."""
         plain = fold(name)
         return self._indices.get(self.aliases.get(plain, plain))
 
@@ -36,14 +41,30 @@ class Classes:
         return {fold(name): c for c, name in enumerate(self.names)}
 
     def options(self, **counts: int) -> dict[str, Any]:
-        """For `make_net`: the names and these counts; nothing for VOC's, which a network is for where it is not told otherwise."""
+        """Return options of `make_net`: the names and these counts; empty for VOC, the default."""
         return {} if self == VOC else {"class_names": self.names, **counts}
 
 
 def fold(name: str) -> str:
-    """A name without what spellings differ in."""
+    """Return a name in lower case and without the signs that spellings differ in."""
     plain = name.casefold().strip()
     return "".join(filter(str.isalnum, plain)) or plain
+
+
+def make_classes(names: Sequence[str], where: str) -> Classes:
+    """Return the classes of these names, `VOC` for its own. UserError naming `where`: bad names, equal ones, too many or none."""
+    if not 1 <= len(names) <= MOST_CLASSES:
+        raise UserError(f"{where} names {len(names)} classes, where 1 to {MOST_CLASSES} are possible")
+    seen: dict[str, str] = {}
+    for name in names:
+        if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;"):
+            raise UserError(f"{where}: {name[:80]!r} is no class name (up to 100 printable characters, no ',' or ';')")
+        if fold(name) == "background":
+            raise UserError(f"{where} names background, which is label 0 and not listed: remove it")
+        if fold(name) in seen:
+            raise UserError(f"{where}: {seen[fold(name)]!r} and {name!r} are too similar: rename one of them")
+        seen[fold(name)] = name
+    return VOC if tuple(names) == VOC.names else Classes(tuple(names))
 
 
 CLASSES = (
@@ -68,18 +89,18 @@ CLASSES = (
     "train",
     "tvmonitor",
 )
-"""Of VOC 2012: class c of the network and of the image-level labels is `CLASSES[c]`, c in 0..19."""
+"""Classes of VOC 2012, c in 0..19."""
 
 VOC = Classes(
     CLASSES,
     {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"},  # COCO's spellings
 )
 LABELS = VOC.labels
-"""Value v of a label PNG of VOC 2012 is `LABELS[v]`, v in 0..20."""
+"""Names of the values of VOC's label PNGs, 0..20."""
 
 
 def _palette() -> np.ndarray:
-    """(256, 3) uint8 RGB. As the devkit's VOCcolormap.m: bits 0, 1, 2 of the value, then of value >> 3, ...
+    """Return uint8 (256, 3) RGB as the devkit's VOCcolormap.m: bits 0, 1, 2 of the value, then of value >> 3, ...
     become the bits 7, 6, ... of red, green, blue."""
     colours = np.zeros((256, 3), np.uint8)
     for value in range(256):

@@ -16,9 +16,8 @@ from tqdm import tqdm
 from tool.cli import UserError, counted, nearest_path, summarize_ids
 from tool.ranks import from_main, is_main_process
 from voc12.classes import VOC
-from voc12.images import LABEL_FORMATS, PHOTO_FORMATS, size_of
-from voc12.label_csv import CSV_FILE
-from voc12.labels import LABELS_FILE, check_label, read_annotation, read_label_table
+from voc12.images import LABEL_FORMATS, PHOTO_ENDINGS, PHOTO_FORMATS, size_of
+from voc12.labels import CSV_FILE, LABELS_FILE, check_label, read_annotation, read_label_table
 from voc12.lists import PREPARE, check_id, read_classes, read_pairs
 from voc12.lists import read_image_list as read_image_list
 
@@ -26,7 +25,6 @@ ROOT = "folder of the dataset, such as VOC2012: JPEGImages"
 """Help of the flag --voc12_root."""
 MANIFEST = "edam_manifest.json"
 """File in the folders of a script's results, which are not searched for photos."""
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
 SALIENCY_ENDINGS = (
     ".png",
     ".jpg",
