@@ -4,8 +4,8 @@
         --poolnet_weights final.pth --deeplab_weights deeplabv1_resnet101-coco.pth --out RUN
 or, a quick look at real photos on a laptop: other, small networks, ImageNet weights from a package, the first photos of each class:
     python reproduce.py --laptop --voc12_root VOC2012 --out RUN
---dry_run looks at every input and prints the commands. --try runs all of them, a few steps and photos each. Interrupted, the same
-command goes on. What is at hand already saves steps: --edam_weights (a trained EDAM), --sal_path (saliency maps).
+--dry_run checks every input and prints the commands. --try runs all of them, a few steps and photos each. Rerun to resume. Inputs
+that you have save steps: --edam_weights (a trained EDAM), --sal_path (saliency maps).
 """
 
 import argparse
@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from experiment.chain import Plan, command, make_steps
 from experiment.preflight import SOURCES, Preflight
 from experiment.report import write_report
 from experiment.runner import Step, is_finished, run_steps, select
-from network.timm_weights import IMAGENET
+from experiment.steps import Plan, command, make_steps
+from network.weights import IMAGENET
 from tool import cli, distributed
 from tool.cli import UserError, run_script
 from tool.files import make_folder
@@ -60,19 +60,15 @@ def get_parser() -> argparse.ArgumentParser:
     add("--laptop", action="store_true", help=f"{laptop}; needs requirements-timm.txt")
     few = "run the whole chain with a few steps and photos, in OUT/try: does all of it work on this machine?"
     add("--try", dest="few", action="store_true", help=few)
-    add("--dry_run", action="store_true", help="look at all inputs, print the commands, run nothing")
-    add(
-        "--from",
-        dest="first",
-        metavar="STEP",
-        help="run this step and all after it, even finished ones; files and trainings that are whole are kept",
-    )
+    add("--dry_run", action="store_true", help="check all inputs, print the commands, run nothing")
+    first = "run this step and all after it, even finished ones; complete files and trainings are kept"
+    add("--from", dest="first", metavar="STEP", help=first)
     add("--only", metavar="STEP", help="run this step alone")
     return parser
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """What the flags ask for."""
+    """Return the plan that the flags ask for."""
     for name in PATHS:  # commands run in the repository's folder
         if (path := getattr(args, name)) is not None and path != Path(IMAGENET):
             setattr(args, name, path.absolute())
@@ -118,20 +114,19 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )
 
 
-def preflight(plan: Plan, laptop: bool) -> None:
-    """Look at all inputs and say what was found. UserError: something is missing, all of which is listed."""
-    look = Preflight()
-    look.look(plan)
+def check(plan: Plan, laptop: bool) -> None:
+    """Check all inputs and print what was found. UserError: something is missing, all of which is listed."""
+    found = Preflight(plan)
     if not plan.sal_path:
-        look.notes.append(f"the rows with saliency are left out; for them: {SOURCES['poolnet_weights']}")
+        found.notes.append(f"the rows with saliency are left out; for them: {SOURCES['poolnet_weights']}")
     if not plan.segments:
-        look.notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
+        found.notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
     if not torch.cuda.is_available() and not laptop:
-        look.notes.append("no GPU: the published schedule takes weeks on a CPU; --try runs every step in minutes")
-    print("\n".join(look.notes))
-    if look.problems:
-        print("\n".join(f"problem: {line}" for line in look.problems), file=sys.stderr)
-        raise UserError(f"{len(look.problems)} of the inputs cannot be used, listed above")
+        found.notes.append("no GPU: the published schedule takes weeks on a CPU; --try runs every step in minutes")
+    print("\n".join(found.notes))
+    if found.problems:
+        print("\n".join(f"problem: {line}" for line in found.problems), file=sys.stderr)
+        raise UserError(f"{len(found.problems)} of the inputs cannot be used, listed above")
 
 
 def main() -> None:
@@ -144,22 +139,22 @@ def main() -> None:
     steps = make_steps(plan)
     chosen, again = select(steps, args.first, args.only)
     if args.dry_run or not all(is_finished(plan.out, step) for step in chosen):
-        preflight(plan, args.laptop)
+        check(plan, args.laptop)
     if args.dry_run:
         for step in chosen:
             done = "   # finished already" if is_finished(plan.out, step) and step.name not in again else ""
             print(f"\n# {step.name}: {step.title}\n{step.command}{done}")
         return
     make_folder(plan.out)
-    # Small networks leave threads waiting for each other: on a CPU they are trained in two processes, which share its cores.
+    # On a CPU small networks train faster in two processes, which share its cores.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(distributed.cores())} if args.laptop else {}
     run_steps(chosen, plan.out, threads, "the same command", again)
     if not all(is_finished(plan.out, step) for step in steps):
-        print("\nother steps are not finished yet: without --only and --from all are run, and the report is made")
+        print("\nother steps are not finished. Run without --only and --from for them and the report.")
         return
     remark = " ".join((SMALL_REMARK,) * args.laptop + (TRY,) * args.few)
     write_report(plan, steps, "EDAM on PASCAL VOC 2012", remark)
 
 
 if __name__ == "__main__":
-    run_script(main, "interrupted; the same command goes on")
+    run_script(main, "interrupted. Rerun the same command to resume.")

@@ -1,4 +1,4 @@
-"""Two baselines for a table of results: label PNGs made from image-level labels and saliency alone, without any network.
+"""Make two baselines for a table of results: label PNGs from image-level labels and saliency alone, without any network.
 
     python experiment/baselines.py --voc12_root VOC2012 --infer_list voc12/train.txt --sal_path SALIENCY \\
         --out_guess FOLDER --out_background FOLDER
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run as `python experiment/baselines.py`, Python looks for modules in experiment/; ours are found from the repository's root.
+    # Python looks for modules in the script's folder; ours are in the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -21,16 +21,14 @@ from scipy.optimize import nnls
 from pseudo_label.fusion import background_from_saliency, check_fusion
 from pseudo_label.manifest import claim_folder, output_of
 from tool import cli
-from tool.cli import UserError, counted, run_script, summarize_problems
-from voc12.folders import SALIENCY_ENDINGS, find_file
+from tool.cli import UserError, counted, run_script
+from voc12.dataset import Dataset, Files, check_inputs, read_image_list, report_problems, saliency_maps
 from voc12.images import load_grey, save_label
-from voc12.inputs import check_inputs, saliency_maps
-from voc12.labels import IGNORE_FOREIGN, load_labels
-from voc12.lists import read_classes, read_image_list
+from voc12.labels import IGNORE_FOREIGN
 
 
 def class_areas(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
-    """Mean salient area of each of C classes, (C,) >= 0: the least-squares areas that add up to each photo's.
+    """Return the mean salient area of each of C classes, (C,) >= 0: the least-squares areas that add up to each photo's.
 
     labels: (N, C) multi-hot. salient: (N,) share of each photo that is salient, 0..1. No pixel label is used.
     """
@@ -38,35 +36,27 @@ def class_areas(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
 
 
 def largest_class(label: np.ndarray, areas: np.ndarray) -> int:
-    """Value 1..C of the largest class, by `areas` (C,), of a photo with multi-hot `label` (C,); 0 if it has none."""
+    """Return the value 1..C of the largest class, by `areas` (C,), of a multi-hot `label` (C,); 0 if it has none."""
     return int(np.argmax(np.where(label > 0, areas, -1.0))) + 1 if label.any() else 0
 
 
-def salient_pixels(sal_path: Path, image_id: str, theta: float) -> np.ndarray:
-    """Where a pseudo label with saliency may be foreground: bool (H, W)."""
-    return background_from_saliency(load_grey(find_file(sal_path, image_id, SALIENCY_ENDINGS)), theta) == 0
+def salient_pixels(saliency: Files, image_id: str, theta: float) -> np.ndarray:
+    """Return where a pseudo label with saliency may be foreground: bool (H, W)."""
+    return background_from_saliency(load_grey(saliency.find(image_id)), theta) == 0
 
 
-def write_baselines(
-    ids: list[str],
-    labels: dict[str, np.ndarray],
-    sal_path: Path,
-    theta: float,
-    out_guess: Path | None,
-    out_background: Path | None,
-) -> None:
-    """Write `<id>.png` of each photo to the folders given. Pixels of saliency up to `theta * 100` are background."""
-    ids = list(dict.fromkeys(ids))
-    areas = class_areas(
-        np.stack([labels[i] for i in ids]), np.array([salient_pixels(sal_path, i, theta).mean() for i in ids])
-    )
-    for image_id in ids:
-        salient = salient_pixels(sal_path, image_id, theta)
-        if out_guess is not None:
-            guess = salient.astype(np.uint8) * np.uint8(largest_class(labels[image_id], areas))
-            save_label(out_guess / f"{image_id}.png", guess)
-        if out_background is not None:
-            save_label(out_background / f"{image_id}.png", np.zeros(salient.shape, np.uint8))
+def write_baselines(labels: dict[str, np.ndarray], saliency: Files, theta: float, outputs: dict[str, Path]) -> None:
+    """Write `<id>.png` of each photo to the folders of "guess" and "background".
+
+    labels: id -> multi-hot (C,). theta: saliency up to 100 times it is background.
+    """
+    shares = np.array([salient_pixels(saliency, image_id, theta).mean() for image_id in labels])
+    areas = class_areas(np.stack(list(labels.values())), shares)
+    for image_id, label in labels.items():
+        salient = salient_pixels(saliency, image_id, theta)
+        values = {"guess": largest_class(label, areas), "background": 0}
+        for name, folder in outputs.items():
+            save_label(folder / f"{image_id}.png", salient.astype(np.uint8) * np.uint8(values[name]))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -88,21 +78,21 @@ def main() -> None:
     outputs = {"guess": args.out_guess, "background": args.out_background}
     outputs = {name: folder for name, folder in outputs.items() if folder is not None}
     if not outputs:
-        raise UserError("no output asked for: give --out_guess, --out_background or both")
+        raise UserError("no output asked for. Give --out_guess, --out_background or both.")
     if len({folder.resolve() for folder in outputs.values()}) < len(outputs):
-        raise UserError(f"two outputs in {args.out_guess} would mix; give --out_guess and --out_background one each")
+        raise UserError("--out_guess and --out_background: must be different folders")
     for name, folder in outputs.items():
         if (held := output_of(folder)) not in (None, f"baseline_{name}"):
-            raise UserError(f"{folder} holds other labels ({held}); name another folder")
+            raise UserError(f"--out_{name} {folder}: holds other labels ({held}). Name another folder.")
+    data, saliency = Dataset(args.voc12_root, args.ignore_foreign, need_photos=False), saliency_maps(args.sal_path)
     ids = read_image_list(args.infer_list)
-    labels = load_labels(ids, args.voc12_root, ignore_foreign=args.ignore_foreign, listed_in=args.infer_list)
-    if problems := check_inputs(ids, [saliency_maps(args.sal_path)]):
-        raise UserError(summarize_problems(problems))
-    names = read_classes(args.voc12_root).options().get("class_names", ())
+    labels = data.image_labels(ids, args.infer_list)
+    report_problems(check_inputs(ids, [saliency]), ids, None, "labelled")
+    names = data.classes.options().get("class_names", ())
     classes = {"classes": list(names)} if names else {}
     for name, folder in outputs.items():
         claim_folder(folder, {"output": f"baseline_{name}", **classes}, overwrite=False)
-    write_baselines(ids, labels, args.sal_path, args.theta, args.out_guess, args.out_background)
+    write_baselines(labels, saliency, args.theta, outputs)
     print(f"baselines of {counted(len(labels), 'photos')} written to {' and '.join(map(str, outputs.values()))}")
 
 

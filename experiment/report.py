@@ -1,138 +1,209 @@
-"""The report of an experiment: one HTML file that needs nothing else, for any browser."""
+"""Report of an experiment: results.md, and report.html, one file for any browser that refers to nothing outside it."""
 
 import base64
+import hashlib
 import io
-from collections.abc import Sequence
-from html import escape
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+import torch
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from matplotlib.figure import Figure
 from PIL import Image
 
-from experiment.chain import DEEPLAB, EDAM, Plan
-from experiment.charts import bar_chart, line_chart
-from experiment.pictures import Photo, labelled_photos, segmented_photos
-from experiment.results import Results, collect, duration, markdown
-from experiment.runner import Step
+from experiment.pictures import labelled_photos, segmented_photos
+from experiment.runner import REPO, Mark, Step, read_mark
+from experiment.steps import DEEPLAB, EDAM, Plan, Row
+from tool.cli import UserError
 from tool.files import atomic_write
 from voc12.classes import LABELS, PALETTE
 
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "opencv-python", "pydensecrf2")
 PHOTOS = 4  # of the best, and of the worst
 TILE = 240  # pixels
 POINTS = 300  # of a loss curve
+COLOURS = ("#2a6f97", "#e07a1f", "#4f8a3c", "#8a4f9e")
+STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "EDAM",  # or ids are random
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#5b646c",
+    "grid.color": "#e3e6e9",
+}
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #202428; background: #fff; margin: 0 auto; max-width: 1180px; padding: 16px; }
-h1 { font-size: 1.6em; margin: 0.4em 0; } h2 { font-size: 1.2em; margin: 1.8em 0 0.5em; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; }
-td, th { padding: 4px 10px; text-align: right; border-bottom: 1px solid #e3e6e9; }
-td:first-child, th:first-child { text-align: left; } .strong td { font-weight: 600; } .faint { color: #5b646c; font-size: 0.9em; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 24px; }
-figure { margin: 0; } h3 { font-size: 1em; margin: 0 0 4px; }
-svg { width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; fill: #3b444c; }
-svg text.small { font-size: 9px; } .grid { stroke: #e3e6e9; } .key { margin-right: 12px; font-size: 0.85em; white-space: nowrap; }
-.key i { display: inline-block; width: 11px; height: 11px; margin-right: 5px; border-radius: 2px; }
-.stages { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 6px; margin: 4px 0 18px; }
-.stages img { width: 100%; display: block; } .stages span { font-size: 0.8em; color: #5b646c; }
-code { overflow-wrap: anywhere; font-size: 0.85em; }
-@media (max-width: 480px) { body { padding: 10px; } td, th { padding: 4px; font-size: 0.85em; } }
-"""
+
+@dataclass(frozen=True)
+class Results:
+    """Figures of an experiment. scores: what eval.py wrote for each row. saliency: the same for the saliency maps, or {}."""
+
+    scores: dict[Row, dict]
+    saliency: dict
+    steps: list[tuple[Step, Mark]]
+    made_with: list[str]
+    remark: str
+
+    @property
+    def masks(self) -> dict:
+        """Score of the class maps, at the background score that is best for them."""
+        return next(score for row, score in self.scores.items() if row.name == "masks")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all steps took."""
+        return sum(mark.seconds for _, mark in self.steps)
 
 
 def write_report(plan: Plan, steps: Sequence[Step], title: str, remark: str) -> None:
-    """Write results.md and report.html of finished steps, and print the table."""
-    results = collect(plan, steps, remark)
-    text = markdown(results)
-    for name, content in (("results.md", text), ("report.html", html(results, title))):
+    """Write results.md and report.html of finished steps, and print the table. UserError: a score is missing."""
+    scores = {row: read_score(plan, row.name) for row in plan.rows}
+    marks = [(step, mark) for step in steps if (mark := read_mark(plan.out, step.name))]
+    saliency = read_score(plan, "saliency") if plan.sal_path else {}
+    results = Results(scores, saliency, marks, made_with(plan), remark)
+    pictures = {"Pseudo labels": labelled_photos(plan, PHOTOS, results.masks["theta"])}
+    if plan.segments:
+        pictures["DeepLab-v2 on photos that it has not seen"] = segmented_photos(plan, PHOTOS)
+    key = {name: PALETTE[value].tolist() for value, name in enumerate(LABELS) if value}
+    context = {"title": title, "results": results, "pictures": pictures, "key": key, "charts": charts(plan, results)}
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(("html.jinja",)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters |= {"duration": duration, "data_url": data_url}
+    texts = {name: templates.get_template(f"{name}.jinja").render(context) for name in ("results.md", "report.html")}
+    for name, text in texts.items():
         with atomic_write(plan.out / name, "w") as file:
-            file.write(content)
-    table = text[: text.index("## IoU")]
+            file.write(text)
+    table = texts["results.md"].partition("## IoU")[0]
     print(f"\n{table}{plan.out / 'results.md'} and {plan.out / 'report.html'} show all of it")
 
 
-def html(results: Results, title: str) -> str:
-    """The whole page: table, pictures, curves, IoU of each label, steps."""
-    parts = [f"<h1>{escape(title)}</h1>", _table(results), _pictures(results), _charts(results), _steps(results)]
-    parts.append(
-        f'<h2>Made with</h2><ul class="faint">{"".join(f"<li>{escape(x)}</li>" for x in results.made_with)}</ul>'
-    )
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    icon = '<link rel="icon" href="data:,">'  # or a browser asks for one
-    return f'<!doctype html>\n<html lang="en"><head>{head}{icon}<style>{STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
+def read_score(plan: Plan, row: str) -> dict:
+    """Return what eval.py wrote for a row. UserError: it cannot be read."""
+    path = plan.score_path(row)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}). Run its step, score_{row}, again.") from error
 
 
-def _table(results: Results) -> str:
-    rows = ["<tr><th></th><th>scored on</th><th>photos</th><th>mIoU</th><th>published</th></tr>"]
-    for row, score in results.scores.items():
-        kind = "faint" if "*" in row.title else "strong"
-        cells = (row.title.strip("*"), row.split, score["images"], f"{score['miou']:.2f}", row.published)
-        rows.append(f'<tr class="{kind}">{"".join(f"<td>{escape(str(cell))}</td>" for cell in cells)}</tr>')
-    return f'<div class="wide"><table>{"".join(rows)}</table></div><p class="faint">mIoU in percent. {escape(results.remark)}</p>'
+def made_with(plan: Plan) -> list[str]:
+    """Return commit, versions, device, seed, and the SHA-256 of each file of weights that was given."""
+    packages = []
+    for package in PACKAGES:
+        try:
+            packages.append(f"{package} {version(package)}")
+        except PackageNotFoundError:  # another build of it, such as opencv-python-headless
+            continue
+    device = f"CPU, {processor()}, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    lines = [f"commit {commit()}", f"Python {platform.python_version()}, {', '.join(packages)}", device]
+    lines.append(f"seed {plan.seed}, precision {plan.precision[-1] if plan.precision else 'float32'}")
+    weights = (plan.weights, plan.edam_weights, plan.poolnet_weights, plan.deeplab_weights)
+    for path in dict.fromkeys(path for path in weights if path is not None):
+        digest = ""
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest = f": SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        lines.append(f"{path}{digest}")
+    return lines
 
 
-def _pictures(results: Results) -> str:
-    plan = results.plan
-    labelled = labelled_photos(plan, PHOTOS, results.masks["theta"])
-    parts = ["<h2>Pseudo labels: the best and the worst</h2>", *map(_stages, labelled)]
-    if plan.segments:
-        parts += ["<h2>DeepLab-v2 on photos that it has not seen: the best and the worst</h2>"]
-        parts += map(_stages, segmented_photos(plan, PHOTOS))
-    swatches = (
-        f'<span class="key"><i style="background:rgb({",".join(map(str, PALETTE[value].tolist()))})"></i>{name}</span>'
-        for value, name in list(enumerate(LABELS))[1:]
-    )
-    return "".join([*parts, f"<p>{' '.join(swatches)}</p>"])
+def commit() -> str:
+    """Return the repository's commit, with `-dirty` if files differ from it; "unknown" outside a clone."""
+    try:
+        words = ("git", "-C", str(REPO), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
-def _stages(photo: Photo) -> str:
-    tiles = (
-        f'<figure><img alt="{escape(caption)}" src="{data_url(picture)}"><span>{escape(caption)}</span></figure>'
-        for caption, picture in photo.pictures.items()
-    )
-    return f'<h3>{escape(photo.image_id)}: IoU {100 * photo.score:.1f}</h3><div class="stages">{"".join(tiles)}</div>'
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 41 s, 12 min 5 s, 3 h 20 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def data_url(picture: np.ndarray) -> str:
-    """A picture, uint8 RGB (H, W, 3), made small, as the address of an image within the page."""
+    """Return a picture, uint8 RGB (H, W, 3), made small, as the address of an image within the page."""
     image, buffer = Image.fromarray(picture), io.BytesIO()
     image.thumbnail((TILE, TILE))
     image.save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _charts(results: Results) -> str:
-    plan, figures = results.plan, []
+def charts(plan: Plan, results: Results) -> dict[str, str]:
+    """Return the charts as inline SVG: heading -> <svg>."""
+    found = {}
     for name, session in (("EDAM", EDAM), ("DeepLab-v2", DEEPLAB)):
-        curve = loss_curve(plan.out / "runs" / session)
-        if curve:
-            figures.append((f"Loss of {name}", line_chart({"mean of neighbouring steps": curve}, "step", "loss")))
-    curve = results.masks["curve"]
-    points = ([point["theta"] for point in curve], [point["miou"] for point in curve])
-    figures.append(
-        ("Class maps: mIoU by background score", line_chart({"mIoU": points}, "background score", "mIoU, %"))
-    )
-    shown = {
-        row.title: score["iou"] for row, score in results.scores.items() if row.name in (*_final(results), "masks")
-    }
-    bars = bar_chart(LABELS, {title: [iou.get(label) for label in LABELS] for title, iou in shown.items()})
-    figures.append(("IoU of each label, %", bars))
-    charts = "".join(f"<figure><h3>{escape(title)}</h3>{chart}</figure>" for title, chart in figures)
-    return f'<h2>Curves</h2><div class="charts">{charts}</div>'
+        if curve := loss_curve(plan.out / "runs" / session):
+            found[f"Loss of {name}"] = line_chart(*curve, "step", "loss, mean of neighbouring steps")
+    thetas, means = zip(*((point["theta"], point["miou"]) for point in results.masks["curve"]), strict=True)
+    found["Class maps: mIoU by background score"] = line_chart(thetas, means, "background score", "mIoU, %")
+    shown = [row for row in plan.rows if row.name in ("masks", plan.label_dir.name, "deeplab_crf")]
+    ious = {row.title: [results.scores[row]["iou"].get(label) for label in LABELS] for row in shown}
+    return found | {"IoU of each label, %": bar_chart(LABELS, ious)}
 
 
-def _final(results: Results) -> list[str]:
-    """The last row of the pseudo labels, and of DeepLab-v2."""
-    names = [row.name for row in results.plan.rows]
-    return [
-        max((n for n in names if n in group), key=names.index)
-        for group in (("crf", "crf_saliency"), ("deeplab_crf",))
-        if set(group) & set(names)
-    ]
+def line_chart(xs: Sequence[float], ys: Sequence[float], across: str, up: str) -> str:
+    """Return one line as SVG. `across`, `up`: the axes' names."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((4.2, 2.4), layout="constrained")
+        axes = figure.add_subplot(xlabel=across, ylabel=up)
+        axes.plot(xs, ys, color=COLOURS[0])
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y")
+        return to_svg(figure)
+
+
+def bar_chart(labels: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> str:
+    """Return horizontal bars in percent, a group for each label, as SVG: series -> a value 0..100 or None for each."""
+    thick = 0.8 / len(series)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((4.2, len(labels) * (0.08 + 0.08 * len(series))), layout="constrained")
+        axes = figure.add_subplot(xlim=(0, 108), ylim=(len(labels) - 0.4, -0.6), xticks=())
+        for place, (title, values) in enumerate(series.items()):
+            middles = np.arange(len(labels)) + (place + 0.5) * thick - 0.4
+            bars = axes.barh(middles, [value or 0 for value in values], 0.9 * thick, color=COLOURS[place], label=title)
+            axes.bar_label(bars, ["" if value is None else f"{value:.1f}" for value in values], padding=2, fontsize=6)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.spines["bottom"].set_visible(False)
+        figure.legend(loc="outside upper left", ncols=len(series), frameon=False, fontsize=7)
+        return to_svg(figure)
+
+
+def to_svg(figure: Figure) -> str:
+    """Return a figure as an <svg> element."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return "<svg" + buffer.getvalue().partition("<svg")[2]
 
 
 def loss_curve(folder: Path) -> tuple[list[float], list[float]] | None:
-    """(steps, losses) from the TensorBoard events of a training, means of neighbouring steps; None where there are none."""
+    """Return (steps, losses) of a training's TensorBoard events, means of neighbouring steps; None if there are none."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a second to import
 
     if not folder.is_dir():
@@ -142,13 +213,5 @@ def loss_curve(folder: Path) -> tuple[list[float], list[float]] | None:
     if "Train/Loss" not in events.Tags()["scalars"]:
         return None
     points = [(point.step, point.value) for point in events.Scalars("Train/Loss")]
-    groups = np.array_split(np.array(points), min(POINTS, len(points)))
-    return [float(group[:, 0].mean()) for group in groups], [float(group[:, 1].mean()) for group in groups]
-
-
-def _steps(results: Results) -> str:
-    rows = ["<tr><th>step</th><th>time</th><th>memory</th></tr>"]
-    for step, mark in results.steps:
-        name = f"{escape(step.title)}<br><code>{escape(step.command)}</code>"
-        rows.append(f"<tr><td>{name}</td><td>{duration(mark.seconds)}</td><td>{mark.peak_bytes / 1e9:.2f} GB</td></tr>")
-    return f'<h2>Steps</h2><div class="wide"><table>{"".join(rows)}</table></div>'
+    groups = [group.mean(0).tolist() for group in np.array_split(np.array(points), min(POINTS, len(points)))]
+    return [step for step, _ in groups], [loss for _, loss in groups]

@@ -1,4 +1,4 @@
-"""Runs ordinary commands one after the other and shows each; finished steps are left out, an interrupted one goes on."""
+"""Run the commands of an experiment one after the other: finished steps are skipped, an interrupted one resumes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Step:
-    """One command, as typed in a shell in the repository's root. A name is a plain file name."""
+    """One command, as typed in a shell in the repository's root. `name` is a plain file name."""
 
     name: str
     title: str
@@ -30,7 +30,7 @@ class Step:
 
 @dataclass
 class Mark:
-    """What is kept of a step: its command, seconds over all attempts, bytes of its largest process, whether it ended well."""
+    """Record of a step: its command, seconds over all attempts, bytes of its largest process."""
 
     command: str
     seconds: float = 0.0
@@ -39,7 +39,7 @@ class Mark:
 
 
 def read_mark(out: Path, name: str) -> Mark | None:
-    """What is kept of a step; None where that is nothing that can be read."""
+    """Return the mark of a step in the experiment's folder `out`; None if there is none that can be read."""
     try:
         return Mark(**json.loads(_mark_path(out, name).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -47,19 +47,25 @@ def read_mark(out: Path, name: str) -> Mark | None:
 
 
 def is_finished(out: Path, step: Step) -> bool:
-    """Whether this very command ended well."""
+    """Return True if this very command ended with status 0."""
     mark = read_mark(out, step.name)
     return mark is not None and mark.finished and mark.command == step.command
 
 
 def run_steps(
-    steps: Sequence[Step], out: Path, environment: Mapping[str, str], go_on: str, again: Sequence[str] = ()
+    steps: Sequence[Step], out: Path, environment: Mapping[str, str], rerun: str, again: Sequence[str] = ()
 ) -> None:
-    """Run the steps that are not finished, or are named in `again`.
+    """Run the steps that are not finished, and all that follow one that was run.
 
-    out: the folder of the experiment. go_on: the command that goes on after an interruption, for messages. Of the steps given, what
-    follows one that was run is run as well. Raises UserError: a command failed, or would go on with a training that was begun with
-    other flags; KeyboardInterrupt, after the command has ended.
+    Args:
+        out: folder of the experiment, for marks and scores
+        environment: variables for every command
+        rerun: the command that resumes after an interruption, for messages
+        again: names of steps to run even if they are finished
+
+    Raises:
+        UserError: a command failed, or would resume a training that was begun with other flags.
+        KeyboardInterrupt: after the interrupted command has ended.
     """
     make_folder(out / "finished")
     make_folder(out / "scores")
@@ -71,41 +77,48 @@ def run_steps(
         for later in steps[number:]:
             if mark := read_mark(out, later.name):
                 _write_mark(out, later.name, replace(mark, finished=False))
-        mark = read_mark(out, step.name)
-        if mark is None or mark.command != step.command:
-            if mark and "--resume" in shlex.split(step.command):
-                remedy = "give another folder, or remove this one"
-                raise UserError(f"step {step.name} was begun in {out} with other flags, `{mark.command}`; {remedy}")
-            mark = Mark(step.command)
-        mark.finished = False
-        _write_mark(out, step.name, mark)
-        began = time.monotonic()
-        try:
-            status, peak = call(step.command, environment)
-            mark.peak_bytes = max(mark.peak_bytes, peak)
-            mark.finished = status == 0
-        finally:
-            mark.seconds += time.monotonic() - began
-            _write_mark(out, step.name, mark)
+        status = _run_step(step, out, environment)
         if status:
-            raise UserError(f"step {step.name} ({step.title}) ended with status {status}; {go_on} goes on from there")
+            raise UserError(f"step {step.name} ({step.title}) ended with status {status}. Resume with {rerun}.")
+
+
+def _run_step(step: Step, out: Path, environment: Mapping[str, str]) -> int:
+    """Run one step, keep its mark up to date, and return the status."""
+    mark = read_mark(out, step.name)
+    if mark is None or mark.command != step.command:
+        if mark and "--resume" in shlex.split(step.command):
+            raise UserError(
+                f"{out}: step {step.name} was begun with other flags, `{mark.command}`. Use another folder, or remove this one."
+            )
+        mark = Mark(step.command)
+    mark.finished = False
+    _write_mark(out, step.name, mark)
+    began = time.monotonic()
+    try:
+        status, peak = call(step.command, environment)
+        mark.peak_bytes = max(mark.peak_bytes, peak)
+        mark.finished = status == 0
+    finally:
+        mark.seconds += time.monotonic() - began
+        _write_mark(out, step.name, mark)
+    return status
 
 
 def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
-    """Run a command in the repository's root; its status, and the bytes of its largest process.
+    """Run a command in the repository's root; return its status and the bytes of its largest process.
 
-    Processes of torchrun share the threads that `environment` gives a command.
-    Ctrl-C and SIGTERM end the command before us: KeyboardInterrupt is raised when it has ended.
+    The processes of torchrun share the threads that `environment` gives a command. Ctrl-C and SIGTERM end the command
+    first: KeyboardInterrupt is raised when it has ended.
     """
     python = shlex.quote(sys.executable)
     real = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", command))
-    environment = {**os.environ, **shared_threads(command, environment)}
+    environment = {**os.environ, **share_threads(command, environment)}
     process = subprocess.Popen(f"exec {real}", shell=True, cwd=REPO, env=environment)
     signals: list[int] = []
 
     def note(number: int, frame: object) -> None:
         signals.append(number)
-        if number == signal.SIGTERM:  # Ctrl-C reaches the command by itself
+        if number == signal.SIGTERM:  # the terminal sends Ctrl-C to the command, too
             process.terminate()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -120,8 +133,8 @@ def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
     return process.returncode, usage.ru_maxrss * MAXRSS_UNIT
 
 
-def shared_threads(command: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a command: torchrun's processes have their part of the OMP_NUM_THREADS that `environment` holds."""
+def share_threads(command: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return `environment`, its OMP_NUM_THREADS divided by the number of torchrun's processes."""
     several, threads = re.match(r"torchrun .*?--nproc_per_node (\d+) ", command), environment.get("OMP_NUM_THREADS")
     if not several or threads is None:
         return dict(environment)
@@ -138,12 +151,16 @@ def _mark_path(out: Path, name: str) -> Path:
 
 
 def select(steps: Sequence[Step], first: str | None, only: str | None) -> tuple[list[Step], list[str]]:
-    """The steps for --from and --only, and the names of those to run even if finished. UserError: no such step."""
+    """Return the steps for --from and --only, and the names of those to run even if finished.
+
+    UserError: no step has that name.
+    """
     names = [step.name for step in steps]
     for flag, name in (("--from", first), ("--only", only)):
         if name is not None and name not in names:
-            raise UserError(f"{flag} {name}: no such step; these are: {', '.join(names)}")
+            raise UserError(f"{flag} {name}: no such step. Choose one of {', '.join(names)}.")
     if only is not None:
         return [step for step in steps if step.name == only], [only]
-    chosen = list(steps[names.index(first) :]) if first is not None else list(steps)
-    return chosen, [step.name for step in chosen] if first is not None else []
+    if first is None:
+        return list(steps), []
+    return list(steps[names.index(first) :]), names[names.index(first) :]

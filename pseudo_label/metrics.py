@@ -1,13 +1,15 @@
-"""Intersection over union from confusion matrices. Pure, on arrays."""
+"""Scores: IoU and others from confusion matrices; mean absolute error and F-measure of saliency maps. Pure, on arrays."""
 
 import numpy as np
+
+BETA_SQUARED = 0.3  # precision counts more than recall (Achanta et al., CVPR 2009)
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, n: int, void: int) -> np.ndarray:
     """Return the pixel counts, int64 (n, n): row = ground truth, column = prediction.
 
     Both label maps are uint8 of one shape. Pixels whose ground truth is `void` are left out; elsewhere both hold
-    values 0..n-1 (`out_of_range` tells).
+    values 0..n-1 (see `out_of_range`).
     """
     counted = truth != void
     pairs = truth[counted].astype(np.int64) * n + predicted[counted]
@@ -54,7 +56,7 @@ def confusion_curve(
 def segmentation_scores(matrix: np.ndarray) -> dict[str, float]:
     """Return the four scores that DeepLab's tables give, of a confusion matrix; nan where nothing was counted.
 
-    Means are over the labels that occur in the ground truth: unlike in `mean_iou`, a label that is only predicted is left out.
+    Means are over the labels of the ground truth: unlike in `mean_iou`, a label that is only predicted is left out.
     """
     truth, hit, union = matrix.sum(1), np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
     if not truth.any():
@@ -67,3 +69,28 @@ def segmentation_scores(matrix: np.ndarray) -> dict[str, float]:
         "mean_iou": float(of_label.mean()),
         "frequency_weighted_iou": float((of_label * truth[there]).sum() / truth.sum()),
     }
+
+
+def mean_absolute_error(saliency: np.ndarray, mask: np.ndarray) -> float:
+    """Return the mean of |saliency / 255 - mask|, in 0..1, of a uint8 map and a boolean mask of one shape; 0 without pixels."""
+    return float(np.abs(saliency / 255 - mask).sum() / max(1, mask.size))
+
+
+def precision_and_recall(saliency: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return float64 (2, 256): precision and recall of the pixels whose value is at least t, for t = 0..255.
+
+    `saliency` is uint8, `mask` boolean, of one shape. Precision is 0 if no pixel is that salient, recall if the mask is empty.
+    """
+    hits, salient = (
+        np.bincount(values.ravel(), minlength=256)[::-1].cumsum()[::-1] for values in (saliency[mask], saliency)
+    )
+    return np.stack([hits / salient.clip(min=1), hits / max(1, int(mask.sum()))])
+
+
+def f_measures(curve: np.ndarray) -> np.ndarray:
+    """Return the F-measure (k,) at each threshold, from (2, k) precisions and recalls, each the mean over a set's photos."""
+    precision, recall = curve
+    weighted = BETA_SQUARED * precision + recall
+    measures = np.zeros_like(weighted)
+    np.divide((1 + BETA_SQUARED) * precision * recall, weighted, out=measures, where=weighted > 0)
+    return measures

@@ -1,0 +1,213 @@
+"""Commands of an experiment, from photos with image-level labels to the scores of the published table."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiment.runner import Step
+
+EDAM, DEEPLAB = "EDAM", "DeepLabV2"  # sessions
+PAIRS, PHOTOS = 4, 5  # micro-batches as published: EDAM's 4 pairs, half of DeepLab-v2's 10 photos
+# EDAM's fusion of CRF and saliency, as published, with a theta of 0.2
+FUSION = ("--alpha", "0.000001", "--beta", "0.99999")
+
+Words = tuple[object, ...]  # of a command; tuples within it are flattened
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table, scored on the photos of `split`. `name`: of the score file and the label folder."""
+
+    name: str
+    title: str
+    split: str
+    published: str = ""
+    baseline: bool = False
+
+
+ROWS = (
+    Row("background", "baseline: everything is background", "train", baseline=True),
+    Row("guess", "baseline: image labels and saliency, no EDAM", "train", baseline=True),
+    Row("masks", "EDAM", "train", "52.83"),
+    Row("crf", "EDAM, CRF", "train", "58.61"),
+    Row("crf_saliency", "EDAM, CRF, saliency", "train", "68.11"),
+    Row("deeplab", "DeepLab-v2", "val", "69.66"),
+    Row("deeplab_crf", "DeepLab-v2, CRF", "val", "70.96"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Inputs, networks and flags of one experiment."""
+
+    out: Path
+    root: Path  # devkit
+    lists: Path  # folder of the lists that voc12/prepare.py writes
+    labelled: Path  # list of the photos whose pseudo labels are scored
+    to_label: Path  # list of the photos that DeepLab-v2 is trained on, `labelled` among them
+    val: Path  # list of the photos that DeepLab-v2 is scored on
+    sbd_root: Path | None = None
+    download: Path | None = None  # folder to download SBD to
+    prepare: Words = ()  # more flags of voc12/prepare.py
+    fewer: tuple[Step, ...] = ()  # make shorter lists
+    edam: str = "network.resnet38_EDAM_cls"
+    weights: Path | None = None  # initial ones; None: random
+    training: Words = ()  # flags of EDAM's training
+    edam_weights: Path | None = None  # of an EDAM that is trained already
+    saliency: Path | None = None  # folder of maps that exist already
+    poolnet: str = "network.poolnet"
+    poolnet_weights: Path | None = None  # without these and `saliency`, the table has no rows with saliency
+    theta: float = 0.2  # saliency up to 100 times it is background
+    fusion: Words = FUSION  # other flags of the fusion
+    segments: bool = True  # with DeepLab-v2
+    deeplab: str = "network.deeplab_v2"
+    deeplab_weights: Path | None = None
+    segmentation: Words = ()  # flags of DeepLab-v2's training
+    processes: int = 1  # of torchrun, at most one for each pair or photo of a micro-batch
+    precision: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def sal_path(self) -> Path | None:
+        """Folder of the saliency maps that are fused, or None."""
+        return self.saliency or (self.out / "saliency" if self.poolnet_weights else None)
+
+    @property
+    def label_dir(self) -> Path:
+        """Folder of the pseudo labels that DeepLab-v2 is trained on."""
+        return self.out / ("crf_saliency" if self.sal_path else "crf")
+
+    @property
+    def rows(self) -> list[Row]:
+        """Rows of the table that this plan fills."""
+        left_out = set() if self.sal_path else {"background", "guess", "crf_saliency"}
+        if not self.segments:
+            left_out |= {"deeplab", "deeplab_crf"}
+        return [row for row in ROWS if row.name not in left_out]
+
+    def score_path(self, row: str) -> Path:
+        """Return the path of the score file of a row."""
+        return self.out / "scores" / f"{row}.json"
+
+    def trained(self, name: str) -> Path:
+        """Return the path of the weights that a session ends with."""
+        return self.out / "checkpoints" / name / f"{name}.pth"
+
+
+def command(*words: object) -> str:
+    """Return a command as typed in a shell."""
+    return shlex.join(map(str, flatten(words)))
+
+
+def flatten(words: Words) -> Words:
+    """Return the words of nested tuples in one tuple."""
+    return tuple(inner for word in words for inner in (flatten(word) if isinstance(word, tuple) else (word,)))
+
+
+def given(flag: str, value: object) -> Words:
+    """Return the words of a flag, none if the value is None."""
+    return () if value is None else (flag, value)
+
+
+def launch(plan: Plan, most: int | None = None) -> Words:
+    """Return the words that start a script that uses GPUs, in at most `most` processes."""
+    processes = min(plan.processes, most or plan.processes)
+    return ("torchrun", "--standalone", "--nproc_per_node", processes) if processes > 1 else ("python",)
+
+
+def session(plan: Plan, name: str) -> Words:
+    """Return the flags of a training that keeps all its files in the folder of the experiment."""
+    folders = ("--checkpoint_dir", plan.out / "checkpoints", "--log_dir", plan.out / "runs")
+    return ("--session_name", name, *folders, "--resume")
+
+
+def make_steps(plan: Plan, initial: Sequence[Step] = ()) -> list[Step]:
+    """Return all steps of the plan, in order. `initial`: further steps, run once the lists are made."""
+    steps = [*preparation(plan), *initial, *saliency(plan), *training(plan), *labelling(plan)]
+    return [*steps, *segmentation(plan), *scores(plan)]
+
+
+def preparation(plan: Plan) -> list[Step]:
+    """Make the lists, image-level labels and training pairs."""
+    words: Words = ("--voc12_root", plan.root, "--out_dir", plan.lists, given("--sbd_root", plan.sbd_root))
+    words = (*words, given("--download", plan.download), plan.prepare, "--seed", plan.seed)
+    title = "Lists, image-level labels, training pairs"
+    return [Step("lists", title, command("python", "voc12/prepare.py", *words)), *plan.fewer]
+
+
+def saliency(plan: Plan) -> list[Step]:
+    """Compute saliency maps, unless they exist."""
+    if plan.saliency or not plan.poolnet_weights:
+        return []
+    words: Words = ("--voc12_root", plan.root, "--infer_list", plan.to_label, "--network", plan.poolnet)
+    words = (*words, "--weights", plan.poolnet_weights, "--out_sal", plan.out / "saliency", plan.precision)
+    return [Step("saliency", "Saliency maps by PoolNet", command(launch(plan), "infer_sal.py", words))]
+
+
+def training(plan: Plan) -> list[Step]:
+    """Train EDAM, unless trained weights are given."""
+    if plan.edam_weights:
+        return []
+    words: Words = ("--voc12_root", plan.root, "--network", plan.edam, given("--weights", plan.weights), plan.training)
+    words = (*words, "--seed", plan.seed, plan.precision, session(plan, EDAM))
+    title = "EDAM, from image-level labels"
+    return [Step("training", title, command(launch(plan, PAIRS), "train_EDAM_cls.py", words))]
+
+
+def labelling(plan: Plan) -> list[Step]:
+    """Make class maps, pseudo labels of them, and the baselines."""
+    infer: Words = (launch(plan), "infer_cls.py", "--voc12_root", plan.root, "--network", plan.edam)
+    infer = (*infer, "--weights", plan.edam_weights or plan.trained(EDAM), plan.precision)
+    labels: Words = ("--out_crf_pred", plan.label_dir)
+    plain: Words = ()
+    if plan.sal_path:
+        labels = (*labels, "--sal_path", plan.sal_path, "--theta", plan.theta, plan.fusion)
+        plain = ("--out_plain_pred", plan.out / "crf")
+    few: Words = ("--infer_list", plan.labelled, "--out_cam", plan.out / "cam", plain)
+    steps = [Step("maps", "Class maps and labels of the photos that are scored", command(infer, few, labels))]
+    if (plan.segments or plan.sal_path) and plan.to_label != plan.labelled:
+        title = "Labels of the other photos, to train DeepLab-v2 on"
+        steps.append(Step("labels", title, command(infer, "--infer_list", plan.to_label, labels)))
+    if plan.sal_path:
+        words: Words = ("--voc12_root", plan.root, "--infer_list", plan.labelled)
+        words = (*words, "--sal_path", plan.sal_path, "--theta", plan.theta)
+        words = (*words, "--out_guess", plan.out / "guess", "--out_background", plan.out / "background")
+        title = "Two baselines that need no network"
+        steps.append(Step("baselines", title, command("python", "experiment/baselines.py", words)))
+    return steps
+
+
+def segmentation(plan: Plan) -> list[Step]:
+    """Train DeepLab-v2 on the pseudo labels, and segment the photos of val."""
+    if not plan.segments:
+        return []
+    train: Words = ("--voc12_root", plan.root, "--label_dir", plan.label_dir, "--train_list", plan.to_label)
+    train = (*train, "--network", plan.deeplab, given("--weights", plan.deeplab_weights), plan.segmentation)
+    train = (*train, "--seed", plan.seed, plan.precision, session(plan, DEEPLAB))
+    infer: Words = ("--voc12_root", plan.root, "--infer_list", plan.val, "--network", plan.deeplab, plan.precision)
+    infer = (*infer, "--weights", plan.trained(DEEPLAB))
+    infer = (*infer, "--out_pred", plan.out / "deeplab", "--out_crf_pred", plan.out / "deeplab_crf")
+    title = "DeepLab-v2, trained on the pseudo labels"
+    most = 1 if "--no-freeze_bn" in plan.segmentation else PHOTOS  # batch norms that learn need the whole batch
+    return [
+        Step("segmentation", title, command(launch(plan, most), "train_deeplab.py", train)),
+        Step("val", "DeepLab-v2 on val, without and with CRF", command(launch(plan), "infer_deeplab.py", infer)),
+    ]
+
+
+def scores(plan: Plan) -> list[Step]:
+    """Score the saliency maps and each row; the masks at the background score that is best for them."""
+    steps = []
+    if plan.sal_path:
+        words: Words = ("--voc12_root", plan.root, "--list", plan.labelled, "--predict_dir", plan.sal_path)
+        words = ("python", "eval.py", "--saliency", *words, "--json", plan.score_path("saliency"))
+        steps.append(Step("score_saliency", "Score: saliency maps", command(words)))
+    for row in plan.rows:
+        words = ("--voc12_root", plan.root, "--list", plan.labelled if row.split == "train" else plan.val)
+        folder: Words = ("--predict_dir", plan.out / row.name)
+        if row.name == "masks":
+            folder = ("--predict_dir", plan.out / "cam", "--type", "npy", "--curve")
+        words = ("python", "eval.py", *words, folder, "--json", plan.score_path(row.name))
+        steps.append(Step(f"score_{row.name}", f"Score: {row.title}", command(words)))
+    return steps

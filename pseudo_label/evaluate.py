@@ -1,0 +1,291 @@
+"""Scores of predictions against ground truth: label maps, class scores fused into label maps, and saliency maps."""
+
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from pseudo_label import metrics
+from pseudo_label.fusion import levels, pseudo_label
+from tool import VOID
+from tool.cli import UserError, counted
+from tool.files import load_npy_dict
+from tool.workers import WorkerPool
+from voc12.dataset import Files, grey_masks, label_maps, saliency_maps, score_files
+from voc12.images import explain, load_grey, load_label
+
+CHUNK = 8  # images per task of a worker process
+CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
+
+
+@dataclass
+class Evaluation:
+    """Sums over images.
+
+    total: confusion, int64 (1 or 100, n, n); of saliency maps float64 (513,), see `SaliencySource.score`
+    problems: (id, message) of images that cannot be scored
+    with_objects: number of images whose ground truth shows objects
+    all_background: number of these that are predicted all background
+    """
+
+    total: Any = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    with_objects: int = 0
+    all_background: int = 0
+
+    def add(self, other: "Evaluation") -> None:
+        """Add the sums over other images."""
+        self.total = self.total + other.total
+        self.problems += other.problems
+        self.with_objects += other.with_objects
+        self.all_background += other.all_background
+
+
+class Source(Protocol):
+    """Folders of predictions and ground truth, and the way to score them."""
+
+    def inputs(self) -> list[Files]:
+        """Return the files that each image needs, the ground truth first."""
+
+    def score(self, paths: Sequence[Path]) -> Evaluation:
+        """Score the files of one image, in the order of `inputs`. UserError names a bad file."""
+
+    def report(self, total: np.ndarray, images: int) -> tuple[str, dict]:
+        """Return the sum over `images` images as text and as a dict for JSON."""
+
+
+def evaluate(ids: Sequence[str], inputs: Sequence[Files], source: Source, workers: int) -> Evaluation:
+    """Score all images in `workers` processes and return the sums. `inputs`: those of the source."""
+    images = [(image_id, [files.find(image_id) for files in inputs]) for image_id in ids]
+    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    score = partial(evaluate_chunk, source)
+    if workers < 2 or len(chunks) < 2:
+        return _sum(map(score, chunks), len(chunks))
+    try:
+        with WorkerPool(min(workers, len(chunks))) as pool:
+            return _sum(pool.map(score, chunks), len(chunks))
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that scores images was killed; memory may be full. Lower --num_workers and run it again."
+        ) from error
+
+
+def _sum(parts: Iterable[Evaluation], count: int) -> Evaluation:
+    result = Evaluation()
+    for part in tqdm(parts, "eval", count, unit=f"{CHUNK} images", disable=None):
+        result.add(part)
+    return result
+
+
+def evaluate_chunk(source: Source, images: Sequence[tuple[str, Sequence[Path]]]) -> Evaluation:
+    """Score some images, (id, paths), and return the sums."""
+    result = Evaluation()
+    for image_id, paths in images:
+        try:
+            result.add(source.score(paths))
+        except UserError as error:
+            result.problems.append((image_id, str(error)))
+    return result
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Label PNGs, or .npy class scores that become label maps as in `pseudo_label.fusion`.
+
+    names: of the label values, background first
+    void: value of ground-truth pixels that do not count
+    npy: the predictions are .npy class maps or, with `crf`, CRF probabilities
+    curve: score every background score of CURVE
+    """
+
+    predict_dir: Path
+    gt_dir: Path
+    names: tuple[str, ...]
+    void: int = VOID
+    npy: bool = False
+    crf: bool = False
+    sal_path: Path | None = None
+    theta: float = 0.5
+    alpha: float = 0.0
+    beta: float = 1.0
+    curve: bool = False
+
+    def inputs(self) -> list[Files]:
+        predictions = score_files(self.predict_dir) if self.npy else label_maps(self.predict_dir)
+        saliency = [saliency_maps(self.sal_path)] if self.sal_path else []
+        return [label_maps(self.gt_dir, "ground truth"), predictions, *saliency]
+
+    def score(self, paths: Sequence[Path]) -> Evaluation:
+        """Return the confusion of one image, int64 (1, n, n) for n labels, or (100, n, n) for a curve."""
+        truth = load_label(paths[0])
+        check_values(paths[0], np.where(truth == self.void, 0, truth), len(self.names))
+        matrix = self._confusion(truth, paths[1], *paths[2:])
+        shown = bool(matrix[0, 1:].any())  # of a curve: at its first theta, which leaves most foreground
+        return Evaluation(matrix, [], int(shown), int(shown and not matrix[0, :, 1:].any()))
+
+    def _confusion(self, truth: np.ndarray, path: Path, sal_path: Path | None = None) -> np.ndarray:
+        n = len(self.names)
+        if not self.npy:
+            predicted = load_label(path)
+            check_size(path, predicted, truth)
+            # Void predicted on void is allowed, so that ground truth can be scored against itself.
+            check_values(path, np.where((truth == self.void) & (predicted == self.void), 0, predicted), n)
+            return metrics.confusion(truth, predicted, n, self.void)[None]
+        classes, scores, background = read_scores(path, truth, n, self.crf)
+        fusion: dict[str, Any] = {"alpha": self.alpha, "beta": self.beta}
+        if sal_path is not None:
+            fusion["saliency"] = load_grey(sal_path)
+            check_size(sal_path, fusion["saliency"], truth)
+        if self.curve:
+            label, level = levels(scores, classes, **fusion)
+            unit = 1 if sal_path is None else 100
+            thresholds = np.array([theta * unit for theta in CURVE]).astype(level.dtype)
+            return metrics.confusion_curve(truth, label, level, thresholds, n, self.void)
+        label = pseudo_label(scores, classes, theta=self.theta, background=background, **fusion)
+        return metrics.confusion(truth, label, n, self.void)[None]
+
+    def report(self, total: np.ndarray, images: int) -> tuple[str, dict]:
+        """Return the scores in percent as text and as a dict, None where nothing was counted."""
+        means = [metrics.mean_iou(matrix) for matrix in total]
+        best = int(np.argmax(means))
+        matrix, per_label = total[best], metrics.iou(total[best]).tolist()
+        scores = {name: _percent(score) for name, score in metrics.segmentation_scores(matrix).items()}
+        result: dict[str, Any] = {
+            "miou": _percent(means[best]),
+            "deeplab_miou": scores.pop("mean_iou"),
+            **scores,
+            "iou": {name: _percent(value) for name, value in zip(self.names, per_label, strict=True)},
+            "images": images,
+        }
+        lines = label_table(result, true_labels=int(matrix.any(1).sum()))
+        if self.curve:
+            curve = [f"theta {theta:.2f}  mIoU {100 * mean:6.2f}" for theta, mean in zip(CURVE, means, strict=True)]
+            lines = [*curve, f"best: theta {CURVE[best]:.2f}, mIoU {100 * means[best]:.2f}", *lines]
+            points = [{"theta": theta, "miou": _percent(mean)} for theta, mean in zip(CURVE, means, strict=True)]
+            result = {"curve": points, **result}
+        if self.npy and (not self.crf or self.sal_path is not None):  # else theta has no effect
+            result["theta"] = CURVE[best] if self.curve else self.theta
+        lines.append(f"{counted(images, 'images')} of {self.predict_dir} against {self.gt_dir}")
+        return "\n".join(lines), result
+
+
+@dataclass(frozen=True)
+class SaliencySource:
+    """Saliency maps. labels: number of label values of the ground truth, label maps; None: it is grey masks."""
+
+    predict_dir: Path
+    gt_dir: Path
+    labels: int | None = None
+
+    def inputs(self) -> list[Files]:
+        truth = grey_masks if self.labels is None else label_maps
+        return [truth(self.gt_dir, "ground truth"), saliency_maps(self.predict_dir)]
+
+    def score(self, paths: Sequence[Path]) -> Evaluation:
+        """Return mean absolute error, precisions and recalls of one image: float64 (1 + 256 + 256,)."""
+        salient, known = self._truth(paths[0])
+        saliency = load_grey(paths[1])
+        check_size(paths[1], saliency, salient)
+        saliency, salient = saliency[known], salient[known]
+        error = metrics.mean_absolute_error(saliency, salient)
+        return Evaluation(np.append(error, metrics.precision_and_recall(saliency, salient)))
+
+    def _truth(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the ground truth is salient, and where it is not void, both bool (H, W)."""
+        if self.labels is None:
+            mask = load_grey(path, "mask", one_bit=False)
+            return mask > 127, np.ones(mask.shape, bool)
+        label = load_label(path)
+        if set(np.unique(label).tolist()) in ({VOID}, {0, VOID}):
+            raise UserError(f"label map {path}: holds 0 and {VOID} only. Grey masks are read without --voc12_root.")
+        check_values(path, np.where(label == VOID, 0, label), self.labels)
+        return label > 0, label != VOID
+
+    def report(self, total: np.ndarray, images: int) -> tuple[str, dict]:
+        """Return the scores in 0..1 as text and as a dict."""
+        mean = total / images
+        measures = metrics.f_measures(mean[1:].reshape(2, 256))
+        best = int(measures.argmax())
+        result = {"mae": float(mean[0]), "max_f": float(measures[best]), "threshold": best, "images": images}
+        rows = [
+            ("MAE", f"{mean[0]:.4f}", ""),
+            ("max F-measure", f"{measures[best]:.4f}", f"where {best} and above is salient"),
+        ]
+        return "\n".join(
+            [*table(rows), f"{counted(images, 'images')} of {self.predict_dir} against {self.gt_dir}"]
+        ), result
+
+
+def read_scores(
+    path: Path, truth: np.ndarray, labels: int, crf: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Read a .npy dict of class maps or, with `crf`, CRF probabilities of `labels` labels, background included.
+
+    Return classes (n,), their scores float32 (n, H, W), and the CRF's background (H, W) or None.
+    """
+    count = labels if crf else labels - 1
+    scores = load_npy_dict(path)
+    for key, value in scores.items():
+        if not isinstance(key, int) or not 0 <= key < count:
+            hint = "" if crf else " Files of infer_cls.py --out_crf need --crf."
+            raise UserError(f"{path}: holds {key!r:.40} as a class, where 0..{count - 1} was expected.{hint}")
+        check_size(path, value, truth)
+        if not np.isfinite(value).all():
+            raise UserError(f"{path}: the values of class {key} are not finite")
+        low, high = value.min(initial=0), value.max(initial=0)
+        if low < -0.01 or high > 1.01:  # rounding aside
+            raise UserError(f"{path}: scores are {low:g} to {high:g}, not 0..1. Divide each map by its largest value.")
+    if crf and 0 not in scores:
+        raise UserError(f"{path}: holds no background (0), as the CRF's files do. Read class maps without --crf.")
+    background = scores.pop(0) if crf else None
+    classes = np.array(sorted(scores), np.int64)
+    stacked = [scores[key].astype(np.float32) for key in classes.tolist()]
+    return classes - crf, np.stack(stacked) if stacked else np.zeros((0, *truth.shape), np.float32), background
+
+
+def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
+    """Raise UserError if an array is not of the ground truth's shape."""
+    if array.shape != truth.shape:
+        found, expected = ("x".join(map(str, shape)) for shape in (array.shape, truth.shape))
+        raise UserError(f"{path}: is {found} (height x width), the ground truth {expected}")
+
+
+def check_values(path: Path, label: np.ndarray, n: int) -> None:
+    """Raise UserError if a label map holds other values than 0..n-1."""
+    if values := metrics.out_of_range(label, n):
+        raise UserError(f"{path}: holds the value {values[0]}, where 0..{n - 1} was expected{explain(label, n)}")
+
+
+def label_table(result: dict[str, Any], true_labels: int) -> list[str]:
+    """Return the IoU of each label and the other scores as lines. `true_labels`: number of labels in the ground truth."""
+    ious = result["iou"]
+    present = sum(value is not None for value in ious.values())
+    note = "" if present == len(ious) else f"mean of the {present} labels that occur"
+    rows = [(name, "absent" if value is None else f"{value:.2f}", "") for name, value in ious.items()]
+    rows.append(("mIoU", _text(result["miou"]), note))
+    if true_labels != present:
+        note = f"mean of the {true_labels} labels that occur in the ground truth"
+        rows.append(("DeepLab's mIoU", _text(result["deeplab_miou"]), note))
+    rows.append(("pixel accuracy", _text(result["pixel_accuracy"]), ""))
+    rows.append(("mean accuracy", _text(result["mean_accuracy"]), ""))
+    rows.append(("freq. w. IoU", _text(result["frequency_weighted_iou"]), ""))
+    return table(rows)
+
+
+def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Return a line for each (name, value, note)."""
+    return [f"{name:<14}{value:>8}{f'   ({note})' if note else ''}" for name, value, note in rows]
+
+
+def _percent(share: float) -> float | None:
+    return None if math.isnan(share) else 100 * share
+
+
+def _text(percent: float | None) -> str:
+    return "nan" if percent is None else f"{percent:.2f}"
