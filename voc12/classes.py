@@ -68,26 +68,8 @@ def make_classes(names: Sequence[str], where: str) -> Classes:
 
 
 CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 """Classes of VOC 2012, c in 0..19."""
 
@@ -102,13 +84,9 @@ LABELS = VOC.labels
 def _palette() -> np.ndarray:
     """Return uint8 (256, 3) RGB as the devkit's VOCcolormap.m: bits 0, 1, 2 of the value, then of value >> 3, ...
     become the bits 7, 6, ... of red, green, blue."""
-    colours = np.zeros((256, 3), np.uint8)
-    for value in range(256):
-        rest = value
-        for bit in range(7, -1, -1):
-            for channel in range(3):
-                colours[value, channel] |= (rest >> channel & 1) << bit
-            rest >>= 3
+    values, colours = np.arange(256), np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= ((values >> bit & 1) << 7 - bit // 3).astype(np.uint8)
     return colours
 
 

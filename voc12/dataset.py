@@ -7,17 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from tool.cli import UserError, counted, nearest_path, summarize_ids
+from tool.cli import UserError, nearest_path, summarize_ids
 from tool.ranks import from_main, is_main_process
-from voc12.classes import VOC
 from voc12.images import LABEL_FORMATS, PHOTO_ENDINGS, PHOTO_FORMATS, size_of
-from voc12.labels import CSV_FILE, LABELS_FILE, check_label, read_annotation, read_label_table
+from voc12.labels import check_label, label_file, read_annotation, read_label_table
 from voc12.lists import PREPARE, check_id, read_classes, read_pairs
 from voc12.lists import read_image_list as read_image_list
 
@@ -25,14 +24,8 @@ ROOT = "folder of the dataset, such as VOC2012: JPEGImages"
 """Help of the flag --voc12_root."""
 MANIFEST = "edam_manifest.json"
 """File in the folders of a script's results, which are not searched for photos."""
-SALIENCY_ENDINGS = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    "_sal_fuse.png",
-    "_sal_fuse.jpg",
-    "_sal_fuse.jpeg",
-)  # PoolNet adds _sal_fuse
+_normal = partial(unicodedata.normalize, "NFC")  # file systems differ in how they write letters with accents
+SALIENCY_ENDINGS = (".png", ".jpg", ".jpeg", "_sal_fuse.png", "_sal_fuse.jpg", "_sal_fuse.jpeg")  # as PoolNet's
 
 
 @dataclass(frozen=True)
@@ -58,10 +51,11 @@ class Files:
         """Id -> paths of its files relative to the folder, sorted; empty without the folder."""
         names: dict[str, list[str]] = {}
         for name in self._walk():
+            base = _normal(name.rpartition("/")[2])
             for ending in self.endings:
-                base = name.rpartition("/")[2]
-                if base.lower().endswith(ending) and not base.startswith(".") and len(base) > len(ending):
-                    names.setdefault(_normal(base[: -len(ending)]), []).append(name)
+                image_id = base[: -len(ending)]
+                if image_id and not base.startswith(".") and base.lower().endswith(ending):
+                    names.setdefault(image_id, []).append(name)
         return names
 
     def ids(self) -> list[str]:
@@ -76,24 +70,18 @@ class Files:
         names = self.names.get(_normal(image_id)) or [f"{check_id(image_id, self.what)}{self.endings[0]}"]
         names = [name for name in names if "/" not in name] or names
         if len(names) > 1:
-            raise UserError(
-                f"{self.folder} holds {' and '.join(names)}: which is {image_id}? Move the others elsewhere"
-            )
+            raise UserError(f"{self.folder} holds {' and '.join(names)} for {image_id}: move all but one elsewhere")
         return self.folder / names[0]
 
     def check(self) -> None:
-        """Raise UserError if the folder holds no such file, saying what it holds instead."""
-        if self.names:
-            return
+        """Raise UserError if the folder holds no such file."""
+        hint = deeper_root(self.folder, f"name the folder of the {self.what}s")
         if not self.folder.is_dir():
-            raise UserError(
-                f"{self.folder} is no folder{nearest_path(self.folder)}: name the folder of the {self.what}s"
-            )
-        kinds = Counter(path.suffix for path in self.folder.iterdir() if path.suffix and path.name[0] != ".")
-        found = "".join(f"; it holds {counted(number, f'files ({kind})')}" for kind, number in kinds.most_common(1))
-        hint = f"name the folder of the {self.what}s"
-        hint = deeper_root(self.folder, hint) if self.nested else hint
-        raise UserError(f"{self.folder} holds no {self.what} (<id>{', <id>'.join(self.endings)}){found}; {hint}")
+            raise UserError(f"{self.folder} is no folder{nearest_path(self.folder)}: {hint}")
+        if not self.names:
+            others = Counter(path.suffix for path in self.folder.iterdir() if path.suffix).most_common(1)
+            held = f", but {others[0][1]} of {others[0][0]}" if others else ""
+            raise UserError(f"{self.folder} holds no {self.what} (<id>{', <id>'.join(self.endings)}){held}; {hint}")
 
     def _walk(self) -> Iterator[str]:
         """Yield the files' paths relative to the folder, those in the folder itself first."""
@@ -175,17 +163,6 @@ class Dataset:
         """Return the training pairs (id, id, class) of a pair list."""
         return read_pairs(path, self.classes)
 
-    def labels_path(self, listed_in: str | Path) -> Path:
-        """Return the label file of the images of a list: labels.csv of the root, else cls_labels.npy.
-
-        Of VOC's classes that is the one in the folder of the list, else the one in voc12/.
-        """
-        if (path := self.root / CSV_FILE).exists():
-            return path
-        if self.classes != VOC:
-            return self.root / LABELS_FILE
-        return path if (path := Path(listed_in).parent / LABELS_FILE).exists() else Path("voc12", LABELS_FILE)
-
     def image_labels(
         self,
         ids: Iterable[str],
@@ -201,7 +178,7 @@ class Dataset:
             failures: receives (id, message) of each image without a usable label; without it they raise one UserError.
             labels_path: .csv or .npy to read in place of the dataset's own; images that it lacks are read from their XML.
         """
-        labels_path = Path(labels_path or self.labels_path(listed_in))
+        labels_path = Path(labels_path or label_file(self.root, self.classes, listed_in))
         table = read_label_table(labels_path, self.classes, self.ignore_foreign)
         labels: dict[str, np.ndarray] = {}
         problems = []
@@ -216,9 +193,8 @@ class Dataset:
             failures += problems
         if is_main_process():
             counts = Counter(labels_path if image_id in table else self._annotations.folder for image_id in labels)
-            print(
-                "labels:", ", ".join(f"{number} from {place}" for place, number in counts.items()) or "none", flush=True
-            )
+            origins = (f"{number} from {place}" for place, number in counts.items())
+            print("labels:", ", ".join(origins) or "none", flush=True)
         return labels
 
     def _image_label(self, image_id: str, table: dict[str, np.ndarray], labels_path: Path) -> np.ndarray:
@@ -228,15 +204,12 @@ class Dataset:
         path = self.annotation_path(image_id)
         if not path.is_file():
             lacks = "does not hold it" if labels_path.exists() else "does not exist"
-            raise UserError(
-                f"no label for {image_id}: {labels_path} {lacks}, nor does {path}. Is the id right? {PREPARE}"
-            )
+            raise UserError(f"no label for {image_id}: {labels_path} {lacks}, and {path} does not exist; {PREPARE}")
         return read_annotation(path, self.ignore_foreign, self.classes)
 
 
-def check_root(root: str | Path, need_photos: bool = True) -> None:
+def check_root(root: Path, need_photos: bool = True) -> None:
     """Raise UserError if `root` is no folder or, with `need_photos`, has no JPEGImages."""
-    root = Path(root)
     if not root.is_dir():
         raise UserError(f"--voc12_root {root}: no such folder{nearest_path(root)}")
     if need_photos and not (root / "JPEGImages").is_dir():
@@ -293,18 +266,17 @@ def _check_files(image_id: str, files: Sequence[Files]) -> None:
     first = None
     for one in files:
         path = one.find(image_id)
-        if one.formats is None:
-            if not path.exists():
-                raise UserError(f"{one.what} {path} does not exist")
-            if path.is_file() and path.stat().st_size == 0:
-                raise UserError(f"{one.what} {path} is empty (0 bytes): copy or make it again")
-            continue
-        height, width = size_of(path, one.what, one.formats)
-        first = first or (one.what, height, width)
-        if (height, width) != first[1:]:
-            remedy = "resize it" if one.formats == PHOTO_FORMATS else "resize it by nearest neighbour"
-            sizes = f"{width}x{height} pixels, its {first[0]} {first[2]}x{first[1]}"
-            raise UserError(f"{one.what} {path} is {sizes}: {remedy}")
+        if one.formats is not None:
+            height, width = size_of(path, one.what, one.formats)
+            size = f"{width}x{height}"
+            first = first or (one.what, size)
+            if size != first[1]:
+                sizes = f"{size} pixels, its {first[0]} {first[1]}"
+                raise UserError(f"{one.what} {path} is {sizes}: resize it (label maps by nearest neighbour)")
+        elif not path.exists():
+            raise UserError(f"{one.what} {path} does not exist")
+        elif path.is_file() and path.stat().st_size == 0:
+            raise UserError(f"{one.what} {path} is empty (0 bytes): copy or make it again")
 
 
 def report_problems(
@@ -321,18 +293,12 @@ def report_problems(
     bad = dict(problems)
     left = [image_id for image_id in ids if image_id not in bad]
     if bad and not (skip_errors and left):
-        remedy = "; --skip_errors skips them" if skip_errors is not None and left else ""
         first = next(iter(bad.values()))
-        if len(ids) == 1:
-            raise UserError(first)
-        number = f"{len(bad)} of {len(left) + len(bad)} images"
-        raise UserError(f"{number} cannot be {what} ({summarize_ids(list(bad))}), the first: {first}{remedy}")
+        if len(ids) > 1:
+            number = f"{len(bad)} of {len(bad) + len(left)} images"
+            first = f"{number} cannot be {what} ({summarize_ids(list(bad))}), the first: {first}"
+        raise UserError(first + ("; --skip_errors skips them" if skip_errors is False and left else ""))
     if is_main_process():
         for image_id, message in bad.items():
             print(f"skipped {image_id}: {message}", file=sys.stderr)
     return left
-
-
-def _normal(image_id: str) -> str:
-    """Return one spelling of letters with accents, which file systems write differently."""
-    return unicodedata.normalize("NFC", image_id)

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,7 +40,11 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Cla
     UserError: missing, damaged or no annotation; it names no class or, without `ignore_foreign`, an unknown one.
     """
     try:
-        root = ElementTree.parse(path, ElementTree.XMLParser(target=_Builder())).getroot()
+        data = Path(path).read_bytes()
+        encoding = (
+            "utf-8" if re.search(rb"(?i)encoding=.utf8\W", data[:100]) else None
+        )  # Python writes it, expat does not know it
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder(), encoding=encoding))
     except OSError as error:
         raise UserError(f"annotation {path} cannot be read: {error.strerror}") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -71,6 +76,18 @@ def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> i
     names = ", ".join(VOC.names) if classes == VOC else summarize_ids(classes.names)
     whose = "VOC's" if classes == VOC else "the dataset's (classes.txt)"
     raise UserError(f"{where}: unknown class name {name[:40]!r}{meant}; {whose} are {names}{remedy}")
+
+
+def label_file(root: str | Path, classes: Classes, listed_in: str | Path) -> Path:
+    """Return the label file for the images of a list: labels.csv of the dataset's root, else cls_labels.npy.
+
+    Of VOC's classes the latter is the one in the folder of the list, else the one in voc12/.
+    """
+    if (path := Path(root, CSV_FILE)).exists():
+        return path
+    if classes != VOC:
+        return Path(root, LABELS_FILE)
+    return path if (path := Path(listed_in).parent / LABELS_FILE).exists() else Path("voc12", LABELS_FILE)
 
 
 def read_label_table(path: str | Path, classes: Classes, ignore_foreign: bool = False) -> dict[str, np.ndarray]:
@@ -126,9 +143,8 @@ def read_label_csv(path: str | Path) -> Iterator[tuple[int, str, list[str]]]:
 
 def _table_rows(path: str | Path) -> list[tuple[int, list[str]]]:
     """Return (line number, cells) of each line that is not blank, without the header."""
-    reader = csv.reader(
-        io.StringIO(read_text(path, f"write a line '{_FORM}' for each photo")), skipinitialspace=True, strict=True
-    )
+    text = read_text(path, f"write a line '{_FORM}' for each photo")
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
     try:
         rows = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
@@ -183,9 +199,4 @@ def load_labels(
     return labels
 
 
-def labels_file(root: str | Path, classes: Classes, listed_in: str | Path) -> Path:
-    if (path := Path(root, CSV_FILE)).exists():
-        return path
-    if classes != VOC:
-        return Path(root, LABELS_FILE)
-    return path if (path := Path(listed_in).parent / LABELS_FILE).exists() else Path("voc12", LABELS_FILE)
+labels_file = label_file
