@@ -1,15 +1,16 @@
-# make test: an environment in .venv, then the tests, on the GPU with DEVICE=cuda.
+# make test: an environment in .venv, then the tests in JOBS processes, on the GPU with DEVICE=cuda.
 # make demo: the whole published table in miniature, on drawn pictures, from nothing.
 # make real VOC=VOCdevkit/VOC2012: a quick look at it on real photos, with small networks; SALIENCY=DIR where there are saliency maps.
 PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cpu
+JOBS ?= 2
 RUN := $(VENV)/bin/python
 
 .PHONY: test lint demo real tensorboard clean
 
 test: lint
-	$(RUN) -m pytest -q --device $(DEVICE)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) --dist worksteal --device $(DEVICE)
 
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .
@@ -17,7 +18,7 @@ lint: $(VENV)/.ready
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
-# Interrupted, `make demo` goes on where it was. `rm -r demo_run` starts anew.
+# Rerun `make demo` to resume an interrupted run; `rm -r demo_run` deletes it.
 demo: $(VENV)/.ready
 	$(RUN) demo/run.py --out demo_run
 
@@ -28,7 +29,7 @@ real: $(VENV)/.ready
 tensorboard: $(VENV)/.ready
 	$(RUN) -m tensorboard.main --logdir demo_run/runs
 
-# Made again when the requirements change. The mark is written last: an interrupted installation is not taken for whole.
+# Repeated when the requirements change. The mark comes last, so that an interrupted installation is repeated, too.
 $(VENV)/.ready: requirements.txt requirements-coco.txt requirements-timm.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

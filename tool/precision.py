@@ -1,4 +1,4 @@
-"""Floating-point precision of the whole run: TF32 on GPUs, mixed precision."""
+"""Floating-point precision (TF32, mixed precision) and memory format of networks."""
 
 import contextlib
 import re
@@ -13,21 +13,18 @@ from torch import nn
 _Net = TypeVar("_Net", bound=nn.Module)
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# CPU features of /proc/cpuinfo that compute convolutions and matrix products in these types: x86, ARM
+# CPU features in /proc/cpuinfo with which matrix products are computed in these types: x86, ARM
 _INSTRUCTIONS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 
 
 def setup_precision(tf32: bool) -> None:
-    """Allow or forbid that GPUs round float32 products to TF32. PyTorch allows it for convolutions unless told otherwise."""
+    """Allow or forbid that GPUs round float32 products to TF32; by default PyTorch allows it for convolutions."""
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
 
 
 def warn_of_emulation(device: torch.device, amp: str) -> None:
-    """Print a note where this CPU has no instructions for the precision `amp`, and so would be slower than in float32.
-
-    Only where the system lists the CPU's features (Linux); elsewhere nothing is known and nothing is said.
-    """
+    """Print a note if this CPU has no instructions for the precision `amp`, if the system lists them (Linux)."""
     if device.type != "cpu" or amp == "off":
         return
     try:
@@ -35,19 +32,14 @@ def warn_of_emulation(device: torch.device, amp: str) -> None:
     except (OSError, ValueError):
         return
     if not features & _INSTRUCTIONS[amp]:
-        print(
-            f"note: --amp {amp}: this CPU has no {amp} instructions and emulates them, many times slower than float32; "
-            "leave out --amp",
-            file=sys.stderr,
-            flush=True,
-        )
+        problem = f"this CPU emulates {amp}, many times slower than float32. Leave out --amp."
+        print(f"note: --amp {amp}: {problem}", file=sys.stderr, flush=True)
 
 
 def training_form(net: _Net, device: torch.device, amp: str, tf32: bool) -> _Net:
-    """Move a network to the device in the memory format that trains fastest there.
+    """Move a network to the device, on GPUs with TF32 or mixed precision in channels-last format; return it.
 
-    GPUs' matrix units want channels last. On CPUs that format is left alone in training: oneDNN's weight gradient of narrow
-    1x1 convolutions writes out of bounds in it (its issue 6035).
+    On CPUs, oneDNN's weight gradient of narrow 1x1 convolutions corrupts memory in that format (its issue 6035).
     """
     if device.type != "cuda":
         return net.to(device)
@@ -57,10 +49,12 @@ def training_form(net: _Net, device: torch.device, amp: str, tf32: bool) -> _Net
 
 
 def inference_form(net: _Net, device: torch.device, amp: str = "off") -> _Net:
-    """Make a network ready for inference: on the device, frozen, in the fastest form. It can't be trained then.
+    """Make a network ready for inference and return it: on the device, frozen, channels last, batch norms folded.
 
-    amp: "off", "bf16" or "fp16", the precision of the autocast context that it will compute in: convolution weights are cast
-    once instead of for every photo.
+    Args:
+        net: network; it cannot be trained afterwards.
+        device: device to move it to.
+        amp: "off", "bf16" or "fp16", precision of the autocast context it will run in; convolution weights are cast once.
     """
     net.eval().requires_grad_(False)
     fold = getattr(net, "fold_batch_norms", None)
@@ -74,7 +68,7 @@ def inference_form(net: _Net, device: torch.device, amp: str = "off") -> _Net:
 
 @contextlib.contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """The context in which a network that is being trained only computes; then each part has its mode back."""
+    """Put a network into eval mode for the block; afterwards restore each module's mode."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -85,7 +79,7 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 class Autocast(nn.Module):
-    """A network whose forward pass runs in `autocast`. DataParallel's threads would not inherit the context from outside."""
+    """A network whose forward pass runs in `autocast`, also in DataParallel's threads."""
 
     def __init__(self, net: nn.Module, device: torch.device, amp: str) -> None:
         super().__init__()
@@ -97,7 +91,7 @@ class Autocast(nn.Module):
 
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:
-    """The context in which the network computes. amp: "off", "bf16" or "fp16"."""
+    """Return the context in which networks compute; amp is "off", "bf16" or "fp16"."""
     if amp == "off":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=AMP_DTYPES[amp])
