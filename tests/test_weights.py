@@ -1,32 +1,28 @@
+"""Loading weights: PyTorch files in all their wrappings, whole networks and backbones, and files that do not fit."""
+
+import json
+
 import numpy as np
 import pytest
 import torch
+import torchvision
 from conftest import PARITY
-from torch import nn
-from weight_files import (
-    mxnet_name,
-    params_bytes,
-    pickle_of,
-    small_tensors,
-    torch_03_bytes,
-    torch_bytes,
-    with_pickle,
-    zip_bytes,
-    zip_records,
-)
+from torch import Tensor, nn
+from weight_files import mxnet_name, params_bytes, small_tensors, torch_bytes, with_record, zip_bytes
 
-from network import resnet38_EDAM_tiny
-from network.state_dict import read_state_dict
-from network.weights import load_weights
+from network import deeplab_v2, deeplab_v2_torchvision, poolnet, resnet38_EDAM_tiny
+from network.weights import find_backbone, load_weights, make_poolnet, read_checkpoint
 from tool.cli import UserError
-from tool.weight_file import read_torch_file
 
 POSITIONS = "embedding.position.pe"
+DEEPLAB = {"depths": (1, 1, 2, 1), "widths": (4, 8, 8, 8, 8), "num_labels": 3, "rates": (1, 2)}
+POOLNET = {"depths": (1, 1, 2, 1), "widths": (4, 8, 8, 8, 8), "laterals": (4, 4, 4, 4, 4), "width": 4}
+ASPP = [f"base.aspp.c{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")]
 both_formats = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 
 
-def write(path, data: bytes):
-    path.write_bytes(data)
+def write(path, value: object, legacy: bool = False):
+    path.write_bytes(torch_bytes(value, legacy))
     return path
 
 
@@ -36,262 +32,271 @@ def net() -> nn.Module:
     return resnet38_EDAM_tiny.Net()
 
 
-def trained(net: nn.Module, seed: int = 1) -> dict[str, torch.Tensor]:
+@pytest.fixture
+def deeplab() -> nn.Module:
+    torch.manual_seed(0)
+    return deeplab_v2.Net(**DEEPLAB)
+
+
+def copied(net: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+
+def trained(net: nn.Module) -> dict[str, Tensor]:
     """Other weights of the same network, the batch norms' counters included."""
-    generator = torch.Generator().manual_seed(seed)
-    state = net.state_dict()
+    generator = torch.Generator().manual_seed(1)
     return {
         name: torch.rand(t.shape, generator=generator) if t.is_floating_point() and name != POSITIONS else t + 5
-        for name, t in state.items()
+        for name, t in net.state_dict().items()
     }
 
 
-def backbone(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: t for name, t in state.items() if name.split(".")[0].split("_")[0] in BACKBONE}
+def backbone(net: nn.Module) -> dict[str, Tensor]:
+    """Other weights of the backbone alone, with the names that files of it have."""
+    prefix, names = find_backbone(net)
+    return {name.removeprefix(prefix): tensor for name, tensor in trained(net).items() if name in names}
 
 
-BACKBONE = {"conv1a", "b2", "b3", "b4", "b5", "b6", "b7", "bn7"}
-NEW = ["mask_layer", "embedding", "trans_list", "d_d", "fc_list"]
+def check_equal(net: nn.Module, state: dict[str, Tensor]) -> None:
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, state[name]) and value.dtype == state[name].dtype, name
 
 
-@both_formats
-def test_reads_just_what_torch_reads(tmp_path, legacy):
-    base = torch.arange(24.0)
-    dtypes = (
-        torch.float64,
-        torch.float16,
-        torch.bfloat16,
-        torch.int64,
-        torch.int32,
-        torch.int16,
-        torch.int8,
-        torch.uint8,
-    )
-    value = {
-        "dtypes": [base.to(dtype) for dtype in (*dtypes, torch.bool)],
-        "views": (base[3:9], base.view(4, 6).T, base.view(2, 3, 4)[:, 1, ::2]),
-        "sizes": [torch.tensor(7.0), torch.empty(0), torch.empty(3, 0), base.view(2, 3, 4).shape],
-        "parameter": nn.Parameter(base.clone()),
-        5: {"plain": [None, True, -3, 2**80, 0.25, "text"], "layer": nn.BatchNorm2d(3).state_dict()},
-    }
-    path = write(tmp_path / "a.pth", torch_bytes(value, legacy))
-    ours, theirs = read_torch_file(path), torch.load(path, weights_only=True)
-
-    def same(a: object, b: object) -> bool:
-        if isinstance(b, torch.Tensor):
-            return a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride() and torch.equal(a, b)
-        if isinstance(b, dict):
-            return list(a) == list(b) and all(same(a[key], b[key]) for key in b)
-        if isinstance(b, list | tuple):
-            return len(a) == len(b) and all(map(same, a, b))
-        return a == b
-
-    assert same(ours, theirs)
-    ours["views"][0].zero_()
-    assert ours["views"][1][3, 0] == 0  # they share memory, as they did when saved
-
-
-def test_reads_files_of_pytorch_0_3(tmp_path):
-    read = read_state_dict(write(tmp_path / "a.pth", torch_03_bytes()))
-    assert read["a"].tolist() == [[0, 1, 2], [3, 4, 5]] and read["b"].tolist() == [2, 3]
-    read["b"].zero_()
-    assert read["a"].tolist() == [[0, 1, 0], [0, 4, 5]]
-
-
-def test_warnings_of_pytorch_are_not_shown(tmp_path, recwarn):
-    path = write(tmp_path / "a.pth", with_pickle(GOOD, pickle_of(GOOD).replace(b"\x80\x02", b"\x80\x03", 1)))
-    assert set(read_state_dict(path)) == {"a.weight", "b"} and not recwarn
-    torch.load(path, weights_only=True)
-    assert len(recwarn) == 1  # there was something to show
+# Reading files
 
 
 @both_formats
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "net", "network"])
-def test_finds_the_network_in_a_training_state(tmp_path, legacy, wrapper):
+@pytest.mark.parametrize(
+    "wrappers",
+    [(), ("state_dict",), ("model_state_dict",), ("net", "model", "params"), ("a_name_of_their_own",)],
+    ids=str,
+)
+def test_read_checkpoint_unwraps_training_states(tmp_path, legacy, wrappers):
     model = nn.DataParallel(nn.Linear(3, 2))
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     model.module(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    state = model.state_dict()
-    assert list(state) == ["module.weight", "module.bias"]
-    saved = state if wrapper is None else {"step": 3, "optimizer": optimizer.state_dict(), wrapper: state}
-    read = read_state_dict(write(tmp_path / "a.pth", torch_bytes(saved, legacy)))
-    assert list(read) == ["weight", "bias"]
+    saved = model.state_dict()
+    for name in reversed(wrappers):
+        saved = {"epoch": 3, "optimizer": optimizer.state_dict(), "params": {"lr": 0.1}, name: saved}
+    read, classes = read_checkpoint(write(tmp_path / "a.pth", saved, legacy))
+    assert list(read) == ["weight", "bias"] and classes == ()
     assert torch.equal(read["weight"], model.module.weight) and torch.equal(read["bias"], model.module.bias)
 
 
+def test_read_checkpoint_rejects_two_candidates(tmp_path):
+    saved = {"generator": small_tensors(), "discriminator": small_tensors()}
+    with pytest.raises(UserError, match=r"a\.pth.*no dict of tensors"):
+        read_checkpoint(write(tmp_path / "a.pth", saved))
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.module.", "net.", "model._orig_mod.module.net."])
+def test_read_checkpoint_strips_prefixes_of_all_names(tmp_path, prefix):
+    state = {f"{prefix}{name}": tensor for name, tensor in small_tensors().items()}
+    assert list(read_checkpoint(write(tmp_path / "a.pth", state))[0]) == ["a.weight", "b"]
+    state["c"] = torch.ones(1)
+    assert list(read_checkpoint(write(tmp_path / "a.pth", state))[0]) == list(state)
+
+
+def test_prefix_of_the_networks_own_names_is_kept(tmp_path):
+    net = nn.Module()
+    net.model = nn.Linear(2, 2)
+    for saved in (net.state_dict(), nn.DataParallel(net).state_dict()):
+        assert load_weights(net, write(tmp_path / "a.pth", saved)).loaded == 2
+
+
+GOOD, LEGACY = torch_bytes(small_tensors()), torch_bytes(small_tensors(), legacy=True)
+VALUES = torch.arange(6.0).numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "keyword"),
+    [
+        (b"", "empty"),
+        (b"<html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"7z\xbc\xaf'\x1c", "7z"),
+        (b"\x89PNG\r\n\x1a\n", "unknown"),
+        (zip_bytes({"EDAM.pth": GOOD}), "Unpack"),
+        (with_record(GOOD, "constants.pkl", b""), "TorchScript"),
+        (torch_bytes(nn.Linear(2, 2)), "Linear.*state_dict"),
+        (torch_bytes(nn.Linear(2, 2), legacy=True), "state_dict"),
+        (GOOD[:-30], "truncated"),
+        (LEGACY[:-1], "truncated"),
+        (LEGACY[:60], "truncated"),
+        (GOOD.replace(VALUES, bytes(24)), "damaged"),
+        (torch_bytes([small_tensors()]), "no dict of tensors"),
+        (torch_bytes({}), "no dict of tensors"),
+        (torch_bytes({"a": torch.zeros(2), "b": 3}), "no dict of tensors"),
+        (torch_bytes({1: torch.zeros(2)}), "no dict of tensors"),
+        (torch_bytes({"a": torch.zeros(2).to_sparse()}), "no dict of tensors"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_read_checkpoint_rejects(tmp_path, data, keyword):
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(UserError, match=keyword) as error:
+        read_checkpoint(tmp_path / "a.pth")
+    assert "a.pth" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_read_checkpoint_rejects_other_paths(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.pth does not exist"):
+        read_checkpoint(tmp_path / "absent.pth")
+    for path in (tmp_path, "/dev/zero"):
+        with pytest.raises(UserError, match=f"{path}.*regular file"):
+            read_checkpoint(path)
+
+
+# EDAM on ResNet38d
+
+
 @both_formats
-def test_loads_a_whole_network(tmp_path, net, legacy):
+def test_load_whole_network(tmp_path, net, legacy):
     state = trained(net)
-    path = write(tmp_path / "a.pth", torch_bytes(state, legacy))
+    path = write(tmp_path / "a.pth", state, legacy)
     report = load_weights(net, path)
-    assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
+    check_equal(net, state)
     assert (report.loaded, report.missing, report.unexpected) == (len(state), [], [])
     assert str(report) == f"loaded {len(state)} tensors from {path}"
 
 
-def test_loads_a_network_of_another_crop_and_without_counters(tmp_path, net):
-    positions = net.state_dict()[POSITIONS].clone()
-    state = {name: t for name, t in trained(net).items() if not name.endswith("num_batches_tracked")}
-    state[POSITIONS] = torch.zeros(1, 2116, 64)
-    report = load_weights(net, write(tmp_path / "a.pth", torch_bytes(state)))
-    assert report.loaded == len(state) - 1 and not report.missing and not report.unexpected
-    del state[POSITIONS]
-    own = net.state_dict()
-    assert all(torch.equal(own[name], t) for name, t in state.items())
-    assert torch.equal(own[POSITIONS], positions)
+def test_load_network_of_another_crop_without_counters_in_float64(tmp_path, net):
+    before = copied(net)
+    given = {name: t for name, t in trained(net).items() if not name.endswith("num_batches_tracked")}
+    given[POSITIONS] = torch.zeros(1, 2116, 64)
+    given = {name: t.double() if t.is_floating_point() else t for name, t in given.items()}
+    report = load_weights(net, write(tmp_path / "a.pth", given))
+    assert report.loaded == len(given) - 1 and not report.missing and not report.unexpected
+    del given[POSITIONS]
+    check_equal(net, before | {name: t.float() for name, t in given.items()})
 
 
-@both_formats
 @pytest.mark.parametrize("heads", [[], ["fc8.weight", "f8_3.weight", "f9.weight"]], ids=["alone", "with SEAM's heads"])
-def test_loads_a_backbone_and_keeps_the_new_layers(tmp_path, net, legacy, heads):
-    before = {name: t.clone() for name, t in net.state_dict().items()}
-    given = backbone(trained(net))
-    path = write(tmp_path / "a.pth", torch_bytes(given | {head: torch.ones(2, 2) for head in heads}, legacy))
-    report = load_weights(net, path)
-    after = net.state_dict()
-    assert all(torch.equal(after[name], given.get(name, before[name])) for name in after)
+def test_load_backbone_keeps_new_layers(tmp_path, net, heads):
+    before, given = copied(net), backbone(net)
+    report = load_weights(net, write(tmp_path / "a.pth", given | {head: torch.ones(2, 2) for head in heads}))
+    check_equal(net, before | given)
     assert report.loaded == len(given) and report.unexpected == heads
     assert report.missing == [name for name in before if name not in given and name != POSITIONS]
-    assert list(dict.fromkeys(name.split(".")[0] for name in report.missing)) == NEW
-    tail = "; left out fc8, f8_3, f9" if heads else ""
-    assert str(report) == (
-        f"loaded {len(given)} tensors from {path}; mask_layer, embedding, trans_list, d_d, fc_list not in it, "
-        f"so these start from random values{tail}"
-    )
+    assert "newly initialised: mask_layer, embedding.segment" in str(report)
+    assert str(report).endswith("left out: fc8, f8_3, f9") == bool(heads)
 
 
-def test_loads_the_imagenet_backbone(tmp_path, net):
-    given = {name: t for name, t in backbone(trained(net)).items() if not name.endswith("num_batches_tracked")}
-    raw = {mxnet_name(name): t.numpy() for name, t in given.items()} | {
-        "arg:linear1000_bias": np.zeros(1000, np.float32)
-    }
-    report = load_weights(net, write(tmp_path / "a.params", params_bytes(raw, "0.x")))
-    assert all(torch.equal(net.state_dict()[name], t) for name, t in given.items())
-    assert report.loaded == len(given) and {name.split(".")[0] for name in report.missing} == set(NEW)
-
-
-def test_a_float64_file_is_rounded_to_the_networks_type(tmp_path, net):
-    state = {name: t.double() if t.is_floating_point() else t for name, t in trained(net).items()}
-    load_weights(net, write(tmp_path / "a.pth", torch_bytes(state)))
-    assert net.conv1a.weight.dtype == torch.float32
-    assert torch.equal(net.conv1a.weight, state["conv1a.weight"].float())
+def test_load_imagenet_params(tmp_path, net):
+    given = {name: t for name, t in backbone(net).items() if not name.endswith("num_batches_tracked")}
+    arrays = {mxnet_name(name): t.numpy() for name, t in given.items()}
+    (tmp_path / "a.params").write_bytes(params_bytes(arrays | {"arg:linear1000_bias": np.zeros(1000)}, "0.x"))
+    before = copied(net)
+    assert load_weights(net, tmp_path / "a.params").loaded == len(given)
+    check_equal(net, before | given)
+    with pytest.raises(UserError, match=r"resnet38_mini_mxnet1\.9\.params.*b2_1\.bn_branch2a"):
+        load_weights(net, PARITY / "resnet38_mini_mxnet1.9.params")  # it has more blocks
 
 
 def without(*names: str):
     return lambda state: {name: t for name, t in state.items() if name not in names}
 
 
-def replaced(name: str, value: torch.Tensor):
+def replaced(name: str, value: Tensor):
     return lambda state: state | {name: value}
 
 
-RESNET = {f"layer{i}.0.conv{j}.weight": torch.zeros(1) for i in range(1, 5) for j in (1, 2)}
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "keyword"),
     [
-        (
-            lambda state: RESNET,
-            r"holds an ordinary ResNet, which is another network than ResNet38d, not weights of this network: "
-            r"layer1\.0\.conv1\.weight, layer1\.0\.conv2\.weight, layer2\.0\.conv1\.weight and 5 more unknown to it",
-        ),
-        (lambda state: {"w": torch.zeros(1)}, r"holds 1 tensor \(w\), not weights of this network: w unknown to it"),
-        (lambda state: {"fc8.weight": torch.zeros(1)}, "not weights of this network: fc8.weight unknown to it"),
-        (
-            replaced("extra.weight", torch.zeros(1)),
-            "an EDAM network, not weights of this network: extra.weight unknown",
-        ),
-        (replaced("fc8.weight", torch.zeros(1)), "an EDAM network, not weights of this network: fc8.weight unknown"),
-        (
-            without("mask_layer.weight", "d_d.weight"),
-            "holds an? .* but lacks mask_layer.weight, d_d.weight of this network",
-        ),
-        (without("b4.conv_branch2a.weight"), "holds an EDAM network but lacks b4.conv_branch2a.weight of this network"),
-        (
-            lambda state: without("bn7.bias")(backbone(state)),
-            "a ResNet38d but lacks .*bn7.bias|and .* more of this network",
-        ),
+        (lambda state: {"layer1.0.conv1.weight": torch.zeros(1)}, r"layer1\.0\.conv1\.weight unknown"),
+        (lambda state: {"fc8.weight": torch.zeros(1)}, "fc8.weight unknown"),
+        (lambda state: {"b2_9.conv1.weight": torch.zeros(1), "conv1a.weight": state["conv1a.weight"]}, "b2_9"),
+        (replaced("extra.weight", torch.zeros(1)), "extra.weight unknown"),
+        (without("mask_layer.weight", "d_d.weight"), "lacks mask_layer.weight, d_d.weight"),
+        (without("b4.conv_branch2a.weight"), "lacks b4.conv_branch2a.weight"),
+        (lambda state: {"conv1a.weight": state["conv1a.weight"]}, r"lacks b2\."),
         (
             replaced("b2.conv_branch1.weight", torch.zeros(128, 64, 1, 1)),
-            r"of other sizes than this network: b2\.conv_branch1\.weight is \(128, 64, 1, 1\) in the file, "
-            r"\(32, 16, 1, 1\) in the network \(1 tensor of another shape\)",
+            r"b2\.conv_branch1\.weight .*\(128, 64, 1, 1\) in the file, \(32, 16, 1, 1\) in the network",
         ),
-        (replaced("bn7.bias", torch.full((256,), torch.nan)), "bn7.bias holds values that are not finite"),
-        (
-            replaced("bn7.bias", torch.full((256,), 1e300, dtype=torch.float64)),
-            "bn7.bias holds values that are not finite",
-        ),
-        (replaced("bn7.bias", 3), "holds no state_dict: 'bn7.bias' is a int; save"),
-        (lambda state: {}, "holds no state_dict but an empty dict"),
-        (lambda state: [state], "holds no state_dict but a list"),
-        (lambda state: {"epoch": 3, "model": {}}, "holds no state_dict but an empty dict"),
-        (lambda state: {1: torch.zeros(1)}, "holds no state_dict: 1 is a tensor"),
-        (lambda state: torch.zeros(3), "holds no state_dict but a tensor"),
+        (replaced("bn7.bias", torch.full((256,), torch.nan)), "bn7.bias .*NaN"),
+        (replaced("bn7.bias", torch.full((256,), 1e300, dtype=torch.float64)), "bn7.bias .*infinity"),
+        (lambda state: {"state_dict": state, "classes": ["cat", "dog"]}, "2 classes cat, dog.*VOC 2012"),
     ],
-    ids=lambda value: value[:40] if isinstance(value, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path, net, change, message):
-    before = {name: t.clone() for name, t in net.state_dict().items()}
-    path = write(tmp_path / "a.pth", torch_bytes(change(trained(net))))
-    with pytest.raises(UserError, match=message) as error:
+def test_load_weights_rejects_files_of_other_networks(tmp_path, net, change, keyword):
+    before = copied(net)
+    path = write(tmp_path / "a.pth", change(trained(net)))
+    with pytest.raises(UserError, match=keyword) as error:
         load_weights(net, path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    check_equal(net, before)
 
 
-def test_params_of_another_network_are_named(tmp_path, net):
-    path = write(tmp_path / "a.params", params_bytes({"arg:bn_data_gamma": np.zeros(3, np.float32)}))
-    with pytest.raises(UserError, match=r"a\.params: 'arg:bn_data_gamma' is not a tensor of the ImageNet ResNet-38"):
-        load_weights(net, path)
-    with pytest.raises(UserError, match=r"holds a ResNet38d, not weights of this network: b2_1\.bn_branch2a"):
-        load_weights(net, PARITY / "resnet38_mini_mxnet1.9.params")
+# DeepLab-v2 and PoolNet on a CaffeResNet
 
 
-GOOD = torch_bytes(small_tensors())
-LEGACY = torch_bytes(small_tensors(), legacy=True)
+@pytest.mark.parametrize("name", ["{}", "module.{}", "base.{}", "module.base.{}", "model.module.{}", "net.base.{}"])
+def test_load_deeplab_initial_weights(tmp_path, deeplab, name):
+    """As deeplabv1_resnet101-coco.pth: no "base.", no ASPP, a classifier, running statistics in float64."""
+    expected = trained(deeplab) | {name: copied(deeplab)[name] for name in ASPP}
+    given = {name: t.double() if "running" in name else t for name, t in backbone(deeplab).items()}
+    given |= {"fc.weight": torch.zeros(91, 8, 1, 1), "fc.bias": torch.zeros(91)}
+    report = load_weights(deeplab, write(tmp_path / "a.pth", {name.format(n): t for n, t in given.items()}))
+    check_equal(deeplab, expected)
+    fc = "base.fc" if "base" in name else "fc"
+    assert report.missing == ASPP and report.unexpected == [f"{fc}.weight", f"{fc}.bias"]
+    assert str(report).endswith(f"; newly initialised: base.aspp; left out: {fc}")
 
 
-def archive(name: str, content: bytes) -> bytes:
-    """GOOD with one more record."""
-    return zip_bytes({**zip_records(GOOD), name: content})
+def test_deeplab_initial_weights_have_the_published_names():
+    layout = json.loads((PARITY / "deeplab_v2" / "state_dict_layout.json").read_text())
+    with torch.device("meta"):
+        net = deeplab_v2.Net()
+    names = {f"base.{name}" for name in backbone(net)}
+    assert len(names) == 624
+    assert set(layout) - names == {f"base.aspp.c{i}.{kind}" for i in range(4) for kind in ("weight", "bias")}
+    assert {name: list(t.shape) for name, t in net.state_dict().items()} == layout
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "is empty; the download or copy may have failed"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(99), r"holds no weights: it is a PNG image; MXNet \.params and PyTorch \.pth"),
-        (b"<html>", "it is a web page, so the download went wrong"),
-        (b"{}", "it is a text file"),
-        (bytes(100), "it is of an unknown kind"),
-        (zip_bytes({"EDAM.pth": GOOD}), "it is a zip archive without tensors; unpack it"),
-        (archive("archive/constants.pkl", b""), "it is a TorchScript archive; save the state_dict"),
-        (GOOD[:-30], "it is truncated$"),
-        (GOOD.replace(torch.arange(6.0).numpy().tobytes(), bytes(24)), "it is damaged"),
-        (with_pickle(GOOD, b""), "it is truncated$"),
-        (with_pickle(GOOD, pickle_of(GOOD).replace(b"K\x06", b"K\x07", 1)), "it is damaged"),
-        (with_pickle(GOOD, pickle_of(GOOD).replace(b"K\x03\x86", b"K\x04\x86")), "it is damaged"),
-        (LEGACY[:-1], "it is truncated$"),
-        (LEGACY[:60], "it is truncated$"),
-        (LEGACY[: LEGACY.index(b"_rebuild_tensor") + 5], "it is truncated$"),
-        (LEGACY.replace(b"\x80\x02M\xe9\x03.", b"\x80\x02M\xe8\x03."), "it is damaged"),
-        (torch_bytes({"a": np.float64(1)}), r"holds no state_dict: 'a' is a scalar; save `net\.state_dict\(\)`"),
-        (torch_bytes({"a": torch.zeros(2).to_sparse()}), "holds no state_dict: 'a' is no dense tensor"),
-    ],
-    ids=lambda value: value[:40] if isinstance(value, str) else "",
-)
-def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, data, message):
-    with pytest.raises(UserError, match=message) as error:
-        read_state_dict(write(tmp_path / "a.pth", data))
-    assert "a.pth" in str(error.value) and "\n" not in str(error.value)
+def test_torchvision_weights_fit_the_variant_only(tmp_path, deeplab):
+    theirs = torchvision.models.resnet101()
+    path = write(tmp_path / "a.pth", theirs.state_dict())
+    with pytest.raises(UserError, match=r"a\.pth.*Check --network"):
+        load_weights(deeplab, path)
+    variant = deeplab_v2_torchvision.Net()
+    report = load_weights(variant, path)
+    assert (report.loaded, len(report.missing), report.unexpected) == (624, 8, ["fc.weight", "fc.bias"])
+    # Layers 1 and 2 are the same network; layers 3 and 4 are dilated here.
+    image = torch.rand(1, 3, 65, 65)
+    with torch.inference_mode():
+        stages = list(variant.eval().base.stages(image))
+        x = theirs.eval().relu(theirs.bn1(theirs.conv1(image)))
+        torch.testing.assert_close(stages[0], x)
+        x = theirs.layer1(torch.nn.functional.max_pool2d(x, 3, 2, 1, ceil_mode=True))
+        torch.testing.assert_close(stages[2], theirs.layer2(x))
 
 
-def test_paths_that_are_no_files(tmp_path):
-    with pytest.raises(UserError, match=r"weights .*absent\.pth does not exist"):
-        read_state_dict(tmp_path / "absent.pth")
-    with pytest.raises(UserError, match=r"is a folder; name the \.params or \.pth file in it"):
-        read_state_dict(tmp_path)
-    with pytest.raises(UserError, match="cannot read weights"):
-        read_state_dict("a\0b")
+@pytest.mark.parametrize("kind", ["Net", "JointNet"])
+def test_poolnet_with_and_without_its_edge_branch(tmp_path, kind):
+    tiny = make_poolnet("network.poolnet_tiny", None, ())
+    assert type(tiny).__name__ == "Net"
+    state = trained(getattr(poolnet, kind)(**POOLNET))
+    path = write(tmp_path / "a.pth", state)
+    net, other = getattr(poolnet, kind)(**POOLNET), ({"Net", "JointNet"} - {kind}).pop()
+    assert not load_weights(net, path).missing
+    check_equal(net, state)
+    with pytest.raises(UserError, match=r"a\.pth"):
+        load_weights(getattr(poolnet, other)(**POOLNET), path)
+    made = make_poolnet("network.poolnet", path, ("smallest_side",), init_weights=False)
+    assert type(made).__name__ == kind
+
+
+def test_poolnet_starts_from_resnet50_caffe(tmp_path):
+    """Names without a prefix, perhaps a classifier."""
+    net = poolnet.Net(**POOLNET)
+    before, given = copied(net), backbone(net)
+    report = load_weights(net, write(tmp_path / "a.pth", {**given, "fc.bias": torch.zeros(1000)}))
+    check_equal(net, before | {f"base.resnet.{name}": tensor for name, tensor in given.items()})
+    assert report.missing == [name for name in before if ".resnet." not in name]
+    assert report.unexpected == ["fc.bias"]
+    with pytest.raises(UserError, match="Check --network"):
+        load_weights(net, write(tmp_path / "a.pth", trained(deeplab_v2.Net(**DEEPLAB))))
