@@ -20,10 +20,8 @@ from voc12.labels import check_label, label_file, read_annotation, read_label_ta
 from voc12.lists import PREPARE, check_id, read_classes, read_pairs
 from voc12.lists import read_image_list as read_image_list
 
-ROOT = "folder of the dataset, such as VOC2012: JPEGImages"
-"""Help of the flag --voc12_root."""
-MANIFEST = "edam_manifest.json"
-"""File in the folders of a script's results, which are not searched for photos."""
+ROOT = "folder of the dataset, such as VOC2012: JPEGImages"  # help of --voc12_root
+MANIFEST = "edam_manifest.json"  # in folders of a script's results, which are not searched for photos
 _normal = partial(unicodedata.normalize, "NFC")  # file systems differ in how they write letters with accents
 SALIENCY_ENDINGS = (".png", ".jpg", ".jpeg", "_sal_fuse.png", "_sal_fuse.jpg", "_sal_fuse.jpeg")  # as PoolNet's
 
@@ -132,9 +130,8 @@ class Dataset:
     """
 
     def __init__(self, root: str | Path, ignore_foreign: bool = False, need_photos: bool = True) -> None:
-        self.root = Path(root)
+        self.root, self.ignore_foreign = Path(root), ignore_foreign
         check_root(self.root, need_photos)
-        self.ignore_foreign = ignore_foreign
         self.classes = read_classes(self.root)
         self.photo_dir = self.root / "JPEGImages"
         self.mask_dir = self.root / "SegmentationClass"
@@ -234,16 +231,6 @@ def check_inputs(
         files: kinds of files that each image needs, all of one size. UserError if the folder of one holds no such file.
         check: further check of an image, which raises UserError.
     """
-
-    def problem(image_id: str) -> str | None:
-        try:
-            _check_files(image_id, files)
-            if check is not None:
-                check(image_id)
-        except UserError as error:
-            return str(error)
-        return None
-
     found: list[tuple[str, str]] | UserError = []
     if is_main_process() and ids:
         try:
@@ -251,7 +238,13 @@ def check_inputs(
                 one.check()
             unique = list(dict.fromkeys(ids))
             with ThreadPoolExecutor(4) as pool:
-                messages = tqdm(pool.map(problem, unique), "checking", len(unique), unit="photo", disable=None)
+                messages = tqdm(
+                    pool.map(partial(_problem, files, check), unique),
+                    "checking",
+                    len(unique),
+                    unit="photo",
+                    disable=None,
+                )
                 found = [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
         except UserError as error:
             found = error
@@ -261,22 +254,26 @@ def check_inputs(
     return found
 
 
-def _check_files(image_id: str, files: Sequence[Files]) -> None:
-    """Raise UserError naming the first of the image's files that cannot be used."""
+def _problem(files: Sequence[Files], check: Callable[[str], object] | None, image_id: str) -> str | None:
+    """Return a message on the first of the image's files that cannot be used."""
     first = None
-    for one in files:
-        path = one.find(image_id)
-        if one.formats is not None:
+    try:
+        for one in files:
+            path = one.find(image_id)
+            if one.formats is None:
+                if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+                    return f"{one.what} {path} is missing or empty: copy or make it again"
+                continue
             height, width = size_of(path, one.what, one.formats)
             size = f"{width}x{height}"
             first = first or (one.what, size)
             if size != first[1]:
-                sizes = f"{size} pixels, its {first[0]} {first[1]}"
-                raise UserError(f"{one.what} {path} is {sizes}: resize it (label maps by nearest neighbour)")
-        elif not path.exists():
-            raise UserError(f"{one.what} {path} does not exist")
-        elif path.is_file() and path.stat().st_size == 0:
-            raise UserError(f"{one.what} {path} is empty (0 bytes): copy or make it again")
+                return f"{one.what} {path} is {size} pixels, its {first[0]} {first[1]}: resize it (label maps by nearest neighbour)"
+        if check is not None:
+            check(image_id)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def report_problems(
@@ -295,8 +292,8 @@ def report_problems(
     if bad and not (skip_errors and left):
         first = next(iter(bad.values()))
         if len(ids) > 1:
-            number = f"{len(bad)} of {len(bad) + len(left)} images"
-            first = f"{number} cannot be {what} ({summarize_ids(list(bad))}), the first: {first}"
+            total = len(bad) + len(left)
+            first = f"{len(bad)} of {total} images cannot be {what} ({summarize_ids(list(bad))}), the first: {first}"
         raise UserError(first + ("; --skip_errors skips them" if skip_errors is False and left else ""))
     if is_main_process():
         for image_id, message in bad.items():

@@ -23,7 +23,6 @@ from voc12.classes import CLASSES, PALETTE
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
 PHOTO_FORMATS = ("JPEG", "PNG")
 LABEL_FORMATS = ("PNG",)
-OTHER_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")  # named in messages
 MAX_PIXELS = 50_000_000  # a VOC photo has 0.2 million; larger ones are refused before they are decoded
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place
 warnings.filterwarnings(
@@ -63,9 +62,8 @@ def read_label(path: str | Path) -> tuple[np.ndarray, bool]:
         return np.array(image), True
     values = None
     if image.mode == "P":
-        stored = np.array(image)
-        used = np.flatnonzero(np.bincount(stored.ravel(), minlength=256))
-        table = np.zeros(256, np.uint8)
+        stored, table = np.array(image), np.zeros(256, np.uint8)
+        used = np.unique(stored)
         table[used] = _palette_labels(used, np.array(image.getpalette(), np.uint8).reshape(-1, 3))
         return table[stored], np.array_equal(table[used], used)
     if image.mode in ("RGB", "RGBA"):
@@ -163,13 +161,12 @@ def _palette_labels(used: np.ndarray, palette: np.ndarray) -> np.ndarray:
     if used.max(initial=0) >= len(palette):
         return indices
     colours = palette[used]
-    if (colours == PALETTE[used]).all() or (colours == used[:, None]).all():
+    is_filled_in = len(np.unique(_colour_keys(colours))) == len(used) and len(np.unique(_colour_keys(palette))) > 1
+    if not is_filled_in or (colours == used[:, None]).all():
         return indices
-    if len(np.unique(_colour_keys(colours))) < len(used) or len(np.unique(_colour_keys(palette))) == 1:
-        return indices  # a palette that nobody filled in
     labels = labels_of_colours(colours)
-    grey = (colours == colours[:, :1]).all()
-    return labels if labels is not None else colours[:, 0] if grey else indices
+    is_grey = (colours == colours[:, :1]).all()
+    return labels if labels is not None else colours[:, 0] if is_grey else indices
 
 
 def _decode(path: str | Path, what: str, formats: tuple[str, ...]) -> Image.Image:
@@ -202,23 +199,13 @@ def _open(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[Ima
     except FileNotFoundError as error:
         raise UserError(f"{what} {path} does not exist") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{what} {path} {_other_format(path, formats)}") from error
+        wanted = f"{' or '.join(formats)} file"
+        raise UserError(
+            f"{what} {path} ({path.stat().st_size} bytes) is no whole {wanted}: convert it or copy it again"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         reason = getattr(error, "strerror", None) or f"{error}; copy or make it again"
         raise UserError(f"{what} {path} cannot be read: {reason}") from error
-
-
-def _other_format(path: Path, formats: tuple[str, ...]) -> str:
-    """Return why a file is no image of these formats, and the remedy."""
-    wanted = " or ".join(formats)
-    if path.stat().st_size == 0:
-        return "is empty (0 bytes): copy or make it again"
-    try:
-        with Image.open(path, formats=OTHER_FORMATS) as image:
-            remedy = "make it again, JPEG changes class values" if image.format == "JPEG" else "convert it"
-            return f"is a {image.format} file, not {wanted}: {remedy}"
-    except (OSError, SyntaxError, ValueError):
-        return f"is not a whole {wanted} file: copy or make it again"
 
 
 def _orientation(image: Image.Image) -> int:
