@@ -5,38 +5,37 @@ Pseudo labels with CRF and saliency:
         --sal_path SALIENCY --out_crf_pred OUT --theta 0.2 --alpha 0.000001 --beta 0.99999
 One photo, to look at:
     python infer_cls.py --image photo.jpg --classes cat,sofa --weights EDAM.pth --out OUT
-Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_node 4 infer_cls.py ...
+Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 infer_cls.py ...
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from network import add_flags, make_net, options
-from network.state_dict import read_checkpoint
-from network.weights import load_weights
-from pseudo_label import inference
-from pseudo_label.class_maps import MultiScalePhotos, class_maps, views
-from pseudo_label.fusion import check_fusion
-from pseudo_label.jobs import LabelJob
-from pseudo_label.manifest import check_folder, claim_folder, weights_digest
+from network.weights import LoadReport, load_weights, read_checkpoint
+from pseudo_label import loop
+from pseudo_label.class_maps import class_maps, views
+from pseudo_label.crf import dense_crf, with_background
+from pseudo_label.fusion import check_fusion, pseudo_label
+from pseudo_label.loop import Photo
+from pseudo_label.manifest import check_folder, claim_folder
 from pseudo_label.visualise import overlay
 from tool import cli, distributed
-from tool.cli import UserError, nearest_path, run_script
-from tool.files import make_folder
+from tool.cli import BadPhoto, UserError, run_script
+from tool.files import save_npy_dict
 from tool.precision import autocast, inference_form, setup_precision
+from tool.ranks import is_main_process
 from voc12.classes import PALETTE, VOC, Classes
-from voc12.images import load_label, load_photo, save_rgb
-from voc12.inputs import photos, saliency_maps
-from voc12.labels import IGNORE_FOREIGN, class_number, load_labels
-from voc12.lists import ROOT, check_root, make_classes, photo_folder, read_classes, read_image_list
+from voc12.dataset import ROOT, Dataset, read_image_list, saliency_maps
+from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb
+from voc12.labels import IGNORE_FOREIGN, class_number
+from voc12.lists import make_classes
 
-ONE_PHOTO = {"output": "one photo"}  # what the folder of --image holds
+ONE_PHOTO = {"output": "one photo"}  # manifest of --out
+FUSION = ("sal_path", "theta", "alpha", "beta")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -49,22 +48,13 @@ def get_parser() -> argparse.ArgumentParser:
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--out_cam", type=Path, metavar="DIR", help="write class maps, <id>.npy: class from 0 -> (H, W) float32")
     add("--out_cam_pred", type=Path, metavar="DIR", help="write label PNGs of the class maps")
-    add(
-        "--out_crf",
-        type=Path,
-        metavar="DIR",
-        help="write CRF probabilities, <id>.npy: label, 0 background -> (H, W) float32",
-    )
+    crf = "write CRF probabilities, <id>.npy: label, 0 background -> (H, W) float32"
+    add("--out_crf", type=Path, metavar="DIR", help=crf)
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
-    plain = "with --sal_path: write label PNGs of the CRF without saliency as well"
+    plain = "with --sal_path: also write label PNGs of the CRF without saliency"
     add("--out_plain_pred", type=Path, metavar="DIR", help=plain)
     add("--sal_path", type=Path, metavar="DIR", help="grey saliency maps <id>.png to fuse into the label PNGs")
-    add(
-        "--image",
-        type=Path,
-        metavar="FILE",
-        help="in place of a dataset: one photo, whose classes are given by --classes",
-    )
+    add("--image", type=Path, metavar="FILE", help="label this photo instead of a dataset; needs --classes and --out")
     add("--classes", metavar="A,B", help="with --image: the classes that the photo shows")
     one = "with --image: write class maps, label PNG with CRF and the photo under its label: <name>.npy, .png, _overlay.png"
     add("--out", type=Path, metavar="DIR", help=one)
@@ -72,88 +62,147 @@ def get_parser() -> argparse.ArgumentParser:
     add("--theta", type=number, default=0.5, help=theta)
     add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
     add("--beta", type=number, default=1.0, help="with --sal_path: scores above it always win")
-    inference.add_flags(parser, workers="compute CRFs and write files")
+    loop.add_flags(parser, workers="compute CRFs and write files")
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    job = LabelJob(**{name: getattr(args, name) for name in LabelJob.__dataclass_fields__})
-    if job.sal_path and not job.sal_path.is_dir():
-        raise UserError(f"--sal_path {job.sal_path}: no such folder{nearest_path(job.sal_path)}")
+    check_flags(args)
     if args.image:
-        label_one(args, job)
+        label_image(args)
         return
-    inference.check_outputs(job)
-    if job.out_plain_pred and not job.sal_path:
-        raise UserError(
-            "--out_plain_pred is for labels beside those with --sal_path; without it, --out_crf_pred writes them"
-        )
-    if args.voc12_root is None:
-        raise UserError("give the photos: --voc12_root with --infer_list, or --image with --classes and --out")
-    check_root(args.voc12_root)
-    if job.sal_path or job.out_cam_pred:
-        check_fusion(job.theta, job.alpha, job.beta, saliency=job.sal_path is not None)
-    ids = list(dict.fromkeys(read_image_list(args.infer_list)))
-    failures: list[tuple[str, str]] = []
-    kept = failures if args.skip_errors else None
-    how = {"ignore_foreign": args.ignore_foreign, "listed_in": args.infer_list}
-    labels = load_labels(ids, args.voc12_root, failures=kept, **how)
+    data = Dataset(args.voc12_root, args.ignore_foreign)
+    saliency = saliency_maps(args.sal_path) if args.sal_path and (args.out_cam_pred or args.out_crf_pred) else None
+    with loop.start(args) as run:
+        problems: list[tuple[str, str]] = []
+        labels = data.image_labels(read_image_list(args.infer_list), args.infer_list, problems)
+        ids = [*labels, *dict(problems)]
+        ids = run.usable(ids, [data.photos(), *([saliency] if saliency else [])], problems)
+        net, report = load_network(args, data.classes)
+        net = run.prepare(net, report, {output: settings_of(args, output) for output in run.folders})
+        warn_unused(args, run.folders)
 
-    def compute(
-        net: Any, image_id: str, photo: Tensor, views: list[Tensor], device: torch.device
-    ) -> tuple[list[int], np.ndarray]:
-        classes = np.flatnonzero(labels[image_id]).tolist()
-        maps = class_maps(net, views, classes, (photo.shape[0], photo.shape[1]), device)
-        return classes, maps.cpu().numpy()
-
-    task = inference.Task(
-        job=job,
-        ids=list(labels),
-        inputs=[photos(photo_folder(args.voc12_root)), *([saliency_maps(job.fused)] if job.fused else [])],
-        weights_sha256=weights_digest(args.weights),
-        load_network=lambda: load_network(args, read_classes(args.voc12_root)),
-        photos=partial(MultiScalePhotos, folder=photo_folder(args.voc12_root)),
-        compute=compute,
-        announce=lambda: warn_unused(args, job),
-        failures=failures,
-    )
-    inference.run(args, task)
+        for photo, photo_views in run.read_ahead(run.photos_left(ids), data.photos(), views):
+            with run.attempt(photo):
+                classes = np.flatnonzero(labels[photo.id]).tolist()
+                maps = class_maps(net, photo_views, classes, photo.pixels.shape[:2], run.device)
+                saliency_path = saliency.find(photo.id) if saliency else None
+                run.write_behind(write_labels, photo, classes, maps.cpu().numpy(), saliency_path, args)
+        run.finish()
 
 
-def load_network(args: argparse.Namespace, classes: Classes) -> tuple[Any, str]:
-    """The trained network, and the line to report."""
+def write_labels(
+    photo: Photo, classes: list[int], maps: np.ndarray, saliency_path: Path | None, args: argparse.Namespace
+) -> str | None:
+    """Write the files of one photo: class maps -> CRF -> fusion -> files. Return a remark if nothing was labelled.
+
+    Args:
+        photo: the photo.
+        classes: the n classes that it shows, from 0; n may be 0.
+        maps: class maps, float32 (n, H, W) in 0..1.
+        saliency_path: saliency map to fuse into the label PNGs.
+        args: flags of the script; a folder that is None gets no file.
+
+    Raises:
+        BadPhoto: the class maps are not finite, or the saliency map does not fit.
+        UserError: a file cannot be written.
+    """
+    if not np.isfinite(maps).all():
+        raise BadPhoto(f"{photo.id}: class maps are not finite. Compute in float32 (--amp off) or check the weights.")
+    numbers, name, written = np.array(classes, np.int64), photo.id, []
+    fusion: dict[str, Any] = {"theta": args.theta, "alpha": args.alpha, "beta": args.beta}
+    if saliency_path:
+        fusion["saliency"] = load_saliency(saliency_path, maps.shape[1:])
+    if args.out_cam:
+        save_npy_dict(args.out_cam / f"{name}.npy", dict(zip(classes, maps, strict=True)))
+    if args.out_cam_pred:
+        written.append(pseudo_label(maps, numbers, **fusion))
+        save_label(args.out_cam_pred / f"{name}.png", written[-1])
+    if args.out_crf or args.out_crf_pred or args.out_plain_pred:
+        probability = dense_crf(photo.pixels, with_background(maps))  # (n + 1, H, W), background first
+        if args.out_crf:
+            labels = [0, *(number + 1 for number in classes)]
+            save_npy_dict(args.out_crf / f"{name}.npy", dict(zip(labels, probability, strict=True)))
+        if args.out_crf_pred:
+            written.append(pseudo_label(probability[1:], numbers, background=probability[0], **fusion))
+            save_label(args.out_crf_pred / f"{name}.png", written[-1])
+        if args.out_plain_pred:
+            written.append(pseudo_label(probability[1:], numbers, background=probability[0]))
+            save_label(args.out_plain_pred / f"{name}.png", written[-1])
+    all_background = bool(classes) and not all(label.any() for label in written)
+    return "have image labels but an all-background pseudo label" if all_background else None
+
+
+def load_saliency(path: Path, size: tuple[int, ...]) -> np.ndarray:
+    """Return a saliency map, uint8 `size` = (H, W). BadPhoto: missing, not grey, of another size."""
+    try:
+        saliency = load_grey(path)
+    except UserError as error:
+        raise BadPhoto(str(error)) from error
+    if saliency.shape != size:
+        found, wanted = (f"{width}x{height}" for height, width in (saliency.shape, size))
+        raise BadPhoto(f"saliency map {path}: {found} pixels, but its photo has {wanted}. Resize it.")
+    return saliency
+
+
+def load_network(args: argparse.Namespace, classes: Classes) -> tuple[Any, LoadReport]:
+    """Return the network with trained weights, and what was loaded. UserError: no EDAM checkpoint."""
     given = options(args) | classes.options(num_classes=len(classes))
     net = make_net(args.network, ("forward_cam", "input"), init_weights=False, **given)
     report = load_weights(net, args.weights)
     if report.missing:
-        raise UserError(f"{report}: no trained EDAM network, which is what makes pseudo labels")
-    return net, str(report)
+        raise UserError(f"{report}. Give a trained EDAM checkpoint, not a backbone.")
+    return net, report
 
 
-def label_one(args: argparse.Namespace, job: LabelJob) -> None:
-    """Label the photo of --image, which needs no dataset: the weights say which classes there are."""
-    if args.classes is None or args.out is None:
-        raise UserError("--image needs --classes A,B, what the photo shows, and --out DIR")
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise UserError for flags that do not fit together."""
+    if args.image and (args.classes is None or args.out is None):
+        raise UserError("--image: needs --classes A,B, which the photo shows, and --out DIR")
+    if args.image is None and args.voc12_root is None:
+        raise UserError("no photos. Give --voc12_root and --infer_list, or --image.")
+    if args.out_plain_pred and not args.sal_path:
+        raise UserError("--out_plain_pred: needs --sal_path. Without saliency, use --out_crf_pred.")
+    if args.sal_path or args.out_cam_pred:
+        check_fusion(args.theta, args.alpha, args.beta, saliency=args.sal_path is not None)
+
+
+def settings_of(args: argparse.Namespace, output: str) -> dict[str, Any]:
+    """Return the settings that the files of an output depend on, for its manifest."""
+    if output == "out_plain_pred":  # the same files as out_crf_pred of a run without saliency
+        return {"output": "out_crf_pred", "sal_path": None}
+    if not output.endswith("_pred"):
+        return {}
+    if args.sal_path:
+        return {**{name: getattr(args, name) for name in FUSION}, "sal_path": str(args.sal_path.resolve())}
+    return {"theta": args.theta, "sal_path": None} if output == "out_cam_pred" else {"sal_path": None}
+
+
+def warn_unused(args: argparse.Namespace, outputs: dict[str, Path]) -> None:
+    """Print which flags were given without effect on the outputs."""
+    if not is_main_process():
+        return
+    cli.warn_unused_flags(args, get_parser(), ["classes", "out"], "without --image")
+    used = {name for output in outputs if output != "out_plain_pred" for name in settings_of(args, output)}
+    unused = [name for name in FUSION if name not in used]
+    cli.warn_unused_flags(args, get_parser(), unused, f"on {', '.join(f'--{output}' for output in outputs)}")
+
+
+def label_image(args: argparse.Namespace) -> None:
+    """Write the files of --image. The weights name the classes, so it needs no dataset."""
     photo, name = load_photo(args.image), args.image.stem
     if args.out.resolve() == args.image.parent.resolve():
-        raise UserError(f"--out {args.out} is the folder of the photo; name another one")
-    check_folder(args.out, ONE_PHOTO, overwrite=False, remedy="name another folder")
-    idle = [
-        "voc12_root",
-        "infer_list",
-        "skip_errors",
-        *([] if job.sal_path else ["theta", "alpha", "beta"]),
-        *(f"out_{output}" for output in ("cam", "cam_pred", "crf", "crf_pred", "plain_pred")),
-    ]
-    cli.warn_unused_flags(args, get_parser(), idle, "with --image")
+        raise UserError(f"--out {args.out}: is the folder of the photo. Name another one.")
+    check_folder(args.out, ONE_PHOTO, overwrite=False, remedy="Name another folder.")
+    outputs = [name for name in vars(args) if name.startswith("out_")]
+    unused = ["voc12_root", "infer_list", "skip_errors", *([] if args.sal_path else FUSION), *outputs]
+    cli.warn_unused_flags(args, get_parser(), unused, "with --image")
     names = read_checkpoint(args.weights)[1]
     classes = make_classes(names, args.weights) if names else VOC
     numbers = sorted({class_number(one, classes, "--classes") for one in args.classes.split(",")})
-    if job.sal_path:
-        check_fusion(job.theta, job.alpha, job.beta, saliency=True)
     device = distributed.setup(args.device)[0]
-    with distributed.translate_errors(inference.MORE_MEMORY):
+    with distributed.translate_errors(loop.MORE_MEMORY):
         setup_precision(args.tf32)
         net, report = load_network(args, classes)
         print(report, flush=True)
@@ -161,23 +210,15 @@ def label_one(args: argparse.Namespace, job: LabelJob) -> None:
         with autocast(device, args.amp):
             maps = class_maps(net, views(photo), numbers, photo.size[::-1], device).cpu().numpy()
     claim_folder(args.out, ONE_PHOTO, overwrite=False)
-    fusion = {name: getattr(job, name) for name in ("sal_path", "theta", "alpha", "beta")}
-    job = LabelJob(out_cam=make_folder(args.out), out_crf_pred=args.out, **fusion)
-    remark = job.write(name, np.array(photo), numbers, maps)
-    drawn = overlay(np.array(photo), load_label(args.out / f"{name}.png"), PALETTE)
+    folders = dict.fromkeys(outputs) | {"out_cam": args.out, "out_crf_pred": args.out}
+    saliency_path = saliency_maps(args.sal_path).find(name) if args.sal_path else None
+    pixels = np.array(photo)
+    settings = argparse.Namespace(**vars(args) | folders)
+    remark = write_labels(Photo(name, pixels), numbers, maps, saliency_path, settings)
+    drawn = overlay(pixels, load_label(args.out / f"{name}.png"), PALETTE)
     save_rgb(args.out / f"{name}_overlay.png", drawn)
     print(f"{args.image}: {args.out / name}.npy, .png and _overlay.png{' (no pixel got a class)' if remark else ''}")
 
 
-def warn_unused(args: argparse.Namespace, job: LabelJob) -> None:
-    """Say which settings of the label PNGs were given though none of the outputs depends on them, and what is for --image alone."""
-    cli.warn_unused_flags(args, get_parser(), ["classes", "out"], "without --image")
-    outputs = job.folders()
-    used = {name for output in outputs for name in job.fusion_settings(output)}
-    idle = [name for name in ("sal_path", "theta", "alpha", "beta") if name not in used]
-    without = "" if job.sal_path or not any(output.endswith("_pred") for output in outputs) else " without --sal_path"
-    cli.warn_unused_flags(args, get_parser(), idle, f"on {', '.join(f'--{output}' for output in outputs)}{without}")
-
-
 if __name__ == "__main__":
-    run_script(main, "interrupted; the same command goes on")
+    run_script(main, "interrupted; rerun to resume")

@@ -2,27 +2,26 @@
 
     python infer_deeplab.py --voc12_root VOC2012 --infer_list voc12/val.txt --weights checkpoints/DeepLabV2/DeepLabV2.pth \\
         --out_pred PRED --out_crf_pred CRF
-Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_node 4 infer_deeplab.py ...
+Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 infer_deeplab.py ...
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
 
 from network import add_flags, make_net, options
 from network.weights import load_weights
-from pseudo_label import inference
-from pseudo_label.manifest import weights_digest
-from pseudo_label.segmentation import SegmentationJob, probabilities
+from pseudo_label import loop
+from pseudo_label.crf import DEEPLAB, dense_crf
+from pseudo_label.loop import Photo
+from pseudo_label.segmentation import probabilities
 from tool import cli
 from tool.cli import BadPhoto, UserError, run_script
-from voc12.data import WholePhotos
-from voc12.inputs import photos
-from voc12.lists import ROOT, check_root, photo_folder, read_classes, read_image_list
+from tool.files import atomic_write
+from voc12.dataset import ROOT, Dataset, read_image_list
+from voc12.images import save_label
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -35,46 +34,61 @@ def get_parser() -> argparse.ArgumentParser:
     add("--out_pred", type=Path, metavar="DIR", help="write label PNGs")
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
     add("--out_prob", type=Path, metavar="DIR", help="write probabilities, <id>.npy: float16 (labels, H, W)")
-    scales = "scales whose maximum is taken together with the whole size; otherwise the network's own, 0.5 and 0.75"
+    scales = "scales whose maximum is taken together with the whole size; default: the network's own, 0.5 and 0.75"
     add("--scales", type=cli.number(float, 0.1, 4), nargs="+", metavar="S", help=scales)
-    add("--flip", action="store_true", help="the mean of each photo's and its mirror image's probabilities")
-    inference.add_flags(parser, workers="compute CRFs and write files")
+    add("--flip", action="store_true", help="average the probabilities of each photo and its mirror image")
+    loop.add_flags(parser, workers="compute CRFs and write files")
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    check_root(args.voc12_root)
-    classes = read_classes(args.voc12_root)
-    given = options(args) | classes.options(num_labels=len(classes.labels))
-    net = make_net(args.network, ("input", "scales"), init_weights=False, **given)
-    if args.scales:
-        net.scales = tuple(scale for scale in args.scales if scale != 1)
-    job = SegmentationJob(args.out_pred, args.out_crf_pred, args.out_prob, net.scales, args.flip)
-    inference.check_outputs(job)
-
-    def load_network() -> tuple[nn.Module, str]:
+    data = Dataset(args.voc12_root)
+    with loop.start(args) as run:
+        ids = run.usable(dict.fromkeys(read_image_list(args.infer_list)), [data.photos()])
+        given = options(args) | data.classes.options(num_labels=len(data.classes.labels))
+        net = make_net(args.network, ("input", "scales"), init_weights=False, **given)
+        if args.scales:
+            net.scales = tuple(scale for scale in args.scales if scale != 1)
         report = load_weights(net, args.weights)
         if report.missing:
-            raise UserError(f"{report}: no trained DeepLab-v2, which is what segments photos")
-        return net, str(report)
+            raise UserError(f"{report}. Give a trained DeepLab-v2 checkpoint, not a backbone.")
+        settings = {"scales": list(net.scales), "flip": args.flip}
+        net = run.prepare(net, report, dict.fromkeys(run.folders, settings))
 
-    def compute(net: Any, image_id: str, photo: Tensor, inputs: None, device: torch.device) -> tuple:
-        if min(photo.shape[:2]) * min((1, *net.scales)) < 1:
-            raise BadPhoto(f"photo {image_id} is {photo.shape[1]}x{photo.shape[0]} pixels, too small for the scales")
-        return job.results(image_id, probabilities(net, photo, device, args.flip))
+        for photo, _ in run.read_ahead(run.photos_left(ids), data.photos()):
+            with run.attempt(photo):
+                height, width = photo.pixels.shape[:2]
+                if min(height, width) * min((1, *net.scales)) < 1:
+                    raise BadPhoto(f"{photo.id}: {width}x{height} pixels is too small for --scales")
+                probability = probabilities(net, torch.from_numpy(photo.pixels), run.device, args.flip)
+                highest = probability.max(0)  # four times as fast as argmax; NaN where there is one
+                if not highest.values.isfinite().all():
+                    raise BadPhoto(f"{photo.id}: probabilities are not finite. Use --amp off or check the weights.")
+                label = highest.indices.to(torch.uint8).cpu().numpy()
+                scores = probability.cpu().numpy() if args.out_crf_pred or args.out_prob else None
+                run.write_behind(write_labels, photo, label, scores, args)
+        run.finish()
 
-    task = inference.Task(
-        job=job,
-        ids=list(dict.fromkeys(read_image_list(args.infer_list))),
-        inputs=[photos(photo_folder(args.voc12_root))],
-        weights_sha256=weights_digest(args.weights),
-        load_network=load_network,
-        photos=partial(WholePhotos, folder=photo_folder(args.voc12_root)),
-        compute=compute,
-    )
-    inference.run(args, task)
+
+def write_labels(photo: Photo, label: np.ndarray, probability: np.ndarray | None, args: argparse.Namespace) -> None:
+    """Write the files of one photo: network's labels, probabilities, labels after the CRF.
+
+    Args:
+        photo: the photo.
+        label: uint8 (H, W).
+        probability: float32 (labels, H, W), if an output needs it.
+        args: flags of the script; a folder that is None gets no file.
+    """
+    if args.out_pred:
+        save_label(args.out_pred / f"{photo.id}.png", label)
+    if args.out_prob and probability is not None:
+        with atomic_write(args.out_prob / f"{photo.id}.npy") as file:
+            np.save(file, probability.astype(np.float16))
+    if args.out_crf_pred and probability is not None:
+        refined = dense_crf(photo.pixels, probability, DEEPLAB).argmax(0).astype(np.uint8)
+        save_label(args.out_crf_pred / f"{photo.id}.png", refined)
 
 
 if __name__ == "__main__":
-    run_script(main, "interrupted; the same command goes on")
+    run_script(main, "interrupted; rerun to resume")

@@ -1,30 +1,26 @@
-"""Saliency maps from a trained PoolNet: grey PNGs, just what infer_cls.py --sal_path takes.
+"""Saliency maps from a trained PoolNet: grey PNGs for infer_cls.py --sal_path.
 
 Photos of a devkit:   python infer_sal.py --voc12_root VOC2012 --infer_list voc12/train_aug.txt --weights final.pth --out_sal SALIENCY
 Photos of a folder:   python infer_sal.py --img_root PHOTOS --weights final.pth --out_sal SALIENCY
-Interrupted, the same command continues. On several GPUs: torchrun --nproc_per_node 4 infer_sal.py ...
+Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 infer_sal.py ...
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from PIL import Image
 
-from network.caffe_weights import make_poolnet
 from network.poolnet import is_joint
-from pseudo_label import inference
-from pseudo_label.manifest import weights_digest
-from pseudo_label.saliency_maps import SaliencyJob, enlargement, saliency_logits
+from network.weights import load_weights, make_poolnet
+from pseudo_label import loop
+from pseudo_label.loop import Photo
+from pseudo_label.saliency_maps import enlargement, grey_map, saliency_logits
 from tool import cli
-from tool.cli import UserError, run_script
-from voc12.data import WholePhotos
-from voc12.folders import photos_below
-from voc12.inputs import check_folder, photos
-from voc12.lists import ROOT, check_root, photo_folder, read_image_list
+from tool.cli import BadPhoto, UserError, run_script
+from tool.files import atomic_write
+from voc12.dataset import ROOT, Dataset, Files, photos, read_image_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -33,52 +29,60 @@ def get_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, metavar="FILE", help="trained PoolNet (.pth), with or without its edge branch")
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the networks")
     add("--voc12_root", type=Path, metavar="DIR", help=ROOT)
-    add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to look at")
-    add("--img_root", type=Path, metavar="DIR", help="in place of --voc12_root: every photo in this folder and below")
+    add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to compute")
+    add("--img_root", type=Path, metavar="DIR", help="instead of --voc12_root: every photo in this folder and below")
     add("--out_sal", type=Path, metavar="DIR", help="write saliency maps, <id>.png: 8-bit grey, as large as the photo")
-    inference.add_flags(parser, workers="write files")
+    loop.add_flags(parser, workers="write files")
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    job = SaliencyJob(args.out_sal)
-    inference.check_outputs(job)
-    folder, ids = find_photos(args)
-
-    def load_network() -> tuple[nn.Module, str]:
-        net, load_weights = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)
-        report = load_weights(args.weights)
+    files, ids = find_photos(args)
+    with loop.start(args) as run:
+        ids = run.usable(ids, [files])
+        net = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)
+        report = load_weights(net, args.weights)
         if report.missing:
-            raise UserError(f"{report}: no trained PoolNet, which is what makes saliency maps")
-        return net, f"{report}, {'with' if is_joint(net.state_dict()) else 'without'} its edge branch"
+            raise UserError(f"{report}. Give a trained PoolNet checkpoint, not a backbone.")
+        branch = "with" if is_joint(net.state_dict()) else "without"
+        net = run.prepare(net, f"{report}, {branch} its edge branch", {"out_sal": {}})
 
-    def compute(net: Any, image_id: str, photo: Tensor, inputs: None, device: torch.device) -> tuple[np.ndarray, bool]:
-        return saliency_logits(net, photo, device).cpu().numpy(), enlargement(net, photo.shape) > 1
-
-    task = inference.Task(
-        job=job,
-        ids=ids,
-        inputs=[photos(folder)],
-        weights_sha256=weights_digest(args.weights),
-        load_network=load_network,
-        photos=partial(WholePhotos, folder=folder),
-        compute=compute,
-    )
-    inference.run(args, task)
+        for photo, _ in run.read_ahead(run.photos_left(ids), files):
+            with run.attempt(photo):
+                logits = saliency_logits(net, torch.from_numpy(photo.pixels), run.device).cpu().numpy()
+                is_enlarged = enlargement(net, photo.pixels.shape) > 1
+                run.write_behind(write_map, photo, logits, is_enlarged, args.out_sal)
+        run.finish()
 
 
-def find_photos(args: argparse.Namespace) -> tuple[Path, list[str]]:
-    """The folder of the photos, and their ids. UserError: neither or both of the two ways to name them, or nothing there."""
+def write_map(photo: Photo, logits: np.ndarray, is_enlarged: bool, folder: Path) -> str | None:
+    """Write the saliency map of one photo to <id>.png; return a remark if it was enlarged for the network.
+
+    Args:
+        photo: the photo.
+        logits: float32 (H, W).
+        is_enlarged: whether it was too small for the network.
+        folder: of the map.
+    """
+    if not np.isfinite(logits).all():
+        raise BadPhoto(f"{photo.id}: saliency is not finite. Use --amp off or check the weights.")
+    with atomic_write(folder / f"{photo.id}.png") as file:
+        Image.fromarray(grey_map(logits)).save(file, format="PNG")
+    return "are too small for PoolNet and were enlarged" if is_enlarged else None
+
+
+def find_photos(args: argparse.Namespace) -> tuple[Files, list[str]]:
+    """Return where the photos are, and their ids. UserError: neither or both of the two ways to name them, or no photo."""
     if (args.voc12_root is None) == (args.img_root is None):
         raise UserError("give the photos: either --voc12_root with --infer_list, or --img_root")
     if args.voc12_root is not None:
-        check_root(args.voc12_root)
-        return photo_folder(args.voc12_root), list(dict.fromkeys(read_image_list(args.infer_list)))
+        return Dataset(args.voc12_root).photos(), list(dict.fromkeys(read_image_list(args.infer_list)))
     cli.warn_unused_flags(args, get_parser(), ["infer_list"], "with --img_root")
-    check_folder(photos(args.img_root))
-    return args.img_root, sorted(photos_below(args.img_root))
+    files = photos(args.img_root)
+    files.check()
+    return files, files.ids()
 
 
 if __name__ == "__main__":
-    run_script(main, "interrupted; the same command goes on")
+    run_script(main, "interrupted; rerun to resume")

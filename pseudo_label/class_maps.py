@@ -1,8 +1,8 @@
-"""Multi-scale class maps: what the network gives to the pseudo labels."""
+"""Multi-scale class maps of a photo (section 4.1 of the paper), and pictures for TensorBoard."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,38 +11,27 @@ from PIL import Image
 from torch import Tensor
 
 from pseudo_label.visualise import heat
-from tool.image_ops import Normalization
 from tool.precision import evaluating
-from voc12.data import WholePhotos
 from voc12.images import load_photo
 
-SCALES = (1.0, 0.5, 1.5, 2.0)  # of multi-scale inference (section 4.1)
-
-
-class MaskNetwork(Protocol):
-    """A network that computes class masks of photos as `input` describes them."""
-
-    input: Normalization
-
-    def forward_cam(self, images: Tensor) -> Tensor:
-        """Normalised images (N, 3, H, W) -> masks (N, classes + 1, h, w) in 0..1, the last one background."""
-        ...
+SCALES = (1.0, 0.5, 1.5, 2.0)
 
 
 @torch.inference_mode()
 def class_maps(
-    net: MaskNetwork, views: Sequence[Tensor], classes: Sequence[int], size: tuple[int, int], device: torch.device
+    net: Any, views: Sequence[Tensor], classes: Sequence[int], size: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """Class maps of one photo: masks of all views and their mirror images, upsampled, summed, each divided by its maximum.
+    """Return the class maps of one photo: masks of all views and their mirror images, upsampled, summed, divided by each maximum.
 
     Args:
-        net: with `forward_cam`, in eval mode on `device`, best in `tool.precision.inference_form`.
+        net: in eval mode on `device`. `forward_cam`: images (N, 3, h, w), normalised as `net.input` says
+            -> masks (N, classes + 1, h', w') in 0..1, background last.
         views: the photo at several scales, uint8 (h, w, 3).
-        classes: the classes wanted, from 0.
+        classes: the n classes to return, from 0.
         size: (H, W) of the maps.
 
     Returns:
-        float32 (len(classes), H, W) in 0..1, on `device`.
+        float32 (n, H, W) in 0..1, on `device`.
     """
     total = torch.zeros(len(classes), *size, device=device)
     if not classes:
@@ -50,17 +39,17 @@ def class_maps(
     for view in views:
         image = net.input.normalise(view.to(device, non_blocking=True))
         pair = torch.stack([image, image.flip(-1)]).contiguous(memory_format=torch.channels_last)
-        # One after the other on a CPU: just as fast, in two thirds of the memory.
+        # On a CPU one after the other: as fast, in two thirds of the memory.
         parts = pair.split(1) if device.type == "cpu" else [pair]
         masks = torch.cat([net.forward_cam(part)[:, list(classes)] for part in parts]).float()  # (2, n, h, w)
-        # Bilinear upsampling commutes with mirroring: un-mirror and add while the masks are small.
+        # Bilinear upsampling commutes with mirroring, so mirror back and add while the masks are small.
         masks = masks[0] + masks[1].flip(-1)
         total += F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
     return total / total.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def class_map_pictures(net: Any, photos: Sequence[tuple[Path, list[int]]]) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, picture) of each photo (path, classes) beside its class maps at scale 1. The network's mode is left as it was."""
+    """Yield (name, picture) of each photo, given as (path, classes): photo and its class maps at scale 1."""
     device = next(net.parameters()).device
     with evaluating(net):
         for path, classes in photos:
@@ -71,7 +60,7 @@ def class_map_pictures(net: Any, photos: Sequence[tuple[Path, list[int]]]) -> It
 
 
 def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor]:
-    """The photo at each scale, rounded size, bicubic: uint8 (h, w, 3) tensors."""
+    """Return the photo at each scale, bicubic, sizes rounded: uint8 (h, w, 3) tensors."""
     resized = (
         photo.resize([max(1, round(side * scale)) for side in photo.size], Image.Resampling.BICUBIC)
         if scale != 1
@@ -79,10 +68,3 @@ def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor
         for scale in scales
     )
     return [torch.from_numpy(np.array(image)) for image in resized]
-
-
-class MultiScalePhotos(WholePhotos):
-    """Photos with their views at the inference scales: a list of uint8 (h, w, 3)."""
-
-    def inputs(self, photo: Image.Image) -> list[Tensor]:
-        return views(photo)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from network.poolnet import JointNet, Net, is_joint
 from network.saliency_loss import edge_loss, saliency_loss
-from pseudo_label.saliency import grey_map
+from pseudo_label.saliency_maps import grey_map
 
 FOLDER = PARITY / "poolnet"
 FIGURES, JOINT = np.load(FOLDER / "salt0.npz"), np.load(FOLDER / "joint_vgg_salt0.npz")

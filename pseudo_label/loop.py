@@ -1,0 +1,289 @@
+"""Loop of the inference scripts: which photos are left, read ahead, write behind, finish.
+
+with loop.start(args) as run:
+    ...
+    for photo, photo_views in run.read_ahead(run.photos_left(ids), files, views):
+        with run.attempt(photo):
+            run.write_behind(write_labels, photo, ...)
+    run.finish()
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from network import options
+from pseudo_label.manifest import check_folder, claim_folder, weights_digest
+from tool import cli, distributed, loading
+from tool.cli import BadPhoto, UserError, counted, summarize_ids
+from tool.files import make_folder
+from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
+from tool.ranks import from_main, is_main_process
+from tool.workers import WorkerPool
+from voc12.dataset import Files, check_inputs, report_problems
+from voc12.images import load_photo
+
+MORE_MEMORY = "smaller photos or --amp bf16 need less; --device cpu has all of the machine's"
+
+
+class Photo(NamedTuple):
+    """A photo, upright: `pixels` are uint8 RGB (H, W, 3)."""
+
+    id: str
+    pixels: np.ndarray
+
+
+def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
+    """Add the flags that all inference scripts share. workers: what the processes of --crf_workers do."""
+    add, count, cores = parser.add_argument, cli.count(), distributed.cores()
+    readers = "processes that read and resize photos (default: up to 4; on a CPU, whose cores the network uses, none)"
+    add("--num_workers", type=count, help=readers)
+    add("--crf_workers", type=count, default=max(1, min(16, cores - 1)), help=f"processes that {workers}; 0: none")
+    add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
+    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
+    add("--tf32", action="store_true", help="let GPUs round float32 products to TF32")
+    overwrite = "delete existing results and start over, after settings, labels or photos changed"
+    add("--overwrite", action="store_true", help=overwrite)
+    skip = "skip photos whose files are missing or bad; they are listed, exit status 1"
+    add("--skip_errors", action="store_true", help=skip)
+
+
+@contextlib.contextmanager
+def start(args: argparse.Namespace) -> Iterator["Run"]:
+    """Start the processes that write, choose the device, and join the process group; end the processes after the block.
+
+    Args:
+        args: flags of `add_flags` and of the network; output folders are the flags out_....
+
+    Raises:
+        UserError: no output folder, two outputs in one, no such device, or a process was killed.
+    """
+    flags = {name: folder for name, folder in vars(args).items() if name.startswith("out_")}
+    folders = {name: folder for name, folder in flags.items() if folder}
+    if not folders:
+        raise UserError(f"nothing to write. Name an output folder: --{', --'.join(flags)}.")
+    if len({folder.resolve() for folder in folders.values()}) < len(folders):
+        raise UserError(f"--{', --'.join(folders)} must be different folders")
+    pool = WorkerPool(args.crf_workers) if args.crf_workers else None
+    try:
+        if pool is not None:
+            pool.submit(os.getpid).result()  # forks all processes, before a GPU is touched
+        device, rank, world = distributed.setup(args.device, independent=True)
+        with distributed.translate_errors(MORE_MEMORY):
+            setup_precision(args.tf32)
+            yield Run(args, folders, device, rank, world, pool)
+    except BrokenProcessPool as error:
+        problem = "a process that writes results was killed; memory may be full"
+        raise UserError(f"--crf_workers: {problem}. Lower it and rerun; finished photos are kept.") from error
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass
+class Run:
+    """One process's part of a run; `start` makes it.
+
+    Args:
+        folders: output folders by the names of their flags.
+        rank: of this process, in 0..world - 1.
+        pool: processes that write; None: this one.
+    """
+
+    args: argparse.Namespace
+    folders: dict[str, Path]
+    device: torch.device
+    rank: int
+    world: int
+    pool: WorkerPool | None
+    _pending: deque[tuple[str, Callable[[], str | None]]] = field(default_factory=deque)  # id, result of `write`
+    _done: int = 0
+    _remarks: list[tuple[str, str]] = field(default_factory=list)  # id, text
+    _failures: list[tuple[str, str]] = field(default_factory=list)  # id, message
+    _unusable: int = 0
+
+    def usable(self, ids: Sequence[str], files: Sequence[Files], problems: Sequence[tuple[str, str]] = ()) -> list[str]:
+        """Return the ids whose input files can be used.
+
+        Args:
+            ids: photos, each once.
+            files: kinds of files that each photo needs.
+            problems: (id, message) known before.
+
+        Raises:
+            UserError: some cannot, without --skip_errors; or an output folder is that of an input.
+        """
+        for name, folder in self.folders.items():
+            for one in files:
+                if one.folder.resolve() == folder.resolve():
+                    raise UserError(f"--{name} {folder}: is the folder of the {one.what}s. Name another one.")
+        bad = dict(problems)
+        bad |= check_inputs([image_id for image_id in ids if image_id not in bad], files)
+        self._unusable = len(bad)
+        return report_problems(list(bad.items()), ids, self.args.skip_errors, "labelled")
+
+    def prepare(self, net: nn.Module, report: object, settings: Mapping[str, Mapping[str, Any]]) -> Any:
+        """Claim the output folders, and return the network ready for inference on the device.
+
+        Args:
+            net: network with trained weights.
+            report: line about the weights to print.
+            settings: by output, what its files depend on besides network and precision; for its manifest.
+        """
+        args = self.args
+        if is_main_process():
+            warn_of_emulation(self.device, args.amp)
+            print(report, distributed.describe(self.device, self.world), sep="\n", flush=True)
+            shared = {"weights_sha256": weights_digest(args.weights), "network": args.network, **options(args)}
+            shared |= {"amp": args.amp, "tf32": args.tf32}
+            if names := getattr(net, "class_names", ()):
+                shared["classes"] = list(names)
+            for claim in (check_folder, claim_folder):  # check all of them before one is changed
+                for name, folder in self.folders.items():
+                    claim(folder, {"output": name, **shared, **settings[name]}, args.overwrite)
+        return inference_form(net, self.device, args.amp)
+
+    def photos_left(self, ids: Sequence[str]) -> list[str]:
+        """Return this process's share of the photos that lack a file in an output folder."""
+
+        def is_finished(image_id: str) -> bool:  # each file is written whole or not at all
+            stems = [folder / image_id for folder in self.folders.values()]
+            return all(Path(f"{stem}.png").is_file() or Path(f"{stem}.npy").is_file() for stem in stems)
+
+        # The main process decides: others may see a shared folder a little later.
+        left = from_main([image_id for image_id in ids if not is_finished(image_id)])
+        for folder in self.folders.values():
+            make_folder(folder)  # another machine may have a disk of its own
+        if is_main_process() and len(left) < len(ids):
+            self._done = len(ids) - len(left)
+            print(f"{self._done} of {counted(len(ids), 'photos')} finished already", flush=True)
+        return left[self.rank :: self.world]
+
+    def read_ahead(
+        self, ids: Sequence[str], files: Files, prepare: Callable[[Image.Image], Any] | None = None
+    ) -> Iterator[tuple[Photo, Any]]:
+        """Yield each photo and what the network takes of it, read by other processes meanwhile; show the progress.
+
+        Args:
+            ids: photos.
+            files: where they are.
+            prepare: returns of a photo what the network takes, such as `class_maps.views`; None without it.
+        """
+        workers = self.args.num_workers
+        if workers is None:
+            workers = 0 if self.device.type == "cpu" else min(4, distributed.cores())
+        items = loading.read_ahead(_Photos(ids, files, prepare), workers, pin_memory=self.device.type == "cuda")
+        with tqdm(total=len(ids), unit="photo", disable=not is_main_process(), dynamic_ncols=True) as bar:
+            for image_id, item in zip(ids, items, strict=True):
+                if isinstance(item, UserError):
+                    self._skip(image_id, str(item))
+                else:
+                    yield Photo(image_id, item[0].numpy()), item[1]
+                bar.update()
+
+    @contextlib.contextmanager
+    def attempt(self, photo: Photo) -> Iterator[None]:
+        """Compute in the precision of --amp; skip the photo if it is bad or memory is too small for it.
+
+        UserError instead of skipping, without --skip_errors.
+        """
+        try:
+            with autocast(self.device, self.args.amp):
+                yield
+        except BadPhoto as error:
+            self._skip(photo.id, str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not distributed.is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+            height, width = photo.pixels.shape[:2]
+            self._skip(photo.id, f"photo {photo.id}, {width}x{height} pixels: out of memory; {MORE_MEMORY}")
+
+    def write_behind(self, write: Callable[..., str | None], photo: Photo, *results: Any) -> None:
+        """Run `write(photo, *results)` in a process of --crf_workers, at most a few photos behind the network.
+
+        Args:
+            write: function of a module; writes a photo's files and may return a remark for the summary.
+            photo: photo to write files of.
+            results: arrays and settings.
+
+        Raises:
+            UserError: a file could not be written.
+        """
+        call = self.pool.submit(write, photo, *results).result if self.pool else partial(write, photo, *results)
+        self._pending.append((photo.id, call))
+        while len(self._pending) > 2 * self.args.crf_workers:
+            self._wait_for_oldest()
+
+    def _wait_for_oldest(self) -> None:
+        image_id, call = self._pending.popleft()
+        try:
+            if remark := call():
+                self._remarks.append((image_id, remark))
+            self._done += 1
+        except BadPhoto as error:
+            self._skip(image_id, str(error))
+        except MemoryError:
+            self._skip(image_id, f"photo {image_id}: out of memory; lower --crf_workers")
+
+    def _skip(self, image_id: str, message: str) -> None:
+        if not self.args.skip_errors:
+            raise UserError(f"{message}; --skip_errors skips it")
+        self._failures.append((image_id, message))
+
+    def finish(self) -> None:
+        """Wait for all files, gather what the processes did, and print a summary.
+
+        UserError in the main process if photos were skipped, for exit status 1.
+        """
+        while self._pending:
+            self._wait_for_oldest()
+        done, all_remarks, all_failures = zip(
+            *distributed.gather((self._done, self._remarks, self._failures)), strict=True
+        )
+        distributed.barrier()
+        distributed.cleanup()
+        if self.rank > 0:
+            return
+        print(f"{counted(sum(done), 'photos')} labelled in {', '.join(map(str, self.folders.values()))}", flush=True)
+        ids_by_remark: dict[str, list[str]] = {}
+        for image_id, remark in itertools.chain(*all_remarks):
+            ids_by_remark.setdefault(remark, []).append(image_id)
+        for remark, ids in ids_by_remark.items():
+            print(f"note: {counted(len(ids), 'photos')} {remark}: {summarize_ids(ids)}", file=sys.stderr)
+        failures = list(itertools.chain(*all_failures))
+        for image_id, message in failures:
+            print(f"skipped {image_id}: {message}", file=sys.stderr)
+        if skipped := self._unusable + len(failures):
+            raise UserError(f"skipped {counted(skipped, 'photos')}, listed above")
+
+
+@dataclass
+class _Photos:
+    """Photos by position: pixels, and what `prepare` returns of them."""
+
+    ids: Sequence[str]
+    files: Files
+    prepare: Callable[[Image.Image], Any] | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
+        photo = load_photo(self.files.find(self.ids[index]))
+        return np.array(photo), self.prepare(photo) if self.prepare else None
