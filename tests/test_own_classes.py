@@ -11,7 +11,7 @@ from own_dataset import draw, image_id, names
 from voc12_devkit import contents, hot, write_voc_and_sbd, xml
 
 from network import make_net
-from network.caffe_weights import load_weights as load_caffe
+from network.weights import load_weights as load_caffe
 from network.weights import load_weights
 from tool.checkpoint import save_network
 from tool.cli import UserError
