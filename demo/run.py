@@ -18,9 +18,9 @@ import torch
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository's root instead of demo/
 
-from experiment.chain import Plan, Words, command, launch, make_steps, session
 from experiment.report import write_report
 from experiment.runner import REPO, Step, run_steps
+from experiment.steps import Plan, Words, command, launch, make_steps, session
 from tool import cli
 from tool.cli import run_script
 from voc12.masks import OWN
