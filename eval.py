@@ -84,7 +84,7 @@ def make_source(args: argparse.Namespace) -> Source:
         raise UserError("the ground truth is missing. Give --voc12_root, or its label PNGs with --gt_dir.")
     gt_dir = args.gt_dir or args.voc12_root / "SegmentationClass"
     if args.gt_dir is None and not gt_dir.is_dir():
-        raise UserError(f"--voc12_root: {gt_dir} does not exist; {deeper_root(args.voc12_root)}")
+        raise UserError(f"--voc12_root: {gt_dir} does not exist. {deeper_root(args.voc12_root)}")
     given = "--saliency" if args.saliency else f"--type {args.type}{' --crf' * args.crf}"
     output = output_of(args.predict_dir)
     if output in REMEDIES and REMEDIES[output] != given:

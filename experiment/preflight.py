@@ -1,11 +1,8 @@
 """Check of every input of an experiment before its first step: all that is missing, and where to get it."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import torch
 
 from experiment.steps import Plan
 from network import make_net
@@ -23,9 +20,6 @@ SOURCES = {
     "sal_path": "grey maps <id>.png, such as the authors' (BaiduYun, see README.md); or --poolnet_weights makes them",
     "deeplab_weights": "deeplabv1_resnet101-coco.pth, made by convert.py of github.com/kazuto1011/deeplab-pytorch",
 }
-CHECKPOINTS, STATES = 25, 4  # two states to resume from, each with its momenta, exist while one is written
-MAPS_BYTES = 2_000_000  # class maps of a photo of 500x375 that is scored
-LABEL_BYTES = 100_000  # labels and saliency of any photo
 
 
 class Preflight:
@@ -35,8 +29,10 @@ class Preflight:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.problems, self.notes = plan, [], []  # type: ignore[var-annotated]
-        train, ids = self._photos()
+        self.plan = plan
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        ids = self._photos()
         if plan.saliency:
             self._saliency(ids)
         if plan.edam_weights:
@@ -47,7 +43,6 @@ class Preflight:
             self._weights("poolnet_weights", plan.poolnet_weights, plan.poolnet)
         if plan.segments:
             self._weights("deeplab_weights", plan.deeplab_weights, plan.deeplab, "num_labels")
-        self._disk(train, len(ids))
 
     @contextmanager
     def _noting(self, flag: str = "") -> Iterator[None]:
@@ -65,8 +60,8 @@ class Preflight:
             report_problems(problems, ids, None, "used")
         return [image_id for image_id in ids if image_id not in dict(problems)]
 
-    def _photos(self) -> tuple[int, list[str]]:
-        """Return the number of VOC's train photos, and the ids that get labels: these and SBD's, without val."""
+    def _photos(self) -> list[str]:
+        """Return the ids of the photos that get labels: VOC's train and SBD's, without val."""
         root, sbd = self.plan.root, set[str]()
         if self.plan.sbd_root:
             with self._noting():
@@ -77,7 +72,7 @@ class Preflight:
                 raise UserError(f"{root / 'classes.txt'}: names other classes than VOC's. README.md has the commands.")
         except UserError as error:
             self.problems.append(str(error))
-            return 0, []
+            return []
         if not (root / "Annotations").is_dir():
             self.problems.append(f"{root / 'Annotations'} does not exist: it holds the image-level labels (XML)")
         lists: dict[str, list[str]] = {"train": [], "val": []}
@@ -95,7 +90,7 @@ class Preflight:
         self.notes.append(f"{train} photos in train, {len(lists['val'])} in val, {len(augmented)} more with masks")
         sound = set(self._sound([*both, *augmented], data.photos()))
         self._sound([i for i in both if i in sound], data.photos(), label_maps(data.mask_dir, "ground truth"))
-        return train, [i for i in [*lists["train"], *augmented] if i in sound]
+        return [i for i in [*lists["train"], *augmented] if i in sound]
 
     def _saliency(self, ids: list[str]) -> None:
         maps = saliency_maps(self.plan.saliency or "")
@@ -117,21 +112,3 @@ class Preflight:
             if report.missing and flag in ("edam_weights", "poolnet_weights"):
                 raise UserError(f"{report}: not trained")
             self.notes.append(f"--{flag}: {report}")
-
-    def _disk(self, train: int, photos: int) -> None:
-        """Compare the room for checkpoints, class maps and labels with that in the nearest folder that exists."""
-        networks = [self.plan.edam] * (not self.plan.edam_weights) + [self.plan.deeplab] * self.plan.segments
-        checkpoints, scored = (2, 3) if self.plan.fewer else (CHECKPOINTS, train)
-        needed = sum((checkpoints + STATES) * _bytes(network) for network in networks)
-        needed += scored * MAPS_BYTES + photos * LABEL_BYTES
-        out = self.plan.out.absolute()
-        there = next(folder for folder in (out, *out.parents) if folder.is_dir())
-        free = shutil.disk_usage(there).free
-        line = f"{there}: {free / 1e9:.1f} GB are free; checkpoints, class maps and labels take up to {needed / 1e9:.1f} GB"
-        (self.notes if free > needed else self.problems).append(line)
-
-
-def _bytes(network: str) -> int:
-    """Return the bytes of a network's tensors."""
-    with torch.device("meta"):
-        return sum(tensor.numel() * tensor.element_size() for tensor in make_net(network).state_dict().values())
