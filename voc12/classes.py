@@ -54,15 +54,15 @@ def fold(name: str) -> str:
 def make_classes(names: Sequence[str], where: str) -> Classes:
     """Return the classes of these names, `VOC` for its own. UserError naming `where`: bad names, equal ones, too many or none."""
     if not 1 <= len(names) <= MOST_CLASSES:
-        raise UserError(f"{where} names {len(names)} classes, where 1 to {MOST_CLASSES} are possible")
+        raise UserError(f"{where}: names {len(names)} classes, where 1 to {MOST_CLASSES} are possible")
     seen: dict[str, str] = {}
     for name in names:
         if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;"):
             raise UserError(f"{where}: {name[:80]!r} is no class name (up to 100 printable characters, no ',' or ';')")
         if fold(name) == "background":
-            raise UserError(f"{where} names background, which is label 0 and not listed: remove it")
+            raise UserError(f"{where}: names background, which is label 0. Remove it")
         if fold(name) in seen:
-            raise UserError(f"{where}: {seen[fold(name)]!r} and {name!r} are too similar: rename one of them")
+            raise UserError(f"{where}: {seen[fold(name)]!r} and {name!r} are too similar. Rename one of them")
         seen[fold(name)] = name
     return VOC if tuple(names) == VOC.names else Classes(tuple(names))
 

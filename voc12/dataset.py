@@ -68,18 +68,18 @@ class Files:
         names = self.names.get(_normal(image_id)) or [f"{check_id(image_id, self.what)}{self.endings[0]}"]
         names = [name for name in names if "/" not in name] or names
         if len(names) > 1:
-            raise UserError(f"{self.folder} holds {' and '.join(names)} for {image_id}: move all but one elsewhere")
+            raise UserError(f"{self.folder}: holds {' and '.join(names)} for {image_id}. Move all but one elsewhere")
         return self.folder / names[0]
 
     def check(self) -> None:
         """Raise UserError if the folder holds no such file."""
-        hint = deeper_root(self.folder, f"name the folder of the {self.what}s")
+        hint = deeper_root(self.folder, f"Name the folder of the {self.what}s")
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder} is no folder{nearest_path(self.folder)}: {hint}")
+            raise UserError(f"{self.folder}: no such folder{nearest_path(self.folder)}. {hint}")
         if not self.names:
             others = Counter(path.suffix for path in self.folder.iterdir() if path.suffix).most_common(1)
             held = f", but {others[0][1]} of {others[0][0]}" if others else ""
-            raise UserError(f"{self.folder} holds no {self.what} (<id>{', <id>'.join(self.endings)}){held}; {hint}")
+            raise UserError(f"{self.folder}: holds no {self.what} (<id>{', <id>'.join(self.endings)}){held}. {hint}")
 
     def _walk(self) -> Iterator[str]:
         """Yield the files' paths relative to the folder, those in the folder itself first."""
@@ -201,7 +201,7 @@ class Dataset:
         path = self.annotation_path(image_id)
         if not path.is_file():
             lacks = "does not hold it" if labels_path.exists() else "does not exist"
-            raise UserError(f"no label for {image_id}: {labels_path} {lacks}, and {path} does not exist; {PREPARE}")
+            raise UserError(f"no label for {image_id}: {labels_path} {lacks}, and {path} does not exist. {PREPARE}")
         return read_annotation(path, self.ignore_foreign, self.classes)
 
 
@@ -210,13 +210,13 @@ def check_root(root: Path, need_photos: bool = True) -> None:
     if not root.is_dir():
         raise UserError(f"--voc12_root {root}: no such folder{nearest_path(root)}")
     if need_photos and not (root / "JPEGImages").is_dir():
-        raise UserError(f"--voc12_root {root} holds no JPEGImages: {deeper_root(root)}")
+        raise UserError(f"--voc12_root {root}: holds no JPEGImages. {deeper_root(root)}")
 
 
-def deeper_root(root: Path, otherwise: str = "give the folder VOC2012 of the devkit") -> str:
+def deeper_root(root: Path, otherwise: str = "Give the folder VOC2012 of the devkit") -> str:
     """Return a question that names VOC2012 below `root` if it is there, or `otherwise`."""
     deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
-    return f"did you mean {deeper}?" if deeper else otherwise
+    return f"Did you mean {deeper}?" if deeper else otherwise
 
 
 def check_inputs(
@@ -262,13 +262,13 @@ def _problem(files: Sequence[Files], check: Callable[[str], object] | None, imag
             path = one.find(image_id)
             if one.formats is None:
                 if not path.exists() or (path.is_file() and path.stat().st_size == 0):
-                    return f"{one.what} {path} is missing or empty: copy or make it again"
+                    return f"{path}: {one.what} is missing or empty. Copy or make it again"
                 continue
             height, width = size_of(path, one.what, one.formats)
             size = f"{width}x{height}"
             first = first or (one.what, size)
             if size != first[1]:
-                return f"{one.what} {path} is {size} pixels, its {first[0]} {first[1]}: resize it (label maps by nearest neighbour)"
+                return f"{path}: {one.what} is {size} pixels, its {first[0]} {first[1]}. Resize it, label maps by nearest neighbour"
         if check is not None:
             check(image_id)
     except UserError as error:
@@ -294,7 +294,7 @@ def report_problems(
         if len(ids) > 1:
             total = len(bad) + len(left)
             first = f"{len(bad)} of {total} images cannot be {what} ({summarize_ids(list(bad))}), the first: {first}"
-        raise UserError(first + ("; --skip_errors skips them" if skip_errors is False and left else ""))
+        raise UserError(first + (". --skip_errors skips them" if skip_errors is False and left else ""))
     if is_main_process():
         for image_id, message in bad.items():
             print(f"skipped {image_id}: {message}", file=sys.stderr)

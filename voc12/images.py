@@ -39,7 +39,7 @@ def load_photo(path: str | Path) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
-        raise UserError(f"photo {path} is a {image.mode} image: save it as 8-bit RGB")
+        raise UserError(f"{path}: a {image.mode} image is no photo. Save it as 8-bit RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
@@ -71,7 +71,7 @@ def read_label(path: str | Path) -> tuple[np.ndarray, bool]:
         values = labels_of_colours(pixels[..., :3]) if (pixels[..., 3] == 255).all() else None
     if values is None:
         raise UserError(
-            f"label map {path} is a {image.mode} image: save class indices as 8-bit palette or grey PNG, or opaque VOC colours"
+            f"{path}: a {image.mode} image is no label map. Save class indices as 8-bit palette or grey PNG, or opaque VOC colours"
         )
     return values, False
 
@@ -87,7 +87,7 @@ def load_grey(path: str | Path, what: str = "saliency map", one_bit: bool = True
     """
     image = _decode(path, what, PHOTO_FORMATS)
     if image.mode == "1" and not one_bit:
-        raise UserError(f"{what} {path} has one bit a pixel: save {what}s as 8-bit grey, 0 and 255")
+        raise UserError(f"{path}: {what} of one bit a pixel. Save {what}s as 8-bit grey, 0 and 255")
     grey = None
     if image.mode == "L":
         grey = np.array(image)
@@ -96,9 +96,9 @@ def load_grey(path: str | Path, what: str = "saliency map", one_bit: bool = True
         if (pixels[..., 3] == 255).all() and (pixels[..., :3] == pixels[..., :1]).all():
             grey = np.ascontiguousarray(pixels[..., 0])
     if grey is None:
-        raise UserError(f"{what} {path} is a {image.mode} image, not opaque and grey: save {what}s as 8-bit grey PNGs")
+        raise UserError(f"{path}: a {image.mode} image is no {what}. Save {what}s as 8-bit grey PNGs, opaque")
     if grey.max(initial=0) == 1:
-        raise UserError(f"{what} {path} holds 0 and 1 only, where 0..255 was expected: multiply it by 255")
+        raise UserError(f"{path}: {what} holds 0 and 1 only, where 0..255 was expected. Multiply it by 255")
     return grey
 
 
@@ -188,24 +188,28 @@ def _open(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[Ima
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{what} {path} is no file: move it elsewhere")
+            raise UserError(f"{path}: {what} is no file. Move it elsewhere")
         with Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{what} {path} claims {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+                raise UserError(
+                    f"{path}: {what} of {image.width}x{image.height} pixels, more than {MAX_PIXELS}. Make it smaller"
+                )
             voc_colours = PALETTE[: len(CLASSES) + 1].tobytes()
             if what == "photo" and image.palette and bytes(image.palette.palette).startswith(voc_colours):
-                raise UserError(f"{what} {path} is a label map, in VOC's palette: name the folder of the photos")
+                raise UserError(
+                    f"{path}: label map in VOC's palette, where a photo was expected. Name the folder of the photos"
+                )
             yield image
     except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist") from error
+        raise UserError(f"{path}: {what} does not exist") from error
     except UnidentifiedImageError as error:
         wanted = f"{' or '.join(formats)} file"
         raise UserError(
-            f"{what} {path} ({path.stat().st_size} bytes) is no whole {wanted}: convert it or copy it again"
+            f"{path}: {what} ({path.stat().st_size} bytes) is no whole {wanted}. Convert it or copy it again"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or f"{error}; copy or make it again"
-        raise UserError(f"{what} {path} cannot be read: {reason}") from error
+        reason = getattr(error, "strerror", None) or f"{error}. Copy or make it again"
+        raise UserError(f"{path}: {what} cannot be read: {reason}") from error
 
 
 def _orientation(image: Image.Image) -> int:

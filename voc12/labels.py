@@ -46,16 +46,16 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Cla
         )  # Python writes it, expat does not know it
         root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder(), encoding=encoding))
     except OSError as error:
-        raise UserError(f"annotation {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: annotation cannot be read: {error.strerror}") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise UserError(f"annotation {path} is damaged: {error}; copy or make it again") from None
+        raise UserError(f"{path}: annotation is damaged: {error}. Copy or make it again") from None
     if root.tag != "annotation":
-        raise UserError(f"annotation {path} holds <{root.tag[:40]}>, where <annotation> was expected")
+        raise UserError(f"{path}: holds <{root.tag[:40]}>, where <annotation> was expected")
     names = [(found.findtext("name") or "").strip() for found in root.iterfind("object")]
-    label = multi_hot(names, classes, f"annotation {path}", ignore_foreign)
+    label = multi_hot(names, classes, f"{path}", ignore_foreign)
     if not label.any():
         why = "its objects are of other classes" if names else "it has no <object>"
-        raise UserError(f"annotation {path} names no class: {why}; correct it, or remove its photo from the list")
+        raise UserError(f"{path}: names no class: {why}. Correct it, or remove its photo from the list")
     return label
 
 
@@ -64,7 +64,7 @@ def multi_hot(names: Iterable[str], classes: Classes, where: str, ignore_foreign
     label = np.zeros(len(classes), np.float32)
     for name in names:
         if not ignore_foreign or classes.index(name) is not None:
-            label[class_number(name, classes, where, "; --ignore_foreign leaves objects of other classes out")] = 1
+            label[class_number(name, classes, where, ". --ignore_foreign leaves objects of other classes out")] = 1
     return label
 
 
@@ -102,7 +102,7 @@ def read_label_table(path: str | Path, classes: Classes, ignore_foreign: bool = 
         try:
             return {_id_of(key): label for key, label in load_npy_dict(path).items()}
         except UserError as error:
-            raise UserError(f"{error}; {PREPARE}, or remove it to read the labels from XML") from error
+            raise UserError(f"{error}. {PREPARE}, or remove it to read the labels from XML") from error
     table: dict[str, np.ndarray] = {}
     for number, image_id, names in read_label_csv(path):
         label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
@@ -123,7 +123,7 @@ def check_label(value: np.ndarray, count: int, where: str) -> np.ndarray:
     if value.dtype.kind not in "fiub" or not np.isin(value, (0, 1)).all():
         raise UserError(f"{where}: a label holds zeros and ones only")
     if not value.any():
-        raise UserError(f"{where}: a row of zeros names no class; correct it, or remove the photo from the list")
+        raise UserError(f"{where}: a row of zeros names no class. Correct it, or remove the photo from the list")
     return value.astype(np.float32)
 
 
@@ -136,19 +136,19 @@ def read_label_csv(path: str | Path) -> Iterator[tuple[int, str, list[str]]]:
     for number, cells in _table_rows(path):
         where = f"{path}, line {number}"
         if len(cells) < 2:
-            raise UserError(f"{where}: {cells[0][:80]!r} has no comma; a line is '{_FORM}'")
+            raise UserError(f"{where}: {cells[0][:80]!r} has no comma. Write '{_FORM}'")
         names = [name.strip() for cell in cells[1:] for name in cell.split(";")]
         yield number, check_id(image_id_of(cells[0].strip()), where), [name for name in names if name]
 
 
 def _table_rows(path: str | Path) -> list[tuple[int, list[str]]]:
     """Return (line number, cells) of each line that is not blank, without the header."""
-    text = read_text(path, f"write a line '{_FORM}' for each photo")
+    text = read_text(path, f"Write a line '{_FORM}' for each photo")
     reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
     try:
         rows = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; a line is '{_FORM}'") from None
+        raise UserError(f"{path}, line {reader.line_num}: {error}. Write '{_FORM}'") from None
     first = [fold(cell) for cell in rows[0][1]]
     is_header = len(first) > 1 and first[0] in _ID_COLUMNS and first[1].startswith(_CLASS_COLUMNS)
     return rows[1:] if is_header else rows

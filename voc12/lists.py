@@ -12,8 +12,8 @@ from voc12.folders import PHOTO_ENDINGS, find_file
 
 CLASSES_FILE = "classes.txt"
 """In the root of a dataset with other classes than VOC's: a name a line, line n being label n."""
-PREPARE = "make it with voc12/prepare.py (VOC), voc12/prepare_photos.py (own photos) or voc12/prepare_coco.py (COCO)"
-UNPACK_AGAIN = "unpack the devkit again"
+PREPARE = "Make it with voc12/prepare.py (VOC), voc12/prepare_photos.py (own photos) or voc12/prepare_coco.py (COCO)"
+UNPACK_AGAIN = "Unpack the devkit again"
 _LONGEST_ID = 200  # bytes; leaves room for a suffix within the 255 that file systems allow
 _PHOTO = r"(?:/?JPEGImages/)?([^/]+?)\.(?:jpe?g|png)"
 _IMAGE_LINES = (
@@ -44,10 +44,10 @@ def read_classes(root: str | Path | None) -> Classes:
     path = Path(root, CLASSES_FILE) if root is not None else None
     if path is None or not path.exists():
         return VOC
-    lines = read_lines(path, "write the name of one class on each line, without background")
+    lines = read_lines(path, "Write the name of one class on each line, without background")
     for expected, (number, _) in enumerate(lines, 1):
         if number != expected:
-            raise UserError(f"{path}, line {expected} is blank: line n names label n; remove it")
+            raise UserError(f"{path}, line {expected} is blank, but line n names label n. Remove it")
     return make_classes([name for _, name in lines], str(path))
 
 
@@ -60,8 +60,8 @@ def read_image_list(path: str | Path, remedy: str = PREPARE) -> list[str]:
     ids = []
     for number, line in read_lines(path, remedy):
         match = next(filter(None, (form.fullmatch(line) for form in _IMAGE_LINES)), None)
-        hint = "; it is a pair list" if _PAIR_LINE.fullmatch(line) else ""
-        hint = "; of a list of ImageSets/Main keep the ids alone" if _CLASS_LINE.fullmatch(line) else hint
+        hint = ". It is a pair list" if _PAIR_LINE.fullmatch(line) else ""
+        hint = ". Of a list of ImageSets/Main keep the ids alone" if _CLASS_LINE.fullmatch(line) else hint
         if match is None or hint:
             form = "/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png"
             raise UserError(f"{path}, line {number}: {line[:80]!r} is not '{form}', a photo, or an id{hint}")
@@ -83,7 +83,7 @@ def read_pairs(path: str | Path, classes: Classes = VOC) -> list[tuple[str, str,
         match = _PAIR_LINE.fullmatch(line)
         if match is None:
             form = "/JPEGImages/<id>.jpg /JPEGImages/<id>.jpg <class>"
-            raise UserError(f"{where}: {line[:120]!r} is not '{form}'; voc12/pairs.py makes pairs of an image list")
+            raise UserError(f"{where}: {line[:120]!r} is not '{form}'. voc12/pairs.py makes pairs of an image list")
         if int(match[3]) >= len(classes):
             raise UserError(f"{where}: class {match[3]}, where 0..{len(classes) - 1} was expected")
         first, second = (sys.intern(check_id(match[place], where)) for place in (1, 2))  # saves 20 MB
@@ -97,12 +97,12 @@ def read_mask_pairs(path: str | Path) -> dict[str, str]:
     A line is `image mask`. UserError: the list is missing, unreadable or empty, a line has another form, or a photo has two masks.
     """
     pairs: dict[str, str] = {}
-    for number, line in read_lines(path, "write a line `image mask` for each photo, relative to --root"):
+    for number, line in read_lines(path, "Write a line `image mask` for each photo, relative to --root"):
         words = line.split()
         if len(words) != 2:
             raise UserError(f"{path}, line {number}: {line[:120]!r} is not `image mask`")
         if pairs.setdefault(words[0], words[1]) != words[1]:
-            raise UserError(f"{path}, line {number}: {words[0]} has another mask before; remove one of them")
+            raise UserError(f"{path}, line {number}: {words[0]} has another mask before. Remove one of them")
     return pairs
 
 
@@ -146,13 +146,13 @@ def read_text(path: str | Path, remedy: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist{nearest_path(path)}; {remedy}") from None
+        raise UserError(f"{path}: does not exist{nearest_path(path)}. {remedy}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file in UTF-8: save it as UTF-8") from None
+        raise UserError(f"{path}: not a text file in UTF-8. Save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if not text.strip():
-        raise UserError(f"{path} is empty; {remedy}")
+        raise UserError(f"{path}: is empty. {remedy}")
     return text
 
 
