@@ -186,14 +186,13 @@ def warn_unused(args: argparse.Namespace, outputs: dict[str, Path]) -> None:
     cli.warn_unused_flags(args, get_parser(), ["classes", "out"], "without --image")
     used = {name for output in outputs if output != "out_plain_pred" for name in settings_of(args, output)}
     unused = [name for name in FUSION if name not in used]
-    cli.warn_unused_flags(args, get_parser(), unused, f"on {', '.join(f'--{output}' for output in outputs)}")
+    without = "" if args.sal_path else " without --sal_path"
+    cli.warn_unused_flags(args, get_parser(), unused, f"on --{', --'.join(outputs)}{without}")
 
 
 def label_image(args: argparse.Namespace) -> None:
     """Write the files of --image. The weights name the classes, so it needs no dataset."""
     photo, name = load_photo(args.image), args.image.stem
-    if args.out.resolve() == args.image.parent.resolve():
-        raise UserError(f"--out {args.out}: is the folder of the photo. Name another one.")
     check_folder(args.out, ONE_PHOTO, overwrite=False, remedy="Name another folder.")
     outputs = [name for name in vars(args) if name.startswith("out_")]
     unused = ["voc12_root", "infer_list", "skip_errors", *([] if args.sal_path else FUSION), *outputs]
@@ -210,13 +209,11 @@ def label_image(args: argparse.Namespace) -> None:
         with autocast(device, args.amp):
             maps = class_maps(net, views(photo), numbers, photo.size[::-1], device).cpu().numpy()
     claim_folder(args.out, ONE_PHOTO, overwrite=False)
-    folders = dict.fromkeys(outputs) | {"out_cam": args.out, "out_crf_pred": args.out}
+    vars(args).update(dict.fromkeys(outputs), out_cam=args.out, out_crf_pred=args.out)
     saliency_path = saliency_maps(args.sal_path).find(name) if args.sal_path else None
     pixels = np.array(photo)
-    settings = argparse.Namespace(**vars(args) | folders)
-    remark = write_labels(Photo(name, pixels), numbers, maps, saliency_path, settings)
-    drawn = overlay(pixels, load_label(args.out / f"{name}.png"), PALETTE)
-    save_rgb(args.out / f"{name}_overlay.png", drawn)
+    remark = write_labels(Photo(name, pixels), numbers, maps, saliency_path, args)
+    save_rgb(args.out / f"{name}_overlay.png", overlay(pixels, load_label(args.out / f"{name}.png"), PALETTE))
     print(f"{args.image}: {args.out / name}.npy, .png and _overlay.png{' (no pixel got a class)' if remark else ''}")
 
 

@@ -45,7 +45,7 @@ def main() -> None:
     args = get_parser().parse_args()
     data = Dataset(args.voc12_root)
     with loop.start(args) as run:
-        ids = run.usable(dict.fromkeys(read_image_list(args.infer_list)), [data.photos()])
+        ids = run.usable(list(dict.fromkeys(read_image_list(args.infer_list))), [data.photos()])
         given = options(args) | data.classes.options(num_labels=len(data.classes.labels))
         net = make_net(args.network, ("input", "scales"), init_weights=False, **given)
         if args.scales:

@@ -18,12 +18,12 @@ def pseudo_label(
     """Return the label map, uint8 (H, W): 0 background, class + 1 elsewhere.
 
     `scores` (n, H, W) float are the n classes' own scores, class maps or CRF probabilities, without background;
-    `classes` (n,) are their numbers, from 0; n may be 0. What they compete with, by the first that is given:
+    `classes` (n,) are their numbers, from 0; n may be 0. They compete with the first that is given of:
       saliency    uint8 (H, W), 0..255: scores below `alpha` are out, scores above `beta` win, and the others win
                   where the saliency is above `theta * 100` (both for maps and for the CRF)
       background  (H, W): the CRF's background probability; `theta`, `alpha`, `beta` are not used
       theta       the background score of class maps; `alpha`, `beta` are not used
-    A tie goes to the background, and between classes to the first: np.argmax with the background in front.
+    A tie goes to the background, and between classes to the first, as in np.argmax with the background in front.
     """
     if saliency is not None:
         scores = suppress(scores, alpha, beta)
@@ -50,28 +50,16 @@ def suppress(scores: np.ndarray, alpha: float, beta: float) -> np.ndarray:
 
 
 def check_fusion(theta: float, alpha: float = 0.0, beta: float = 1.0, *, saliency: bool) -> None:
-    """UserError where a setting of `pseudo_label` is on another scale than what it is compared with.
+    """Raise UserError if a setting of `pseudo_label` is on a wrong scale.
 
-    `saliency`: whether saliency maps decide, which `theta * 100` is a threshold of; else `theta` is one of class maps, 0..1.
+    saliency: whether saliency maps, 0..255, are fused: then `theta * 100` is a threshold on them.
     """
-    if not saliency:
-        if not 0 <= theta < 1:
-            percent = f"; {theta:g} percent are {theta / 100:g}" if 1 < theta < 100 else ""
-            raise UserError(
-                f"--theta {theta:g}: the background score of class maps, which are 0..1, is below 1 and not negative{percent}"
-            )
-        return
-    if not 0 <= theta < 2.55:
-        instead = f"; a threshold of {theta:g} is --theta {theta / 100:g}" if 0 < theta < 255 else ""
-        raise UserError(
-            f"--theta {theta:g}: with --sal_path, saliency (0..255) up to theta x 100 is background, so it is below 2.55 "
-            f"and not negative{instead}"
-        )
-    if not 0 <= alpha <= beta <= 1:
-        raise UserError(
-            f"--alpha {alpha:g} --beta {beta:g}: scores, 0..1, below alpha are out and those above beta win, "
-            "so 0 <= alpha <= beta <= 1"
-        )
+    limit = 2.55 if saliency else 1
+    if not 0 <= theta < limit:
+        example = f"; for {theta:g} % write {theta / 100:g}" if 1 <= theta <= 100 else ""
+        raise UserError(f"--theta {theta:g}: must be at least 0 and below {limit:g}{example}")
+    if saliency and not 0 <= alpha <= beta <= 1:
+        raise UserError(f"--alpha {alpha:g} --beta {beta:g}: must be 0 <= alpha <= beta <= 1")
 
 
 def background_from_saliency(saliency: np.ndarray, theta: float) -> np.ndarray:

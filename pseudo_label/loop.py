@@ -1,16 +1,7 @@
-"""Loop of the inference scripts: which photos are left, read ahead, write behind, finish.
-
-with loop.start(args) as run:
-    ...
-    for photo, photo_views in run.read_ahead(run.photos_left(ids), files, views):
-        with run.attempt(photo):
-            run.write_behind(write_labels, photo, ...)
-    run.finish()
-"""
+"""Helpers of the inference scripts' loops: which photos are left, read ahead, write behind, finish."""
 
 import argparse
 import contextlib
-import itertools
 import os
 import sys
 from collections import deque
@@ -97,20 +88,14 @@ def start(args: argparse.Namespace) -> Iterator["Run"]:
 
 @dataclass
 class Run:
-    """One process's part of a run; `start` makes it.
-
-    Args:
-        folders: output folders by the names of their flags.
-        rank: of this process, in 0..world - 1.
-        pool: processes that write; None: this one.
-    """
+    """One process's part of a run; `start` makes it."""
 
     args: argparse.Namespace
-    folders: dict[str, Path]
+    folders: dict[str, Path]  # of the outputs, by the names of their flags
     device: torch.device
     rank: int
     world: int
-    pool: WorkerPool | None
+    pool: WorkerPool | None  # processes that write; None: this one
     _pending: deque[tuple[str, Callable[[], str | None]]] = field(default_factory=deque)  # id, result of `write`
     _done: int = 0
     _remarks: list[tuple[str, str]] = field(default_factory=list)  # id, text
@@ -118,20 +103,17 @@ class Run:
     _unusable: int = 0
 
     def usable(self, ids: Sequence[str], files: Sequence[Files], problems: Sequence[tuple[str, str]] = ()) -> list[str]:
-        """Return the ids whose input files can be used.
+        """Return the ids whose input files can be used. UserError: some cannot, without --skip_errors.
 
         Args:
             ids: photos, each once.
             files: kinds of files that each photo needs.
             problems: (id, message) known before.
-
-        Raises:
-            UserError: some cannot, without --skip_errors; or an output folder is that of an input.
         """
+        inputs = {one.folder.resolve(): one.what for one in files}
         for name, folder in self.folders.items():
-            for one in files:
-                if one.folder.resolve() == folder.resolve():
-                    raise UserError(f"--{name} {folder}: is the folder of the {one.what}s. Name another one.")
+            if what := inputs.get(folder.resolve()):
+                raise UserError(f"--{name} {folder}: is the folder of the {what}s. Name another one.")
         bad = dict(problems)
         bad |= check_inputs([image_id for image_id in ids if image_id not in bad], files)
         self._unusable = len(bad)
@@ -162,8 +144,10 @@ class Run:
         """Return this process's share of the photos that lack a file in an output folder."""
 
         def is_finished(image_id: str) -> bool:  # each file is written whole or not at all
-            stems = [folder / image_id for folder in self.folders.values()]
-            return all(Path(f"{stem}.png").is_file() or Path(f"{stem}.npy").is_file() for stem in stems)
+            paths = [
+                [folder / f"{image_id}{ending}" for ending in (".png", ".npy")] for folder in self.folders.values()
+            ]
+            return all(any(path.is_file() for path in pair) for pair in paths)
 
         # The main process decides: others may see a shared folder a little later.
         left = from_main([image_id for image_id in ids if not is_finished(image_id)])
@@ -198,10 +182,7 @@ class Run:
 
     @contextlib.contextmanager
     def attempt(self, photo: Photo) -> Iterator[None]:
-        """Compute in the precision of --amp; skip the photo if it is bad or memory is too small for it.
-
-        UserError instead of skipping, without --skip_errors.
-        """
+        """Compute in the precision of --amp. A bad photo, or one too large for the memory, is skipped or ends the run."""
         try:
             with autocast(self.device, self.args.amp):
                 yield
@@ -221,9 +202,6 @@ class Run:
             write: function of a module; writes a photo's files and may return a remark for the summary.
             photo: photo to write files of.
             results: arrays and settings.
-
-        Raises:
-            UserError: a file could not be written.
         """
         call = self.pool.submit(write, photo, *results).result if self.pool else partial(write, photo, *results)
         self._pending.append((photo.id, call))
@@ -247,26 +225,21 @@ class Run:
         self._failures.append((image_id, message))
 
     def finish(self) -> None:
-        """Wait for all files, gather what the processes did, and print a summary.
-
-        UserError in the main process if photos were skipped, for exit status 1.
-        """
+        """Wait for all files and print a summary of all ranks. UserError on rank 0 if photos were skipped."""
         while self._pending:
             self._wait_for_oldest()
-        done, all_remarks, all_failures = zip(
-            *distributed.gather((self._done, self._remarks, self._failures)), strict=True
-        )
+        ranks = distributed.gather((self._done, self._remarks, self._failures))
         distributed.barrier()
         distributed.cleanup()
         if self.rank > 0:
             return
-        print(f"{counted(sum(done), 'photos')} labelled in {', '.join(map(str, self.folders.values()))}", flush=True)
-        ids_by_remark: dict[str, list[str]] = {}
-        for image_id, remark in itertools.chain(*all_remarks):
-            ids_by_remark.setdefault(remark, []).append(image_id)
-        for remark, ids in ids_by_remark.items():
-            print(f"note: {counted(len(ids), 'photos')} {remark}: {summarize_ids(ids)}", file=sys.stderr)
-        failures = list(itertools.chain(*all_failures))
+        done = sum(count for count, _, _ in ranks)
+        print(f"{counted(done, 'photos')} labelled in {', '.join(map(str, self.folders.values()))}", flush=True)
+        remarks = [remark for _, remarks, _ in ranks for remark in remarks]
+        for text in dict.fromkeys(text for _, text in remarks):
+            ids = [image_id for image_id, other in remarks if other == text]
+            print(f"note: {counted(len(ids), 'photos')} {text}: {summarize_ids(ids)}", file=sys.stderr)
+        failures = [failure for _, _, failures in ranks for failure in failures]
         for image_id, message in failures:
             print(f"skipped {image_id}: {message}", file=sys.stderr)
         if skipped := self._unusable + len(failures):

@@ -14,16 +14,9 @@ REMEDY = "Name another folder, or replace them with --overwrite."
 
 
 def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, remedy: str = REMEDY) -> list[Path]:
-    """Return the results in `folder`, .png and .npy files; there are none if it is missing. Change nothing.
+    """Return the .png and .npy files in `folder`, which may be missing. Change nothing.
 
-    Args:
-        folder: output folder.
-        settings: of this run, JSON values.
-        overwrite: accept results of other settings.
-        remedy: against these, for the message.
-
-    Raises:
-        UserError: the results were made with other settings, or no manifest says with which: they may be the user's photos.
+    UserError: they were made with other settings and `overwrite` is not set, or without a manifest: perhaps the user's own.
     """
     results = [path for path in folder.iterdir() if path.suffix in (".png", ".npy")] if folder.exists() else []
     found = _read(folder)
