@@ -1,8 +1,6 @@
-"""SBD's .mat masks: exact values, and files that are no SBD mask."""
+"""SBD's .mat masks."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -14,62 +12,40 @@ from voc12.sbd import find_sbd_masks, read_sbd_mask
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_the_segmentation_is_read_exactly(tmp_path, compressed):
+def test_read_sbd_mask_returns_the_stored_values(tmp_path, compressed):
     label = np.random.default_rng(0).integers(0, 21, (37, 50), dtype=np.uint8)
     write_mat(tmp_path / "a.mat", label, compressed)
     read = read_sbd_mask(tmp_path / "a.mat")
-    assert (read.dtype, read.shape) == (np.uint8, (37, 50))
-    assert np.array_equal(read, label)
+    assert read.dtype == np.uint8 and np.array_equal(read, label)
 
 
-def test_any_level_of_the_unpacked_archive_will_do(tmp_path):
+def test_find_sbd_masks_at_each_level_of_the_archive(tmp_path):
     cls = tmp_path / "benchmark_RELEASE/dataset/cls"
     write_mat(cls / "a.mat", np.zeros((2, 3), np.uint8))
     for root in (tmp_path, tmp_path / "benchmark_RELEASE", cls.parent):
         assert find_sbd_masks(root) == cls
-    with pytest.raises(UserError, match=r"--sbd_root .*/cls holds no \.mat files.*--download DIR"):
+    with pytest.raises(UserError, match=f"--sbd_root {cls}.*--download"):
         find_sbd_masks(cls)
 
 
-def raw(**content) -> bytes:
+def saved(**content) -> bytes:
     file = io.BytesIO()
     savemat(file, content)
     return file.getvalue()
 
 
-def struct_with(label) -> bytes:
-    return raw(GTcls={"Segmentation": label})
-
-
-def bomb() -> bytes:
-    """A compressed element of 100 MB of zeros, in 100 kB."""
-    element = zlib.compress(bytes(100 << 20))
-    return raw(x=1)[:128] + struct.pack("<II", 15, len(element)) + element
-
-
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "keyword"),
     [
-        (b"", "no MATLAB 5 file"),
-        (b"not a mask " * 30, "no MATLAB 5 file"),
-        (raw(x=1)[:128] + bytes(5 << 20), "no MATLAB 5 file"),
-        (raw(GTinst=1), "holds no GTcls.Segmentation"),
-        (raw(GTcls={"Boundaries": 1}), "holds no GTcls.Segmentation"),
-        (struct_with(np.zeros((9, 9), np.uint8))[:-40], "is damaged"),
-        (raw(x=1)[:128] + struct.pack("<II", 15, 100) + b"x" * 100, "is damaged"),
-        (bomb(), "decompresses to more than 64 MB"),
-        (struct_with(np.zeros((3, 3))), "no uint8 matrix"),
-        (struct_with("text"), "no uint8 matrix"),
-        (struct_with(np.zeros((2, 2, 2), np.uint8)), "no uint8 matrix"),
-        (struct_with(np.full((3, 3), 21, np.uint8)), "value 21, where 0..20"),
+        (b"", "damaged"),
+        (b"not a mask " * 30, "damaged"),
+        (saved(GTinst=1), "damaged"),
+        (saved(GTcls={"Segmentation": np.zeros((9, 9), np.uint8)})[:-40], "damaged"),
+        (saved(GTcls={"Segmentation": np.zeros((3, 3))}), "uint8"),
+        (saved(GTcls={"Segmentation": np.full((3, 3), 21, np.uint8)}), "21"),
     ],
 )
-def test_what_is_no_sbd_mask_is_refused_by_name(tmp_path, data, message):
-    (tmp_path / "2008_000002.mat").write_bytes(data)
-    with pytest.raises(UserError, match=rf"2008_000002\.mat.*{message}"):
-        read_sbd_mask(tmp_path / "2008_000002.mat")
-
-
-def test_missing_mask_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read SBD mask .*a\.mat: No such file"):
+def test_read_sbd_mask_rejects_other_files(tmp_path, data, keyword):
+    (tmp_path / "a.mat").write_bytes(data)
+    with pytest.raises(UserError, match=rf"a\.mat.*{keyword}"):
         read_sbd_mask(tmp_path / "a.mat")

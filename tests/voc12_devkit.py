@@ -1,5 +1,9 @@
-"""Small devkits, SBD files and archives for the tests of voc12/."""
+"""Small devkits, SBD files, and a server of their archives for the tests of voc12/."""
 
+import contextlib
+import http.server
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +18,20 @@ SHARED = REPO.parent / "shared"
 
 
 def xml(names, difficult=0) -> str:
-    """A devkit annotation with one object per name."""
+    """Return a devkit annotation with one object per name."""
     objects = "".join(f"<object><name>{name}</name><difficult>{difficult}</difficult></object>" for name in names)
     return f"<annotation><folder>VOC2012</folder>{objects}</annotation>"
 
 
 def hot(*classes: int) -> np.ndarray:
-    """Multi-hot label (20,) float32."""
+    """Return a multi-hot label (20,) float32."""
     label = np.zeros(20, np.float32)
     label[list(classes)] = 1
     return label
 
 
 def mask(*classes: int, shape=(12, 16)) -> np.ndarray:
-    """A label map that shows these classes (0..19), one row each, and some void."""
+    """Return a label map that shows these classes (0..19), one row each, and some void."""
     label = np.zeros(shape, np.uint8)
     for row, index in enumerate(classes):
         label[row] = index + 1
@@ -43,7 +47,7 @@ def write_png(path: Path, label: np.ndarray) -> None:
 
 
 def write_mat(path: Path, label: np.ndarray, compressed: bool = True) -> None:
-    """An SBD label file: struct GTcls with Boundaries (20 sparse maps), Segmentation, CategoriesPresent."""
+    """Write an SBD label file: struct GTcls with Boundaries (20 sparse maps), Segmentation, CategoriesPresent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     boundaries = np.empty((20, 1), object)
     for index in range(20):
@@ -54,7 +58,7 @@ def write_mat(path: Path, label: np.ndarray, compressed: bool = True) -> None:
 
 
 def write_devkit(root: Path, labels: dict, train=(), val=(), own=(), shape=(12, 16)) -> Path:
-    """JPEGImages and Annotations of `labels` (id -> classes), the split lists, and masks in SegmentationClass."""
+    """Write JPEGImages and Annotations of `labels` (id -> classes), the split lists, and masks in SegmentationClass."""
     for folder in ("JPEGImages", "Annotations", "ImageSets/Segmentation", "SegmentationClass"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for image_id, classes in labels.items():
@@ -83,7 +87,7 @@ SBD_ONLY = ("2008_000005", "2008_000006", "2009_000007", "2009_000008")
 
 
 def write_voc_and_sbd(folder: Path) -> tuple[Path, Path]:
-    """A devkit of eight images, four with masks of VOC, and an SBD with labels for six, two of them also VOC's."""
+    """Write a devkit of eight images, four with masks of VOC, and an SBD with masks of six, two of them also VOC's."""
     root = write_devkit(folder / "VOCdevkit/VOC2012", LABELS, TRAIN, VAL, own=TRAIN + VAL)
     for image_id in SBD_ONLY:
         label = mask(*LABELS[image_id])
@@ -95,10 +99,53 @@ def write_voc_and_sbd(folder: Path) -> tuple[Path, Path]:
 
 
 def contents(*folders: Path) -> dict[str, bytes]:
-    """Every file under the folders, hidden and temporary ones included: relative path -> bytes."""
+    """Return relative path -> bytes of every file in the folders, hidden and temporary ones included."""
     return {
         f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
         for folder in folders
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Server of `files` (name -> bytes); names in `cut` are sent half, those in `damaged` with a changed byte."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.cut: set[str] = set()
+        self.damaged: set[str] = set()
+        self.served: list[str] = []
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        name = self.path.strip("/")
+        body = self.server.files.get(name)
+        if body is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.headers.get("Method") == "HEAD":  # torchvision follows redirects with such a request
+            return
+        self.server.served.append(name)
+        if name in self.server.damaged:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        self.wfile.write(body[: len(body) // 2] if name in self.server.cut else body)
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[Server]:
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()

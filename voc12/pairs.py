@@ -131,13 +131,9 @@ def _shortest_path(linked: np.ndarray, start: int, goals: np.ndarray) -> list[in
 def check_pairs(
     pairs: Sequence[tuple[str, str, int]], labels: Mapping[str, np.ndarray], path: str | Path, classes: Classes = VOC
 ) -> None:
-    """Raise UserError if a pair's class is not shown by both photos, naming its line.
+    """Raise UserError naming the line of the list at `path` whose class is not shown by both photos.
 
-    Args:
-        pairs: result of `read_pairs(path)`.
-        labels: id -> (C,) multi-hot of the photos.
-        path: pair list, for the message.
-        classes: of the dataset.
+    pairs: result of `read_pairs(path)`; labels: id -> (C,) multi-hot of the photos.
     """
     wrong = [
         n for n, (first, second, label) in enumerate(pairs) if not (labels[first][label] and labels[second][label])

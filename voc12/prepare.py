@@ -27,7 +27,7 @@ from tool.files import back_up, load_npy_dict, make_folder, remove_leftovers, sa
 from voc12.classes import VOC
 from voc12.dataset import Dataset, check_inputs, deeper_root, label_maps
 from voc12.labels import IGNORE_FOREIGN, LABELS_FILE, read_annotation
-from voc12.lists import CLASSES_FILE, format_image_list, read_classes, read_image_list, write_text
+from voc12.lists import CLASSES_FILE, UNPACK_AGAIN, format_image_list, read_classes, read_image_list, write_text
 from voc12.masks import AUG, OWN, complete_masks, count_aug, find_all
 from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
 from voc12.report import PUBLISHED, Findings, check_every_class, class_table, compare_masks, list_table, next_command
@@ -124,8 +124,8 @@ def locate(args: argparse.Namespace) -> tuple[Path, Path, Path | None]:
         raise UserError("--voc12_root: missing. Give it, or --download DIR to fetch VOC 2012.")
     for part in ("JPEGImages", "Annotations", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"):
         if not (root / part).exists():
-            hint = deeper_root(root, "give the folder VOC2012, or --download DIR to fetch it")
-            raise UserError(f"--voc12_root {root}: no VOC 2012 devkit, it has no {part}{nearest_path(root)}; {hint}")
+            hint = deeper_root(root, "Give the folder VOC2012, or --download DIR to fetch it.")
+            raise UserError(f"--voc12_root {root}: no VOC 2012 devkit, it has no {part}{nearest_path(root)}. {hint}")
     return out, root, sbd_root
 
 
@@ -136,7 +136,7 @@ def make_lists(data: Dataset, masks: Mapping[str, object], findings: Findings) -
         path = data.root / "ImageSets" / "Segmentation" / f"{name}.txt"
         if name == "test" and not path.exists():  # comes in an archive of its own
             continue
-        ids = sorted(set(read_image_list(path, "it comes with the devkit: unpack that again")))
+        ids = sorted(set(read_image_list(path, UNPACK_AGAIN)))
         lists[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
         if name != "test" and has_aug:
             _keep(lists[name], masks, f"images of {name}.txt without a mask", findings)
@@ -225,7 +225,7 @@ def write_labels(path: Path, labels: Mapping[str, np.ndarray]) -> bool:
         if list(old) == list(labels) and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays):
             return False
     if backup := back_up(path, copy=True):
-        print(f"{path}: old file kept as {backup}")
+        print(f"{path}: kept as {backup}")
     save_npy_dict(path, labels)
     return True
 

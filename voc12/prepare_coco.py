@@ -25,11 +25,11 @@ from tqdm import tqdm
 from tool import VOID, cli
 from tool.cli import UserError, run_script
 from tool.files import make_folder, remove_leftovers
-from voc12.classes import Classes
+from voc12.classes import make_classes
 from voc12.dataset import Dataset, photos
 from voc12.images import save_label, size_of
 from voc12.labels import LABELS_FILE
-from voc12.lists import CLASSES_FILE, check_id, format_image_list, make_classes, write_text
+from voc12.lists import CLASSES_FILE, check_id, format_image_list, write_text
 from voc12.masks import OWN
 from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
 from voc12.prepare import PAIRS_FILE, link, say, write_labels
@@ -62,7 +62,7 @@ class Annotations:
             with contextlib.redirect_stdout(io.StringIO()):  # COCO prints how long it takes
                 self._coco = COCO(str(path))
             categories = sorted(self._coco.cats.values(), key=lambda category: category["id"])
-            self.classes: Classes = make_classes([category["name"] for category in categories], str(path))
+            self.classes = make_classes([category["name"] for category in categories], str(path))
             self._class = {category["id"]: c for c, category in enumerate(categories)}
             numbers = sorted({found["image_id"] for found in self._coco.anns.values()})
             names = {number: Path(self._coco.imgs[number]["file_name"]).stem for number in numbers}

@@ -22,11 +22,10 @@ if __name__ == "__main__":
 from tool import cli
 from tool.cli import UserError, run_script
 from tool.files import make_folder, remove_leftovers
-from voc12.classes import fold
+from voc12.classes import fold, make_classes
 from voc12.dataset import Dataset, photos
-from voc12.label_csv import CSV_FILE, read_label_csv
-from voc12.labels import IGNORE_FOREIGN, read_label_table
-from voc12.lists import CLASSES_FILE, check_id, format_image_list, make_classes, read_classes, write_text
+from voc12.labels import CSV_FILE, IGNORE_FOREIGN, read_label_csv, read_label_table
+from voc12.lists import CLASSES_FILE, check_id, format_image_list, read_classes, write_text
 from voc12.masks import complete_masks
 from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
 from voc12.prepare import PAIRS_FILE, check_photos, link, say

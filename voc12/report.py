@@ -45,10 +45,7 @@ def list_table(
 def class_table(
     labels: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str, int]], epochs: int, classes: Classes
 ) -> list[str]:
-    """Return lines with the training photos and the pairs per class, and the number of pairs.
-
-    labels: id -> (C,) multi-hot of the photos to train on.
-    """
+    """Return lines with the photos to train on, of which `labels` holds (C,) multi-hots, and the pairs per class."""
     of_pairs = np.bincount([label for *_, label in pairs], minlength=len(classes))
     counts = zip(classes.names, photos_per_class(labels.values(), classes), of_pairs, strict=True)
     return [
@@ -61,11 +58,9 @@ def class_table(
 def compare_masks(
     labels: Mapping[str, np.ndarray], shown: Mapping[str, Sequence[int] | None], findings: Findings
 ) -> str:
-    """Return a line with the number of images whose mask shows the classes of their label; too few become findings.
+    """Return a line with the number of images whose mask shows the classes of their label; too few become a finding.
 
-    Args:
-        labels: id -> (C,) multi-hot.
-        shown: id -> classes in the mask; None for an unusable mask.
+    labels: id -> (C,) multi-hot; shown: id -> classes in the mask, None for an unusable one.
     """
     both = {image_id: classes for image_id in labels if (classes := shown.get(image_id)) is not None}
     other = [i for i, classes in both.items() if np.flatnonzero(labels[i]).tolist() != sorted(classes)]
@@ -90,13 +85,7 @@ def check_every_class(labels: Mapping[str, np.ndarray], classes: Classes, where:
 
 
 def next_command(root: Path, pair_list: Path, pairs: int | None = None) -> list[str]:
-    """Return lines with the command to type next.
-
-    Args:
-        root: dataset.
-        pair_list: pair list to train on.
-        pairs: their number, for another dataset than the whole VOC 2012.
-    """
+    """Return lines with the command to type next. pairs: their number, for another dataset than the whole VOC 2012."""
     pair_list = pair_list.resolve()
     if pair_list.is_relative_to(Path.cwd()):
         pair_list = pair_list.relative_to(Path.cwd())

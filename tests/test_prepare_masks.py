@@ -1,0 +1,156 @@
+"""voc12/prepare.py interrupted, on a full disk, and with masks and lists that a user made."""
+
+import os
+
+import numpy as np
+import pytest
+from disks import FULL, small_disk
+from PIL import Image
+from voc12_devkit import SBD_ONLY, contents, mask, write_voc_and_sbd
+
+from tool.files import save_npy_dict
+from voc12.classes import PALETTE
+from voc12.prepare import main
+
+COLOURED, TRUNCATED, EMPTY, PHOTO = *SBD_ONLY[:3], "2007_000001"
+
+
+def flags_for(folder):
+    root, sbd = write_voc_and_sbd(folder)
+    out = folder / "out"
+    return root, out, ["--voc12_root", root, "--sbd_root", sbd, "--epochs", 50, "--out_dir", out]
+
+
+def prepare(flags) -> None:
+    main(list(map(str, flags)))
+
+
+def killed(flags, step: int) -> bool:
+    """Run in a child process that ends without any clean-up at its n-th os.replace."""
+    child = os.fork()
+    if child == 0:
+        replace, calls = os.replace, []
+
+        def deadly(source, target):
+            calls.append(target)
+            if len(calls) == step:
+                os._exit(9)
+            replace(source, target)
+
+        try:
+            os.replace = deadly
+            prepare(flags)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_killed_run_leaves_no_partial_file_and_the_next_completes(tmp_path):
+    root, out, flags = flags_for(tmp_path / "whole")
+    prepare(flags)
+    whole = contents(root, out)
+    root, out, flags = flags_for(tmp_path / "killed")
+    for step in (3, 9, 11, 2, 1):  # at a mask (8 in a new folder), at the folder, at lists
+        assert killed(flags, step)
+        temporary = (".partial/", "/.")
+        assert all(
+            data == whole[name] for name, data in contents(root, out).items() if not any(t in name for t in temporary)
+        )
+    prepare(flags)
+    assert contents(root, out) == whole
+
+
+def test_full_disk_is_an_error_and_the_next_run_completes(tmp_path, commands):
+    _, out, flags = flags_for(tmp_path)
+    prepare(flags)
+    whole = contents(out)
+    flags[-1] = tmp_path / "small"
+    with small_disk(tmp_path / "small", 16_384) as limits:
+        command = commands.run(tmp_path, "voc12/prepare.py", *flags, status=1, limits=limits)
+        assert any(word in command.stderr[-1] for word in FULL.strip("()").split("|")), command.stderr
+    prepare(flags)
+    assert [*contents(tmp_path / "small").values()] == [*whole.values()]
+
+
+@pytest.fixture
+def devkit(tmp_path):
+    """A devkit whose SegmentationClassAug has a mask of colours, a truncated and an empty one, and a photo."""
+    root, _, flags = flags_for(tmp_path)
+    prepare(flags)
+    folder = root / "SegmentationClassAug"
+    whole = contents(folder)
+    with Image.open(folder / f"{COLOURED}.png") as image:
+        label = np.array(image)
+    Image.fromarray(PALETTE[label]).save(folder / f"{COLOURED}.png")
+    (folder / f"{TRUNCATED}.png").write_bytes((folder / f"{TRUNCATED}.png").read_bytes()[:-30])
+    (folder / f"{EMPTY}.png").write_bytes(b"")
+    Image.effect_noise((16, 12), 50).convert("RGB").save(folder / f"{PHOTO}.png")
+    return folder, flags, whole
+
+
+def test_masks_are_not_replaced_without_repair(devkit, capsys):
+    folder, flags, _ = devkit
+    before = contents(folder)
+    capsys.readouterr()
+    prepare(flags)
+    assert contents(folder) == before
+    said = capsys.readouterr().out.splitlines()
+    assert any("1 mask of colours" in line and "--repair" in line and COLOURED in line for line in said)
+    unusable = next(line for line in said if "3 masks that cannot be used" in line)
+    assert "--repair" in unusable and all(f"{name}.png" in unusable for name in (TRUNCATED, EMPTY, PHOTO))
+    assert "labels and masks agree on 5 of 5 images" in said  # the colours were understood
+
+
+def test_repair_rewrites_masks_and_backs_them_up(devkit, capsys):
+    folder, flags, whole = devkit
+    before = contents(folder)
+    prepare([*flags, "--repair"])
+    broken = {f"SegmentationClassAug/{name}.png" for name in (COLOURED, TRUNCATED, EMPTY, PHOTO)}
+    assert contents(folder) == whole | {f"{name}.1": before[name] for name in broken}
+    prepare([*flags, "--repair"])
+    assert "nothing looks wrong" in capsys.readouterr().out
+
+
+def test_killed_repair_loses_no_mask(devkit):
+    folder, flags, whole = devkit
+    before = contents(folder)
+    for step in (1, 2, 3):
+        assert killed([*flags, "--repair"], step)
+        assert set(before.values()) <= set(contents(folder).values())
+    prepare([*flags, "--repair"])
+    assert contents(folder).items() >= whole.items()
+
+
+def test_repair_keeps_masks_without_source_and_ambiguous_ones(devkit, capsys):
+    folder, flags, _ = devkit
+    (folder / f"{EMPTY}.PNG").write_bytes(b"mine")
+    before = contents(folder)
+    prepare([*flags[:2], *flags[4:], "--repair"])  # without SBD
+    changed = {name for name, data in before.items() if contents(folder)[name] != data}
+    assert changed == {f"SegmentationClassAug/{name}.png" for name in (COLOURED, PHOTO)}
+    said = capsys.readouterr().out
+    assert "an id twice" in said and f"{TRUNCATED}.png" in said
+
+
+def test_masks_of_colours_in_the_devkit_are_read_and_kept(tmp_path, capsys):
+    root, _, flags = flags_for(tmp_path)
+    path = root / "SegmentationClass/2007_000004.png"
+    Image.fromarray(PALETTE[mask(14, 6)]).save(path)
+    data = path.read_bytes()
+    prepare([*flags, "--repair"])
+    assert path.read_bytes() == data
+    assert "labels and masks agree on 8 of 8 images\nnothing looks wrong" in capsys.readouterr().out
+
+
+def test_lists_labels_and_pairs_are_backed_up(tmp_path, capsys):
+    _, out, flags = flags_for(tmp_path)
+    prepare(flags)
+    made = contents(out)
+    for name in ("train.txt", "EDAM_train.txt"):
+        (out / name).write_text("mine")
+    save_npy_dict(out / "cls_labels.npy", {"a": np.ones(20, np.float32)})
+    mine = {f"out/{name}.1": (out / name).read_bytes() for name in ("train.txt", "EDAM_train.txt", "cls_labels.npy")}
+    prepare(flags)
+    prepare(flags)
+    assert contents(out) == made | mine
+    assert f"{out / 'cls_labels.npy'}: kept as {out / 'cls_labels.npy.1'}" in capsys.readouterr().out
