@@ -9,7 +9,7 @@ from pathlib import Path
 from commands import REPO, Command, Commands, ended
 from PIL import Image
 
-from pseudo_label.evaluation import CHUNK
+from pseudo_label.evaluate import CHUNK
 
 
 def at_work(commands: Commands, tmp_path: Path) -> tuple[Command, list[int]]:
