@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +39,6 @@ from tool.files import atomic_write, check_writable
 from tool.memory import MAXRSS_UNIT
 from tool.optim import make_sgd
 from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, training_form, warn_of_emulation
-from tool.workers import WorkerPool
 
 Settings = argparse.Namespace  # the flags, and what get_settings adds
 
@@ -147,30 +148,25 @@ def infer_sal(args: Settings, amp: str) -> Callable[[], object]:
 class Row(NamedTuple):
     """A line of the table."""
 
-    title: str  # filled from the settings
+    title: str  # a format of the settings
     prepare: Callable[[Settings, str], Callable[[], object]]  # (settings, amp) -> the call to measure
-    speed: str = "photos"  # the setting that counts what a call computes; absent: 1
-    counted: str = ""
+    counted: str = ""  # name of the setting that counts the photos or pairs of a call; empty for one
 
 
 ROWS = {  # names of --only, in the table's order; a new row is a function and a line here
     "rate": [Row("convolution 3x3, 512 channels", convolution)],
     "train": [
-        Row("training step, {pairs} pairs", edam_step, "pairs", "pairs"),
-        Row("training step, {pairs} pairs, --attn_dropout 0", edam_step_without_dropout, "pairs", "pairs"),
+        Row("training step, {pairs} pairs", edam_step, "pairs"),
+        Row("training step, {pairs} pairs, --attn_dropout 0", edam_step_without_dropout, "pairs"),
     ],
     "maps": [Row("class maps of a photo", photo_maps)],
     "crf": [Row("dense CRF of a photo, one process", photo_crf)],
     "deeplab_train": [
-        Row(
-            "DeepLab-v2 training iteration, {deeplab_photos} photos, crop {deeplab_crop}",
-            deeplab_step,
-            counted="deeplab_photos",
-        )
+        Row("DeepLab-v2 iteration, {deeplab_photos} photos, crop {deeplab_crop}", deeplab_step, "deeplab_photos"),
     ],
     "deeplab_photo": [Row("DeepLab-v2 test photo", deeplab_photo)],
     "sal_photo": [Row("PoolNet photo", saliency_photo)],
-    "infer_sal": [Row("infer_sal.py, {photos} photos", infer_sal, counted="photos")],
+    "infer_sal": [Row("infer_sal.py, {photos} photos", infer_sal, "photos")],
 }
 
 
@@ -205,13 +201,14 @@ def table(args: Settings, names: Collection[str]) -> Iterator[str]:
         precisions = ["fp32", "tf32", "bf16"] if cuda else ["fp32", "bf16"]
         for precision in precisions if row.prepare is not photo_crf else ["fp32"]:
             try:
-                with WorkerPool(1, late=True) as pool:
+                with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                     seconds, work, peak = pool.submit(measure, row, args, precision).result()
             except BrokenProcessPool as error:
                 raise UserError(f"{row.title}: the process was killed; memory may be full") from error
             rate = rates.setdefault(precision, work / seconds)
             count = getattr(args, row.counted) if row.counted else 1
-            speed = f"{count / seconds:.3g} {row.speed}/s" if row.prepare is not convolution else f"{rate:.3g} FLOP/s"
+            unit = "pairs" if row.counted == "pairs" else "photos"
+            speed = f"{rate / 1e9:.0f} GFLOP/s" if row.prepare is convolution else f"{count / seconds:.3g} {unit}/s"
             floor = [f"{work / rate:.3g} s", f"{seconds * rate / work:.2f}"] if work else ["-", "-"]
             cells = [f"{row.title.format(**vars(args))}, {precision}", f"{seconds:.3g} s", *floor]
             yield f"| {' | '.join([*cells, f'{peak / 1e9:.1f} GB', speed])} |"

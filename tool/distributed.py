@@ -19,7 +19,7 @@ from tool.memory import keep_freed_memory
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
 
 
-def setup(device: str | None, independent: bool = False, apart: bool = False) -> tuple[torch.device, int, int]:
+def setup(device: str | None, independent: bool = False) -> tuple[torch.device, int, int]:
     """Choose the device, make it ready, and join the process group if torchrun started this process.
 
     Args:
@@ -41,7 +41,7 @@ def setup(device: str | None, independent: bool = False, apart: bool = False) ->
     if world == 1:
         return chosen, 0, 1
     try:
-        if independent or apart:
+        if independent:
             dist.init_process_group("gloo", timeout=timedelta(days=7))
         elif chosen.type == "cuda":
             dist.init_process_group("nccl", device_id=chosen)

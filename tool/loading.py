@@ -97,14 +97,6 @@ def _read(dataset: Items, index: int) -> Any:
         return error
 
 
-def items(dataset: Items, num_workers: int, pin_memory: bool, go_on: bool = False) -> Iterator[Any]:
-    """Old name of `read_ahead`, until pseudo_label/inference.py has moved."""
-    return read_ahead(dataset, num_workers, pin_memory)
-
-
-ItemDataset = Items
-
-
 def make_loader(dataset: Any, batches: Iterable[list[int]], num_workers: int, pin_memory: bool) -> DataLoader:
     """Return a DataLoader over batches of indices that draws nothing from the global random state."""
     return DataLoader(
@@ -154,7 +146,7 @@ def _worker_problem(error: Exception) -> str | None:
 
 
 class _UserErrorsAsItems(Dataset):
-    """A dataset that returns a UserError as the item: raised in a worker it would arrive wrapped in a traceback."""
+    """Dataset that returns a UserError as the item: raised in a worker it would arrive wrapped in a traceback."""
 
     def __init__(self, dataset: Items) -> None:
         self.dataset = dataset

@@ -20,14 +20,3 @@ def keep_freed_memory() -> bool:
         return False
     # Order matters: if the first is refused, the second would fix the first threshold at 128 KB.
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST) and mallopt(_TRIM_THRESHOLD, _LARGEST))
-
-
-def give_back_freed_memory() -> None:
-    """Return freed blocks to the system; no-op with C libraries other than glibc.
-
-    glibc cannot reuse freed aligned blocks, so memory grows with each step unless trimmed.
-    """
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return

@@ -15,8 +15,8 @@ class WorkerPool(ProcessPoolExecutor):
     As a context manager it waits for all tasks; after an exception, such as Ctrl-C, it cancels those that have not begun.
     """
 
-    def __init__(self, workers: int, late: bool = False) -> None:
-        context = get_context("fork" if sys.platform == "linux" and not late else "spawn")
+    def __init__(self, workers: int) -> None:
+        context = get_context("fork" if sys.platform == "linux" else "spawn")
         super().__init__(workers, context, initializer=end_with_parent, initargs=(os.getpid(),))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
