@@ -1,8 +1,8 @@
-"""Train DeepLab-v2 on label maps: pseudo labels as infer_cls.py writes them, or ground truth.
+"""Train DeepLab-v2 on label maps: pseudo labels of infer_cls.py, or ground truth.
 
-    python train_deeplab.py --voc12_root VOC2012 --label_dir OUT_CRF_PRED --weights deeplabv1_resnet101-coco.pth
-Several processes or machines:     torchrun --nproc_per_node 4 train_deeplab.py ... (the batch size counts photos over all of them)
-Interrupted, the same command with --resume goes on.
+One machine:          python train_deeplab.py --voc12_root VOC2012 --label_dir OUT_CRF_PRED --weights deeplabv1_resnet101-coco.pth
+Several processes:    torchrun --nproc_per_node 4 train_deeplab.py ... (the batch size counts photos over all of them)
+To resume an interrupted run, rerun with --resume.
 """
 
 import argparse
@@ -26,10 +26,9 @@ from tool.optim import freeze, make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
 from voc12.classes import PALETTE
 from voc12.data import LabelledPhotos
-from voc12.inputs import check_folder, label_maps, sound_ids
-from voc12.lists import ROOT, check_root, read_classes, read_image_list
+from voc12.dataset import ROOT, Dataset, read_image_list
 
-# Flags that a resumed run has to share with the interrupted one, besides those that all training scripts have.
+# Flags that a resumed run must share with the interrupted one, besides training.MUST_MATCH.
 MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn", "freeze_backbone")
 
 
@@ -37,29 +36,24 @@ def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add, positive, number = parser.add_argument, cli.count(1), cli.number(float, 0)
     add("--voc12_root", required=True, metavar="DIR", help=ROOT)
-    add(
-        "--label_dir",
-        required=True,
-        metavar="DIR",
-        help="label PNGs, <id>.png: 0 background, class + 1, or 255 for unknown",
-    )
+    labels = "label PNGs, <id>.png: 0 background, class + 1, or 255 for unknown"
+    add("--label_dir", required=True, metavar="DIR", help=labels)
     add("--train_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to train on")
     add_flags(parser, "network.deeplab_v2")
-    weights = "initial weights, such as deeplabv1_resnet101-coco.pth, or a trained DeepLab-v2 (.pth); random without it"
+    weights = "initial weights, such as deeplabv1_resnet101-coco.pth, or a trained DeepLab-v2 (.pth); default: random"
     add("--weights", metavar="FILE", help=weights)
     add("--max_iters", type=positive, default=20000, metavar="N", help="training steps")
     add("--batch_size", type=positive, default=10, help="photos per step, over all GPUs and processes")
-    parts = "parts that a step is computed in, one after the other, to save memory; a loss is the mean over its part"
-    add("--iter_size", type=positive, default=2, help=parts)
+    add("--iter_size", type=positive, default=2, help="gradient accumulation: micro-batches per step")
     add("--crop_size", type=positive, default=321, help="side of the square training crops in pixels")
     add("--lr", type=number, default=2.5e-4, help="learning rate of the backbone; new layers have ten times as much")
-    balanced = "background and objects count equally in the loss; with ImageNet weights the plain one may diverge"
+    balanced = "give background and objects equal weight in the loss; with ImageNet weights the plain loss may diverge"
     add("--balanced_loss", action="store_true", help=balanced)
-    freeze = "keep the batch norms as they are in --weights, as published; without weights they have to learn"
+    freeze = "keep the batch norms of --weights, as published; without weights they must learn"
     add("--freeze_bn", action=argparse.BooleanOptionalAction, default=True, help=freeze)
-    frozen = "train the ASPP alone: faster, and steadier where there are hundreds of photos only"
+    frozen = "train the ASPP alone: faster, and steadier with only hundreds of photos"
     add("--freeze_backbone", action="store_const", const=True, help=frozen)
-    add("--skip_errors", action="store_true", help="leave out photos whose files are missing or bad, and say which")
+    add("--skip_errors", action="store_true", help="skip photos whose files are missing or bad, and list them")
     training.add_flags(parser, session_name="DeepLabV2", pictures="the predicted labels")
     return parser
 
@@ -67,29 +61,24 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     if args.batch_size % args.iter_size:
-        raise UserError(f"--batch_size {args.batch_size} is no multiple of --iter_size {args.iter_size}")
-    check_root(args.voc12_root)
+        raise UserError(f"--batch_size {args.batch_size}: no multiple of --iter_size {args.iter_size}. Change one.")
     training.run(args, make_task, "raise --iter_size, lower --batch_size or --crop_size, or --amp bf16")
 
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
-    """Make the network and check the data. UserError: what the flags name is not there or does not fit."""
-    classes = read_classes(args.voc12_root)
-    check_classes(Path(args.label_dir), classes.names)
-    needs = ("input", "num_labels", "get_parameter_groups", "group_factors")
-    net = make_net(args.network, needs, **options(args), **classes.options(num_labels=len(classes.labels)))
-    if not args.freeze_bn:
-        unfreeze_batch_norms(net)
-    elif not (args.weights or args.resume) and has_frozen_norms(net):
-        print("note: random weights with batch norms that do not learn may diverge: --no-freeze_bn lets them learn")
-    if args.freeze_backbone:
-        freeze(net.get_parameter_groups()[:1])
-    net = training_form(net, device, args.amp, args.tf32).train()
+    """Return DeepLab-v2's network, data and loss. UserError: missing files, or flags that do not fit."""
+    dataset = Dataset(args.voc12_root)
+    if not Path(args.label_dir).is_dir():
+        raise UserError(f"--label_dir {args.label_dir}: no such folder{nearest_path(args.label_dir)}")
+    check_classes(Path(args.label_dir), dataset.classes.names)
+    net = training_form(make_network(args, dataset), device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
-    data, skipped = sound_photos(args, net)
+    ids = list(dict.fromkeys(read_image_list(args.train_list)))
+    data = LabelledPhotos(ids, dataset, args.label_dir, args.crop_size, args.seed, net.input)
+    skipped = data.drop_unusable(args.skip_errors)
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
-        """The mean over the parts of a step of their sums over the scales."""
+        """Return the sum over the scales of a micro-batch's loss; a step's loss is the mean of its micro-batches'."""
         pictures, labels = batch  # (N, 3, H, W), (N, H, W)
         logits = [scale.float() for scale in model(pictures)]
         return multi_scale_loss(logits, labels, args.balanced_loss) / args.iter_size
@@ -100,26 +89,27 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         optimizer=optimizer,
         data=data,
         max_step=args.max_iters,
-        settings=settings | {"train_list_crc32": digest([*data.ids, *skipped]), "skipped_crc32": digest(skipped)},
+        settings=settings | {"train_list_crc32": digest(ids), "skipped_crc32": digest(skipped)},
         loss=loss,
         set_learning_rate=lambda step: set_learning_rate(optimizer, stepwise_lr_factor(step, args.max_iters)),
         load_weights=partial(load_weights, net),
         pictures=partial(label_pictures, data=data, palette=PALETTE),
-        parts=args.iter_size,
+        accumulation_steps=args.iter_size,
     )
 
 
-def sound_photos(args: argparse.Namespace, net: Any) -> tuple[LabelledPhotos, list[str]]:
-    """The photos to train on, all of whose files were looked at, and those left out. UserError: some are bad, unless --skip_errors."""
-    if not Path(args.label_dir).is_dir():
-        raise UserError(f"--label_dir {args.label_dir}: no such folder{nearest_path(args.label_dir)}")
-    check_folder(label_maps(args.label_dir))
-    ids = list(dict.fromkeys(read_image_list(args.train_list)))
-    data = LabelledPhotos(ids, args.voc12_root, args.label_dir, args.crop_size, args.seed, net.input)
-    data.ids, skipped = sound_ids(
-        ids, partial(data.check, num_labels=net.num_labels), args.train_list, args.skip_errors
-    )
-    return data, skipped
+def make_network(args: argparse.Namespace, dataset: Dataset) -> Any:
+    """Return the network that the flags describe."""
+    needs = ("input", "num_labels", "get_parameter_groups", "group_factors")
+    count = len(dataset.classes.labels)
+    net = make_net(args.network, needs, **options(args), **dataset.classes.options(num_labels=count))
+    if not args.freeze_bn:
+        unfreeze_batch_norms(net)
+    elif not (args.weights or args.resume) and has_frozen_norms(net):
+        print("note: random weights with frozen batch norms may diverge. Add --no-freeze_bn.")
+    if args.freeze_backbone:
+        freeze(net.get_parameter_groups()[:1])
+    return net
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from tool.precision import evaluating
-from voc12.data import MaskedPhotos
+from voc12.data import ShuffledPhotos
 
 
 @torch.inference_mode()
@@ -43,7 +43,7 @@ def grey_map(logits: np.ndarray) -> np.ndarray:
     return np.rint(255 * expit(logits.astype(np.float64))).astype(np.uint8)
 
 
-def saliency_pictures(net: nn.Module, data: MaskedPhotos) -> Iterator[tuple[str, np.ndarray]]:
+def saliency_pictures(net: nn.Module, data: ShuffledPhotos) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, picture) of the first four photos: photo, mask, and the network's saliency map."""
     device = next(net.parameters()).device
     with evaluating(net):

@@ -1,4 +1,4 @@
-"""A training run on disk: its folder, its settings, its checkpoints, and the state to resume from."""
+"""A training run on disk: its folder, settings.json, checkpoints, and the state to resume from."""
 
 import json
 import signal
@@ -11,28 +11,28 @@ import torch
 
 from tool.cli import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
+from tool.torch_file import read_torch_file
 
 STATE = "state.pth"
-# Settings that are digests of the data, in words.
+# Settings that are no flags, in words.
 _DATA = {
     "classes": "the classes of another dataset",
     "train_list_crc32": "another --train_list",
     "skipped_crc32": "other photos skipped by --skip_errors",
 }
-_PLAIN = (str, int, float, bool, type(None))  # what settings are made of
 
 
 def digest(names: Iterable[str]) -> int:
-    """A number that tells sets of names apart."""
+    """Return a checksum of a set of names."""
     return zlib.crc32(repr(sorted(names)).encode())
 
 
 def save_torch(path: str | Path, value: Any) -> None:
-    """torch.save, whole or not at all. UserError where the disk is full or the folder unwritable."""
+    """Write `value` by torch.save, atomically. UserError if the disk is full or the folder unwritable."""
     try:
         with atomic_write(path) as file:
             torch.save(value, file)
-    except RuntimeError as error:  # how PyTorch's zip writer ends after a failed write
+    except RuntimeError as error:  # PyTorch's zip writer hides the OSError of a failed write
         cause: BaseException | None = error
         while cause and not isinstance(cause, OSError):
             cause = cause.__context__
@@ -41,16 +41,16 @@ def save_torch(path: str | Path, value: Any) -> None:
 
 
 def check_finite(net: torch.nn.Module, step: int) -> None:
-    """Before it is written: a network with infinities or NaN must not replace a good one. UserError names the tensor."""
+    """Raise UserError if a tensor of the network is not finite, so that it never replaces a good checkpoint."""
     for name, tensor in net.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"{name} is not finite after step {step}: lower --lr; what was written before is intact")
+            raise UserError(f"{name} is not finite after step {step}. Lower --lr; earlier checkpoints are intact.")
 
 
 def save_network(path: Path, net: torch.nn.Module, step: int) -> None:
-    """Write the tensors of a network after `step` finished steps, on the CPU so that any machine reads them.
+    """Write the network's state dict after `step` finished steps, on the CPU.
 
-    They stand alone, as published; beside the names of its classes where the network has `class_names`.
+    If the network has `class_names`, the file is {"state_dict": state dict, "classes": names}.
     """
     check_finite(net, step)
     tensors = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
@@ -59,25 +59,12 @@ def save_network(path: Path, net: torch.nn.Module, step: int) -> None:
 
 
 def checkpoint_steps(max_step: int, count: int = 25) -> dict[int, int]:
-    """Finished steps after which a checkpoint is written -> its number 1..count. Fewer steps than `count` give fewer."""
+    """Return finished steps -> number (1..count) of the checkpoint written then; fewer than `count` for short runs."""
     return {max_step * number // count: number for number in range(1, count + 1) if max_step * number // count > 0}
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Rename a folder that holds an earlier run to `<folder>.1`, `.2`, ...: nothing is overwritten. None if there is none."""
-    try:
-        if not folder.is_dir() or not any(folder.iterdir()):
-            return None
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-            number += 1
-        return folder.rename(aside)
-    except OSError as error:
-        raise UserError(f"cannot move {folder} aside: {error.strerror}") from error
-
-
 def prepare_session(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make a run's folder, remove what a killed run left half written there, and write settings.json."""
+    """Create a run's folder, remove temporary files of a killed run, and write settings.json."""
     make_folder(folder)
     remove_leftovers(folder)
     with atomic_write(folder / "settings.json", "w") as file:
@@ -86,23 +73,30 @@ def prepare_session(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def find_state(resume: str, session: Path) -> Path | None:
-    """Path of the state that `--resume` means: a state file, a run's folder, or "latest" for the session's own.
+    """Return the path of the state file that --resume names.
 
-    None: a session that has not written its state yet, so that a job which is always started with --resume just begins.
-    UserError: a path that is not there.
+    Args:
+        resume: a state file, a run's folder, or "latest" for the state in `session`.
+        session: this run's folder.
+
+    Returns:
+        None if "latest" finds no state: jobs that are always started with --resume begin then.
+
+    Raises:
+        UserError: the named path does not exist.
     """
     if resume == "latest":
         return session / STATE if (session / STATE).is_file() else None
     path = Path(resume) / STATE if Path(resume).is_dir() else Path(resume)
     if not path.is_file():
-        raise UserError(f"--resume {resume}: {path} does not exist; name a run's folder or its {STATE}")
+        raise UserError(f"--resume {resume}: {path} does not exist. Name a run's folder or its {STATE}.")
     return path
 
 
 def catch_signals() -> list[int]:
-    """From now on SIGTERM and Ctrl-C add their number to the returned list instead of ending the process.
+    """Return a list to which SIGTERM and Ctrl-C from now on add their number instead of ending the process.
 
-    A second Ctrl-C ends it at once, as usual. A second SIGTERM does not: schedulers and torchrun may both send one.
+    A second Ctrl-C ends it. A second SIGTERM does not: schedulers and torchrun may both send one.
     """
     caught: list[int] = []
 
@@ -117,11 +111,13 @@ def catch_signals() -> list[int]:
 
 
 class TrainingState:
-    """What a run needs to go on as if it had not stopped. Random states are not among it: they follow from seed and step.
+    """State of a run in a file, to resume from. It holds no random states: they follow from seed and step.
 
     Args:
-        net, optimizer, scaler: whose states are saved and restored.
-        settings: those that a resumed run has to share with the interrupted one, JSON values.
+        net: network to save and restore.
+        optimizer: its optimizer.
+        scaler: its gradient scaler.
+        settings: JSON values that a resumed run must share with the interrupted one.
     """
 
     def __init__(
@@ -139,65 +135,38 @@ class TrainingState:
         states = {name: part.state_dict() for name, part in self.parts.items()}
         save_torch(path, {**states, "step": step, "settings": self.settings})
 
-    def restore(self, saved: Any, path: Path, max_step: int) -> int:
-        """Take over what was read from the state file `path`; returns the number of finished steps.
+    def restore(self, path: Path, max_step: int) -> int:
+        """Load a state file and return its number of finished steps.
 
         Raises:
-            UserError: it is another kind of file, belongs to another network, or to a run with other settings.
+            UserError: the file is damaged, no state, or of another network or other settings.
         """
-        keys = {*self.parts, "step", "settings"}
-        if not isinstance(saved, dict) or not keys <= saved.keys() or not isinstance(saved["settings"], dict):
-            raise UserError(f"{path} is not the state of a training run; resume from a {STATE}")
-        for name in dict.fromkeys(["classes", *self.settings]):
-            if (before := saved["settings"].get(name)) != (value := self.settings.get(name)):
-                what = _DATA.get(name) or f"--{name} {_shown(before)}"
-                raise UserError(
-                    f"{path} was written with {what}{'' if name in _DATA else f', this run has {_shown(value)}'}; "
-                    "resume with the same settings, or start another --session_name"
-                )
-        step = saved["step"]
-        if not isinstance(step, int) or not 0 <= step <= max_step:
-            raise UserError(f"{path} is damaged: it claims {_shown(step)} finished steps of {max_step}")
-        self._check_optimizer(saved["optimizer"], path)
-        try:
-            for name, part in self.parts.items():
+        saved = read_torch_file(path)
+        if not isinstance(saved, dict) or not {*self.parts, "step", "settings"} <= saved.keys():
+            raise UserError(f"{path} is not the state of a training run. Resume from a {STATE}.")
+        self._check_settings(saved["settings"], path)
+        if not 0 <= saved["step"] <= max_step:
+            raise UserError(f"{path} is damaged: {saved['step']} finished steps of {max_step}")
+        for name, part in self.parts.items():
+            try:
                 part.load_state_dict(saved[name])
-        except Exception as error:  # whatever foreign contents make PyTorch raise
-            reason = " ".join((str(error) or type(error).__name__).split())
-            raise UserError(f"{path} does not fit this run's {name}: {reason[:200]}") from error
-        return step
+            except (RuntimeError, ValueError, KeyError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"{path}: does not match this run's {name} ({reason})") from error
+        return saved["step"]
 
-    def _check_optimizer(self, saved: Any, path: Path) -> None:
-        """Before PyTorch copies it: flat, and of the parameters that this run trains. UserError otherwise."""
-        own = self.parts["optimizer"].state_dict()
-        parameters = [p for group in self.parts["optimizer"].param_groups for p in group["params"]]
-        try:
-            groups = [group["params"] for group in saved["param_groups"]]
-            fits = groups == [group["params"] for group in own["param_groups"]] and all(
-                tensor.shape in (parameters[index].shape, torch.Size())  # momentum and the like, or a count of steps
-                for index, state in saved["state"].items()
-                for tensor in state.values()
-            )
-            plain = all(_is_plain(v) for g in saved["param_groups"] for k, v in g.items() if k != "params")
-        except (TypeError, KeyError, IndexError, AttributeError, RecursionError):
-            fits = plain = False
-        if not (fits and plain):
-            raise UserError(f"{path} does not fit this run's optimizer: its momentum is of other parameters")
+    def _check_settings(self, saved: Mapping[str, Any], path: Path) -> None:
+        """Raise UserError naming the first setting that differs."""
+        for name in dict.fromkeys(["classes", *self.settings]):
+            before, value = saved.get(name), self.settings.get(name)
+            if before != value:
+                flags = f"--{name} {_shown(before)}, this run has {_shown(value)}"
+                raise UserError(
+                    f"{path} was written with {_DATA.get(name, flags)}. "
+                    "Resume with the same settings or choose another --session_name."
+                )
 
 
 def _shown(value: Any) -> str:
-    """A setting as text, shortened. Anything but a plain value, which a hostile file may nest without end, by its type."""
-    if isinstance(value, list) and len(value) <= 4:
-        return " ".join(map(_shown_plain, value))
-    return _shown_plain(value)
-
-
-def _shown_plain(value: Any) -> str:
-    return str(value)[:100] if type(value) in _PLAIN else f"a {type(value).__name__}"
-
-
-def _is_plain(value: Any) -> bool:
-    """A plain value, or a few of them, as AdamW's betas."""
-    if type(value) in (tuple, list):
-        return len(value) <= 4 and all(type(v) in _PLAIN for v in value)
-    return type(value) in _PLAIN
+    """Return a flag's value as it is typed."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,68 +1,71 @@
-"""What a training run shows: the progress bar, its log file, and TensorBoard."""
+"""Progress bar, log file and TensorBoard curves of a training run."""
 
 import argparse
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
-from tool.checkpoint import set_aside
 from tool.cli import UserError
-from tool.events import Events
-from tool.files import make_folder
+from tool.files import back_up, make_folder
 
 FLUSH_SECONDS = 20
 
 
 class Monitor:
-    """Reports a run's steps start..max_step-1. Its methods raise UserError where the disk is full.
+    """Reports the steps start..max_step-1 of a run. Its methods raise UserError if the disk is full.
+
+    Events are written without tensorboardX's SummaryWriter: its thread would lose them on a full disk, then hang.
 
     Args:
         args: the script's flags: session_name, log_dir, batch_size.
-        session: the run's folder, for train.log. Unless this run continues what is in it, that is set aside, with its events.
-        photos: in one item of a batch.
+        session: the run's folder, for train.log.
+        resumes: the run continues the one in `session`; otherwise that folder and its events are backed up.
+        start: first step; events of an interrupted run from this step on are void.
+        max_step: steps of the whole run.
+        photos: photos in one item of a batch.
     """
 
     def __init__(
-        self, args: argparse.Namespace, session: Path, continues: bool, start: int, max_step: int, photos: int
+        self, args: argparse.Namespace, session: Path, resumes: bool, start: int, max_step: int, photos: int
     ) -> None:
-        folder = Path(args.log_dir, args.session_name)
-        aside = None if continues else set_aside(session)
-        if not continues:
-            set_aside(folder)
-        self.log_path = make_folder(session) / "train.log"
-        self.write("")
-        self.events = Events(folder, start)
+        self.events_dir, self.log_path = Path(args.log_dir, args.session_name), session / "train.log"
+        backup = None if resumes else back_up(session)
+        if not resumes:
+            back_up(self.events_dir)
+        make_folder(session)
+        self._log("")
+        with _writing(self.events_dir):
+            # The suffix distinguishes runs that start within one second.
+            self.writer = EventsWriter(str(make_folder(self.events_dir) / "events"), f".{os.getpid()}.{start}")
+        if start:
+            self._event(step=start, session_log=SessionLog(status=SessionLog.START))
         self.flushed = time.monotonic()
         self.max_step, self.photos = max_step, photos * args.batch_size
         self.bar = tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True)
         self.lines_every = max(1, max_step // 200)
-        self.since = (time.monotonic(), start)
-        if aside:
-            self.say(f"an earlier run is kept in {aside}; an interrupted run goes on with --resume")
+        self.since = (time.monotonic(), start)  # of the last line in the log
+        if backup:
+            self.say(f"{session}: an earlier run is kept as {backup}. To resume it, use --resume {backup}.")
 
     def say(self, message: str) -> None:
-        """One line to the terminal and the log file."""
+        """Write a line to the terminal and to the log file."""
         self.bar.write(message, file=sys.stdout)
         sys.stdout.flush()
-        self.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
-
-    def write(self, text: str) -> None:
-        """Add to the log file alone."""
-        try:
-            with open(self.log_path, "a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise UserError(f"cannot write {self.log_path}: {error.strerror}") from error
+        self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def step(self, step: int, loss: float, lr: float) -> None:
-        """Report a finished step: on the bar and in TensorBoard each one, in the log file about 200 of a run."""
-        self.events.scalar("Train/Loss", loss, step)
-        self.events.scalar("Lr", lr, step)
+        """Report a finished step: on the bar and in TensorBoard; in the log file about 200 times a run."""
+        self._event(step=step, summary=summary.scalar("Train/Loss", loss))
+        self._event(step=step, summary=summary.scalar("Lr", lr))
         done, now = step + 1, time.monotonic()
         if now - self.flushed > FLUSH_SECONDS:
             self.flush()
@@ -73,20 +76,38 @@ class Monitor:
         self.bar.update()
         if done % self.lines_every == 0 or done == self.max_step:
             self.since = (now, done)
-            self.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} step {done}/{self.max_step}, {text}\n")
+            self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} step {done}/{self.max_step}, {text}\n")
 
     def pictures(self, step: int, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Show pictures, (name, uint8 RGB (H, W, 3))."""
+        """Show pictures in TensorBoard: (name, uint8 RGB (H, W, 3))."""
         for name, picture in pictures:
-            self.events.image(name, picture, step)
+            self._event(step=step, summary=summary.image(name, picture, dataformats="HWC"))
 
     def flush(self) -> None:
-        """Bring the events to the disk: before a state is saved, or the curves of a killed and resumed run had gaps."""
-        self.events.flush()
+        """Write buffered events to the disk. To be called before a state is saved: a resumed run's curves then have no gap."""
+        with _writing(self.events_dir):
+            self.writer.flush()
         self.flushed = time.monotonic()
 
     def close(self) -> None:
-        """Finish the bar and the files. After a failure, what can't be written any more is left."""
+        """Finish the bar and the files. Events that a full disk does not take are lost."""
         self.bar.close()
-        with contextlib.suppress(UserError):
-            self.events.close()
+        with contextlib.suppress(OSError):
+            self.writer.close()
+
+    def _event(self, **content) -> None:
+        with _writing(self.events_dir):
+            self.writer.write_event(Event(wall_time=time.time(), **content))
+
+    def _log(self, text: str) -> None:
+        with _writing(self.log_path), open(self.log_path, "a", encoding="utf-8") as file:
+            file.write(text)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raise UserError naming `path` in place of an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

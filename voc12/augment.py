@@ -1,7 +1,4 @@
-"""The training augmentations of EDAM, DeepLab-v2 and PoolNet.
-
-Random choices come from an explicit numpy Generator, so that an image's augmentation depends on nothing else.
-"""
+"""Training augmentations of EDAM, DeepLab-v2 and PoolNet. Random choices come from a numpy Generator alone."""
 
 from collections.abc import Sequence
 
@@ -13,8 +10,8 @@ from torch import Tensor
 
 from tool import VOID
 from tool.image_ops import IMAGENET, Normalization, resize_labels
-from voc12.salient_masks import UNKNOWN
 
+UNKNOWN = -1.0  # in masks: the pixel does not count
 LABELLED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # DeepLab-v2's
 
 
@@ -25,7 +22,7 @@ def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
 
 
 def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float = 0.3, hue: float = 0.1) -> Image.Image:
-    """Brightness, contrast and saturation times 1 - strength .. 1 + strength, hue shifted by -hue .. hue, in random order."""
+    """Scale brightness, contrast and saturation by 1 - strength .. 1 + strength, shift hue by -hue .. hue, in random order."""
     adjust = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     factors = rng.uniform(1 - strength, 1 + strength, 3)
     shift = rng.uniform(-hue, hue)
@@ -35,14 +32,14 @@ def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float =
 
 
 def shift_hue(image: Image.Image, turn: float) -> Image.Image:
-    """Turn the hue of an RGB photo by a part of the colour circle, rounded towards zero to 255ths."""
+    """Shift the hue of an RGB photo by `turn` of the colour circle, rounded towards zero to 255ths."""
     hue, saturation, value = image.convert("HSV").split()
     steps = int(turn * 255)
     return Image.merge("HSV", (hue.point([(h + steps) % 256 for h in range(256)]), saturation, value)).convert("RGB")
 
 
 def crop_or_pad(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """Random crop of (C, h, w) to (C, size, size); a shorter side is placed at a random offset on zeros."""
+    """Crop (C, h, w) at random to (C, size, size); a shorter side is padded with zeros at random on both ends."""
     out = image.new_zeros(image.shape[0], size, size)
     source, target = [], []
     for length in image.shape[1:]:
@@ -59,18 +56,21 @@ def augment_photo(
     crop_size: int,
     rng: np.random.Generator,
     long_side: tuple[int, int] = (256, 512),
-    statistics: Normalization = IMAGENET,
+    normalization: Normalization = IMAGENET,
 ) -> Tensor:
-    """The training augmentation of one RGB photo -> float32 (3, crop_size, crop_size), normalised."""
+    """Return an RGB photo resized, mirrored, jittered and cropped as EDAM's are: normalised float32 (3, crop_size, crop_size)."""
     photo = resize_long_side(photo, int(rng.integers(long_side[0], long_side[1] + 1)))
     if rng.random() < 0.5:
         photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     photo = color_jitter(photo, rng)
-    return crop_or_pad(statistics.normalise(torch.from_numpy(np.array(photo))), crop_size, rng)
+    return crop_or_pad(normalization.normalise(torch.from_numpy(np.array(photo))), crop_size, rng)
 
 
 def _bilinear(photo: np.ndarray, size: Sequence[int], window: Sequence[tuple[int, int]]) -> np.ndarray:
-    """uint8 (H, W, C) resized to `size` as OpenCV does it; of that only the window, (first row, end), (first column, end). float32."""
+    """Resize uint8 (H, W, C) to `size` as OpenCV does and return a window of it, float32.
+
+    window: (first row, end), (first column, end).
+    """
     image = photo
     for axis, (n, (start, stop)) in enumerate(zip(size, window, strict=True)):
         side = photo.shape[axis]
@@ -89,22 +89,26 @@ def augment_labelled_at(
     left: int,
     mirror: bool,
     crop_size: int,
-    statistics: Normalization,
+    normalization: Normalization,
 ) -> tuple[Tensor, Tensor]:
-    """Scale, pad, crop and mirror a photo with its label, by given choices.
+    """Scale, pad, crop and mirror a photo with its label map.
 
     Args:
-        photo: uint8 RGB (H, W, 3). label: uint8 (H, W).
-        scale: of both sides, truncated to whole pixels; bilinear, without antialiasing.
-        top, left: of the crop in what was scaled and then padded, at the bottom and right, to the crop's size.
-        statistics: of the network that it is for.
+        photo: uint8 RGB (H, W, 3).
+        label: uint8 (H, W).
+        scale: factor on both sides, truncated to whole pixels; bilinear, without antialiasing.
+        top: first row of the crop in the scaled photo, which is padded at the bottom and right to the crop's size.
+        left: first column of the crop.
+        mirror: flip left and right.
+        crop_size: side of the square crop.
+        normalization: normalization of the network's input.
 
     Returns:
         float32 (3, crop_size, crop_size) normalised, 0 where padded; uint8 (crop_size, crop_size), 255 where padded.
     """
     size = [int(side * scale) for side in label.shape]
     window = [(start, min(n, start + crop_size)) for start, n in zip((top, left), size, strict=True)]
-    image = statistics.normalise(torch.from_numpy(_bilinear(photo, size, window)))
+    image = normalization.normalise(torch.from_numpy(_bilinear(photo, size, window)))
     labels = resize_labels(torch.from_numpy(label), size)[tuple(slice(*side) for side in window)]
     padding = (0, crop_size - labels.shape[1], 0, crop_size - labels.shape[0])
     image, labels = F.pad(image, padding), F.pad(labels, padding, value=VOID)
@@ -114,22 +118,25 @@ def augment_labelled_at(
 
 
 def augment_labelled(
-    photo: np.ndarray, label: np.ndarray, crop_size: int, rng: np.random.Generator, statistics: Normalization
+    photo: np.ndarray, label: np.ndarray, crop_size: int, rng: np.random.Generator, normalization: Normalization
 ) -> tuple[Tensor, Tensor]:
-    """Apply `augment_labelled_at` with a scale of LABELLED_SCALES, an offset and a flip drawn uniformly from `rng`."""
+    """Apply `augment_labelled_at` with a scale of LABELLED_SCALES, an offset and a flip drawn uniformly."""
     scale = LABELLED_SCALES[rng.integers(len(LABELLED_SCALES))]
     top, left = (int(rng.integers(max(0, int(side * scale) - crop_size) + 1)) for side in label.shape)
-    return augment_labelled_at(photo, label, scale, top, left, bool(rng.integers(2)), crop_size, statistics)
+    return augment_labelled_at(photo, label, scale, top, left, bool(rng.integers(2)), crop_size, normalization)
 
 
 def augment_masked(
-    photo: np.ndarray, mask: np.ndarray, crop_size: int | None, rng: np.random.Generator, statistics: Normalization
+    photo: np.ndarray, mask: np.ndarray, crop_size: int | None, rng: np.random.Generator, normalization: Normalization
 ) -> tuple[Tensor, Tensor]:
-    """The published augmentation, a mirroring with probability 1/2; before it, a crop where `crop_size` is given.
+    """Crop a photo with its mask if `crop_size` is given, then mirror both with probability 1/2, as published.
 
     Args:
-        photo: uint8 RGB (H, W, 3). mask: float32 (H, W).
-        crop_size: side of the square cut out at random; what the photo lacks of it is padded at the bottom and right.
+        photo: uint8 RGB (H, W, 3).
+        mask: float32 (H, W).
+        crop_size: side of the random square crop; smaller photos are padded at the bottom and right.
+        rng: source of the random choices.
+        normalization: normalization of the network's input.
 
     Returns:
         float32 (3, h, w) normalised, 0 where padded; float32 (1, h, w), UNKNOWN where padded.
@@ -139,7 +146,7 @@ def augment_masked(
         top, left = (int(rng.integers(max(0, side - crop_size) + 1)) for side in mask.shape)
         photo, mask = (array[top : top + crop_size, left : left + crop_size] for array in (photo, mask))
         padding = [0, crop_size - mask.shape[1], 0, crop_size - mask.shape[0]]
-    picture = F.pad(statistics.normalise(torch.from_numpy(photo)), padding)
+    picture = F.pad(normalization.normalise(torch.from_numpy(photo)), padding)
     target = F.pad(torch.from_numpy(mask)[None], padding, value=UNKNOWN)
     if rng.random() < 0.5:
         picture, target = picture.flip(-1), target.flip(-1)

@@ -1,175 +1,227 @@
-"""Datasets: the training pairs, and the views of the photos that are to be labelled."""
+"""Datasets of the trainings: EDAM's pairs, DeepLab-v2's photos with label maps, PoolNet's photos with masks.
 
+An item depends on the seed and its position in the whole run alone; a photo is augmented differently in each epoch.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tool import VOID
 from tool.cli import UserError
 from tool.image_ops import IMAGENET, Normalization
 from tool.training import TrainingData
-from voc12.augment import augment_labelled, augment_photo
-from voc12.folders import LABEL_ENDINGS, PHOTO_ENDINGS, find_file
-from voc12.images import load_label, load_photo
-from voc12.inputs import check_files, label_maps, photos
-from voc12.lists import photo_folder, photo_path
-from voc12.palette import explain
+from voc12.augment import UNKNOWN, augment_labelled, augment_masked, augment_photo
+from voc12.dataset import Dataset, Files, check_inputs, label_maps, report_problems
+from voc12.images import explain, load_grey, load_label, load_photo, size_of
 
 
 class TrainPairs(TrainingData):
-    """Pairs of augmented photos with their labels.
-
-    An item's index is a position in the whole run, so that the augmentation depends on the seed and that position alone: the pair is
-    `pairs[position % len(pairs)]`, and a pair that comes up again in a later epoch is augmented anew.
+    """Pairs of augmented photos with their labels, in the order of the pair list.
 
     Args:
         pairs: (id, id, class) triples.
-        labels: id -> float32 (C,) multi-hot, C classes.
-        voc12_root: folder with JPEGImages.
+        labels: id -> multi-hot float32 (C,).
+        dataset: the photos' dataset.
+        crop_size: side of the square crops.
+        seed: seed of the augmentation.
         long_side: range of the photos' longer side after resizing.
-        statistics: of the network's input.
+        normalization: normalization of the network's input.
     """
 
     def __init__(
         self,
-        pairs: list[tuple[str, str, int]],
+        pairs: Sequence[tuple[str, str, int]],
         labels: dict[str, np.ndarray],
-        voc12_root: str | Path,
+        dataset: Dataset,
         crop_size: int,
         seed: int,
         long_side: tuple[int, int] = (256, 512),
-        statistics: Normalization = IMAGENET,
+        normalization: Normalization = IMAGENET,
     ) -> None:
-        self.pairs, self.labels, self.voc12_root = pairs, labels, voc12_root
-        self.crop_size, self.seed, self.long_side, self.statistics = crop_size, seed, long_side, statistics
+        self.pairs, self.labels, self.dataset = pairs, labels, dataset
+        self.crop_size, self.seed, self.long_side, self.normalization = crop_size, seed, long_side, normalization
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def names(self, position: int) -> str:
-        """Ids of the pair at a position, for messages."""
-        return " ".join(self.pairs[position % len(self.pairs)][:2])
+    def ids_at(self, position: int) -> Sequence[str]:
+        return self.pairs[position % len(self.pairs)][:2]
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Images float32 (2, 3, crop, crop) and labels float32 (2, C)."""
-        ids = self.pairs[position % len(self.pairs)][:2]
+        """Return images float32 (2, 3, crop, crop) and labels float32 (2, C)."""
+        ids = self.ids_at(position)
         rng = np.random.default_rng([self.seed, position])
-        photos = [load_photo(photo_path(self.voc12_root, image_id)) for image_id in ids]
-        images = [augment_photo(photo, self.crop_size, rng, self.long_side, self.statistics) for photo in photos]
+        photos = [load_photo(self.dataset.photo_path(image_id)) for image_id in ids]
+        images = [augment_photo(photo, self.crop_size, rng, self.long_side, self.normalization) for photo in photos]
         return torch.stack(images), torch.from_numpy(np.stack([self.labels[image_id] for image_id in ids]))
 
 
-class WholePhotos(Dataset):
-    """Photos as they are, and what a network takes of them: (id, photo uint8 (H, W, 3), `inputs` of the photo).
-
-    A photo that can't be read gives (id, its UserError, []), so that the caller decides whether to go on.
-
-    Args:
-        folder: of the photos, such as a devkit's JPEGImages.
-    """
-
-    def __init__(self, ids: list[str], folder: str | Path) -> None:
-        self.ids, self.folder = ids, folder
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor | UserError, Any]:
-        try:
-            photo = load_photo(find_file(self.folder, self.ids[index], PHOTO_ENDINGS))
-        except UserError as error:
-            return self.lost(index, error)
-        return self.ids[index], torch.from_numpy(np.array(photo)), self.inputs(photo)
-
-    def lost(self, index: int, error: UserError) -> tuple[str, UserError, list]:
-        """In place of a photo that can't be read."""
-        return self.ids[index], error, []
-
-    def inputs(self, photo: Image.Image) -> Any:
-        """Nothing besides the photo."""
-        return None
-
-
 class ShuffledPhotos(TrainingData):
-    """Photos that each epoch shows in an order of its own.
-
-    An item's index is a position in the whole run: order and augmentation depend on the seed and that position alone.
+    """Photos with a target for each pixel, in another order each epoch.
 
     Args:
-        ids: the photos of an epoch.
+        ids: photos of an epoch.
+        files: kinds of files that each photo needs; none if `check` looks at all of them.
+        crop_size: side of the square crops; None: whole photos.
+        seed: seed of order and augmentation.
+        normalization: normalization of the network's input.
     """
 
-    def __init__(self, ids: list[str], seed: int) -> None:
-        self.ids, self.seed = ids, seed
+    augment: Callable[..., tuple[Tensor, Tensor]]
+    smallest_side = 0  # of whole photos, in pixels
+
+    def __init__(
+        self, ids: list[str], files: Sequence[Files], crop_size: int | None, seed: int, normalization: Normalization
+    ) -> None:
+        self.ids, self.files = ids, files
+        self.crop_size, self.seed, self.normalization = crop_size, seed, normalization
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def names(self, position: int) -> str:
-        """Id of the photo at a position, for messages."""
+    def ids_at(self, position: int) -> Sequence[str]:
         epoch, place = divmod(position, len(self.ids))
-        return self.ids[np.random.default_rng([self.seed, epoch]).permutation(len(self.ids))[place]]
+        return [self.ids[_order(self.seed, epoch, len(self.ids))[place]]]
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        """Return the augmented photo float32 (3, h, w) and its target."""
+        photo, target = self.load(self.ids_at(position)[0])
+        rng = np.random.default_rng([self.seed, 1, position])
+        return self.augment(photo, target, self.crop_size, rng, self.normalization)
+
+    def load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return photo uint8 RGB (H, W, 3) and target (H, W). UserError: one is missing or bad, or their sizes differ."""
+        raise NotImplementedError
+
+    def check(self, image_id: str) -> object:
+        """Raise UserError if the photo cannot be trained on; its `files` are known to be there and of one size."""
+        raise NotImplementedError
+
+    def check_side(self, image_id: str, shape: tuple[int, ...]) -> None:
+        """Raise UserError if a whole photo (H, W) is too small for the network."""
+        if self.crop_size is None and min(shape) < self.smallest_side:
+            size = f"{shape[1]}x{shape[0]} pixels, smaller than the network's {self.smallest_side}"
+            raise UserError(f"photo {image_id} is {size}. Enlarge it with its mask, or train on crops (--crop_size).")
+
+    def drop_unusable(self, skip_errors: bool) -> list[str]:
+        """Check all photos, drop the unusable ones and return their ids. UserError if there are any, without `skip_errors`."""
+        problems = check_inputs(self.ids, self.files, self.check)
+        self.ids = report_problems(problems, self.ids, skip_errors, "trained on")
+        return [image_id for image_id, _ in problems]
 
 
 class LabelledPhotos(ShuffledPhotos):
-    """Photos with their label maps, augmented as DeepLab-v2 does.
+    """Photos with label maps, augmented as DeepLab-v2 does.
+
+    Items: photo float32 (3, crop, crop), labels uint8 (crop, crop), 255 where unknown.
 
     Args:
+        ids: photos of an epoch.
+        dataset: their dataset.
         label_dir: folder of label PNGs, <id>.png.
-        statistics: of the network's input.
+        crop_size: side of the square crops.
+        seed: seed of order and augmentation.
+        normalization: normalization of the network's input.
     """
+
+    augment: Callable[..., tuple[Tensor, Tensor]] = staticmethod(augment_labelled)
 
     def __init__(
         self,
         ids: list[str],
-        voc12_root: str | Path,
+        dataset: Dataset,
         label_dir: str | Path,
-        crop_size: Any,
+        crop_size: int | None,
         seed: int,
-        statistics: Normalization,
+        normalization: Normalization,
     ) -> None:
-        super().__init__(ids, seed)
-        self.voc12_root, self.label_dir = voc12_root, Path(label_dir)
-        self.crop_size, self.statistics = crop_size, statistics
-
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Picture float32 (3, crop, crop) and labels uint8 (crop, crop), 255 where nothing is known."""
-        photo, label = self.load(self.names(position))
-        rng = np.random.default_rng([self.seed, 1, position])
-        return augment_labelled(photo, label, self.crop_size, rng, self.statistics)
-
-    def label_path(self, image_id: str) -> Path:
-        """Of the label map."""
-        return find_file(self.label_dir, image_id, LABEL_ENDINGS)
+        self.photos, self.labels = dataset.photos(), label_maps(label_dir)
+        self.num_labels = len(dataset.classes.labels)
+        super().__init__(ids, [self.photos, self.labels], crop_size, seed, normalization)
 
     def load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Photo uint8 RGB (H, W, 3) and label map uint8 (H, W). UserError: one of them is missing or bad, or their sizes differ."""
-        photo = np.array(load_photo(photo_path(self.voc12_root, image_id)))
-        path = self.label_path(image_id)
+        photo, path = np.array(load_photo(self.photos.find(image_id))), self.labels.find(image_id)
         label = load_label(path)
-        if label.shape != photo.shape[:2]:
-            sizes = (f"{shape[1]}x{shape[0]}" for shape in (label.shape, photo.shape))
-            raise UserError("label map {} is {} pixels, its photo {}".format(path, *sizes))
+        _check_size("label map", path, label.shape, photo.shape)
         return photo, label
 
-    def check(self, image_id: str, num_labels: int) -> np.ndarray:
-        """Return the label map of a photo that can be trained on; of the photo itself header and end are read: 6 ms for both.
-
-        UserError: a file is missing, unreadable or of another size, or a label value is not among `num_labels`.
-        """
-        check_files(image_id, [photos(photo_folder(self.voc12_root)), label_maps(self.label_dir)])
-        label = load_label(path := self.label_path(image_id))
-        if min(label.shape) < 2:
-            raise UserError(f"photo {image_id} is {label.shape[1]}x{label.shape[0]} pixels, too small to be halved")
-        foreign = np.flatnonzero(np.bincount(label.ravel(), minlength=256)[num_labels:VOID])
+    def check(self, image_id: str) -> np.ndarray:
+        """Return the label map. UserError: it holds a value that is no label."""
+        path = self.labels.find(image_id)
+        label = load_label(path)
+        foreign = np.flatnonzero(np.bincount(label.ravel(), minlength=256)[self.num_labels : VOID])
         if len(foreign):
-            wanted = f"0..{num_labels - 1} and {VOID}"
-            raise UserError(
-                f"label map {path} holds the value {foreign[0] + num_labels}, where {wanted} were expected{explain(label, num_labels)}"
-            )
+            value, wanted = foreign[0] + self.num_labels, f"0..{self.num_labels - 1} and {VOID}"
+            hint = explain(label, self.num_labels)
+            raise UserError(f"label map {path} holds the value {value}, where {wanted} were expected{hint}")
         return label
+
+
+class MaskedPhotos(LabelledPhotos):
+    """Photos with label maps as masks, foreground against background, augmented as PoolNet does.
+
+    Items: photo float32 (3, h, w), mask float32 (1, h, w) in 0..1, UNKNOWN where nothing is known.
+    """
+
+    augment = staticmethod(augment_masked)
+
+    def load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        photo, label = super().load(image_id)
+        return photo, np.where(label == VOID, np.float32(UNKNOWN), (label > 0).astype(np.float32))
+
+    def check(self, image_id: str) -> np.ndarray:
+        """Return the label map. UserError: it is too small, or a mask: 0 and 255 only."""
+        label = super().check(image_id)
+        if label.max() == VOID and not ((label > 0) & (label < VOID)).any():
+            hint = f"holds 0 and {VOID} only, background and void. If it is a mask, give --root"
+            raise UserError(f"label map {self.labels.find(image_id)}: {hint} instead of --voc12_root.")
+        self.check_side(image_id, label.shape)
+        return label
+
+
+class PairedPhotos(ShuffledPhotos):
+    """Photos with grey masks, 0..255, augmented as PoolNet does. Items: as those of `MaskedPhotos`.
+
+    Args:
+        pairs: photo -> its mask, both relative to `root`; the photo is the id.
+        root: folder of both.
+        crop_size: side of the square crops; None: whole photos.
+        seed: seed of order and augmentation.
+        normalization: normalization of the network's input.
+    """
+
+    augment = staticmethod(augment_masked)
+
+    def __init__(
+        self, pairs: dict[str, str], root: Path, crop_size: int | None, seed: int, normalization: Normalization
+    ) -> None:
+        super().__init__(list(pairs), [], crop_size, seed, normalization)
+        self.root, self.pairs = root, pairs
+
+    def load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        photo, path = np.array(load_photo(self.root / image_id)), self.root / self.pairs[image_id]
+        mask = load_grey(path, "mask", one_bit=False)
+        _check_size("mask", path, mask.shape, photo.shape)
+        return photo, mask / np.float32(255)  # not binarised, as published
+
+    def check(self, image_id: str) -> None:
+        shape, path = size_of(self.root / image_id), self.root / self.pairs[image_id]
+        _check_size("mask", path, load_grey(path, "mask", one_bit=False).shape, shape)
+        self.check_side(image_id, shape)
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order of `count` photos in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _check_size(what: str, path: Path, shape: tuple[int, ...], photo: tuple[int, ...]) -> None:
+    """Raise UserError naming the target of a photo if its (H, W) is another."""
+    if shape != photo[:2]:
+        raise UserError(f"{what} {path} is {shape[1]}x{shape[0]} pixels, its photo {photo[1]}x{photo[0]}")
