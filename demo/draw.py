@@ -78,7 +78,7 @@ def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num
         print(f"{root} is already complete")
         return root
     if found != settings and root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: holds files of another run. Remove it or choose another --out")
+        raise UserError(f"{root}: holds files of another run. Remove it or choose another --out.")
 
     for folder in ("JPEGImages", "SegmentationClass", "saliency", "Annotations", "ImageSets/Segmentation"):
         remove_leftovers(make_folder(root / folder))
@@ -90,7 +90,7 @@ def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num
             for _ in tqdm(pool.map(work, numbers), total=len(numbers), unit="photo"):
                 pass
         except BrokenProcessPool as error:
-            raise UserError("--num_workers: a process was killed (out of memory?). Lower it and rerun") from error
+            raise UserError("--num_workers: a process was killed (out of memory?). Lower it and rerun.") from error
     ids = [photo_id(number) for number in numbers]
     for name, part in (("train", ids[:train]), ("val", ids[train:]), ("trainval", ids)):
         with atomic_write(root / "ImageSets" / "Segmentation" / f"{name}.txt", "w") as file:

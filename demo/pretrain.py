@@ -161,7 +161,7 @@ def main() -> None:
             loss = F.binary_cross_entropy_with_logits(model(images.to(device)), targets.to(device))
             loss.backward()
             if not math.isfinite(loss.item()):
-                raise UserError(f"--lr {args.lr}: the loss is {loss.item()} at step {step}. Lower it")
+                raise UserError(f"--lr {args.lr}: the loss is {loss.item()} at step {step}. Lower it.")
             optimizer.step()
             mean_loss = loss.item() if step == start else 0.98 * mean_loss + 0.02 * loss.item()
             bar.set_postfix_str(f"loss {mean_loss:.4f}", refresh=False)

@@ -61,7 +61,7 @@ def make_net(
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
-        raise UserError(f"--network {module}: no such module. Name one such as network.resnet38_EDAM_cls") from error
+        raise UserError(f"--network {module}: no such module. Name one such as network.resnet38_EDAM_cls.") from error
     except AttributeError as error:
         if error.name != kind:
             raise

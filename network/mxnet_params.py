@@ -55,7 +55,7 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError("bytes follow its end")
         return dict(zip(names, arrays, strict=True))
     except (struct.error, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: truncated or damaged .params file ({error}). Copy or download it again") from None
+        raise UserError(f"{path}: truncated or damaged .params file ({error}). Copy or download it again.") from None
 
 
 def to_resnet38d(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def to_resnet38d(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, T
             continue
         ours = _SINGLE.get(name) or _block_name(name)
         if ours is None:
-            raise UserError(f"{path}: {name!r} is no tensor of the ImageNet ResNet-38. Give that network's .params")
+            raise UserError(f"{path}: {name!r} is no tensor of the ImageNet ResNet-38. Give that network's .params.")
         with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which `load_weights` refuses
             tensors[ours] = torch.from_numpy(array.astype(np.float32))
     return tensors

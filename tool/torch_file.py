@@ -36,7 +36,7 @@ def open_weights(path: str | Path) -> tuple[BufferedReader, str]:
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"weights {path}: not a regular file. Name a .params or .pth file")
+            raise UserError(f"weights {path}: not a regular file. Name a .params or .pth file.")
         file = open(path, "rb")  # noqa: SIM115, the callers close it
         head = file.read(64).lstrip()
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def open_weights(path: str | Path) -> tuple[BufferedReader, str]:
         raise UserError(f"weights {path}: {error.strerror}") from None
     file.seek(0)
     if not head:
-        raise UserError(f"weights {path}: the file is empty. Copy or download it again")
+        raise UserError(f"weights {path}: the file is empty. Copy or download it again.")
     return file, next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), "of an unknown kind")
 
 
