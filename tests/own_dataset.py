@@ -1,4 +1,4 @@
-"""Drawn photos with classes of their own, as a user brings them: sub-folders, odd endings, a table of labels."""
+"""Drawn photos with own classes, as a user has them: sub-folders, odd endings, a table of labels."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ ENDINGS = (".jpg", ".JPG", ".jpeg", ".Png")
 
 
 def names(count: int) -> list[str]:
-    """Names in the order of the alphabet, which is that of their labels."""
+    """Return names in alphabetical order, that of their labels."""
     return [f"Ding {c:02d}" for c in range(count)]
 
 
@@ -20,7 +20,7 @@ def image_id(number: int) -> str:
 
 
 def draw(folder: Path, classes: int, photos: int) -> Path:
-    """`folder`/in/<two sub-folders>, `folder`/labels.csv, and `folder`/masks: photo n shows class n % classes and the one after."""
+    """Write in/<two sub-folders>, labels.csv and masks/ in `folder`; photo n shows class n % classes and the next one."""
     rng = np.random.default_rng(0)
     rows = ["Filename,Labels"]
     for n in range(photos):

@@ -1,28 +1,39 @@
-"""All inputs are looked at before the first second of work, and all that cannot be used are named in one line."""
+"""Files of a dataset under the names that people give them, and the check of a run's inputs."""
 
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from test_voc12_pairs import pairs_command
 from voc12_devkit import write_devkit
 
 import colorful
 import eval as eval_script
 from experiment import baselines
-from tool.cli import UserError, summarize_problems
+from tool.cli import UserError
 from tool.files import save_npy_dict
+from voc12 import pairs
+from voc12.dataset import (
+    MANIFEST,
+    Dataset,
+    check_inputs,
+    label_maps,
+    photos,
+    report_problems,
+    saliency_maps,
+    score_files,
+)
 from voc12.images import save_label
-from voc12.inputs import check_inputs, label_maps, photos, saliency_maps, score_files
 
 IDS = [f"i{number:02d}" for number in range(15)]
+NAMED = "i03, i04, i05, i06, i07, i08, i09, i10, i11, i12 and 2 more"
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """Fifteen photos with saliency, label maps, ground truth and class maps; of the last twelve something is missing or wrong."""
+    """Fifteen photos with saliency, label maps, ground truth and class maps."""
     root = write_devkit(tmp_path, dict.fromkeys(IDS, (3,)))
     for folder in ("sal", "png", "npy"):
         (root / folder).mkdir()
@@ -37,7 +48,7 @@ def root(tmp_path) -> Path:
 
 
 def spoil(folder: Path) -> None:
-    """Of the last twelve: missing ones, an empty one, one of another format, one there twice, one of another size."""
+    """Make twelve images unusable: missing, empty, of another format, of another size, there twice."""
     for image_id in IDS[3:]:
         path = next(folder.glob(f"{image_id}.*"))
         data = path.read_bytes()
@@ -53,32 +64,105 @@ def spoil(folder: Path) -> None:
             path.with_suffix(path.suffix.upper()).write_bytes(data)
 
 
-NAMED = "i03, i04, i05, i06, i07, i08, i09, i10, i11, i12 and 2 more"
-
-
 def run(script, monkeypatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
     script.main()
 
 
-def test_all_problems_are_found_from_headers(root):
-    (root / "sal" / f"{IDS[2]}.png").write_bytes(
-        (root / "sal" / f"{IDS[2]}.png").read_bytes()[:-20]
-    )  # its header is whole
-    assert check_inputs(IDS, [photos(root / "JPEGImages"), saliency_maps(root / "sal"), label_maps(root / "png")]) == []
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPG", "a.jpeg", "a.JPEG", "a.png", "a.Png"])
+def test_photo_with_any_ending(tmp_path, name):
+    for other in (name, "a.txt", ".a.jpg", "aa.jpg"):
+        (tmp_path / other).touch()
+    assert photos(tmp_path).find("a") == tmp_path / name
+    assert photos(tmp_path).ids() == ["a", "aa"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a_sal_fuse.png", "a.JPG", "a_sal_fuse.jpeg", "a_Sal_Fuse.PNG"])
+def test_saliency_map_with_any_ending(tmp_path, name):
+    (tmp_path / name).touch()
+    assert saliency_maps(tmp_path).find("a") == tmp_path / name
+    (tmp_path / ("a.jpg" if name != "a.jpg" else "a.png")).touch()
+    with pytest.raises(UserError, match=r" a.* and a.* for a"):
+        saliency_maps(tmp_path).find("a")
+
+
+def test_missing_file_has_the_first_ending(tmp_path):
+    assert saliency_maps(tmp_path).find("a") == tmp_path / "a.png"
+    assert photos(tmp_path / "none").find("a") == tmp_path / "none/a.jpg"
+    with pytest.raises(UserError, match="no image id"):
+        photos(tmp_path).find("../a")
+
+
+def test_accents_in_either_spelling(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    for stored, asked in ((composed, decomposed), (decomposed, composed)):
+        path = tmp_path / f"{stored}.jpg"
+        path.touch()
+        assert photos(tmp_path).find(asked) == path
+        path.unlink()
+
+
+def test_photos_in_sub_folders(tmp_path):
+    for name in ("x.jpg", "a/x.jpg", "a/y.JPEG", "b/c/z.png", "b/.hidden/w.jpg", "out/v.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "out" / MANIFEST).touch()  # results of a script
+    (tmp_path / "b/circle").symlink_to(tmp_path)
+    files = photos(tmp_path)
+    assert files.names == {"x": ["x.jpg", "a/x.jpg"], "y": ["a/y.JPEG"], "z": ["b/c/z.png"]}
+    found = {image_id: files.find(image_id).relative_to(tmp_path).as_posix() for image_id in "xyzw"}
+    assert found == {"x": "x.jpg", "y": "a/y.JPEG", "z": "b/c/z.png", "w": "w.jpg"}  # the last one does not exist
+    assert label_maps(tmp_path).ids() == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "keyword"), [("VOC", "VOC2012"), ("VOC/VOC2013", "VOC2012"), ("VOC/VOC2012/sal", "JPEGImages")]
+)
+def test_folder_that_is_no_dataset(tmp_path, folder, keyword):
+    write_devkit(tmp_path / "VOC/VOC2012", {"a": (0,)})
+    (tmp_path / "VOC/VOC2012/sal").mkdir()
+    with pytest.raises(UserError, match=keyword):
+        Dataset(tmp_path / folder)
+
+
+def test_paths_of_a_dataset(root):
+    data = Dataset(root)
+    assert data.photo_path("i00") == root / "JPEGImages/i00.jpg"
+    assert data.annotation_path("i00") == root / "Annotations/i00.xml"
+    assert data.mask_path("i00") == data.mask_dir / "i00.png" == root / "SegmentationClass/i00.png"
+    assert data.mask_path("i00", "png") == root / "png/i00.png"
+
+
+def test_check_inputs_finds_all_problems(root):
+    path = root / "sal" / f"{IDS[2]}.png"
+    path.write_bytes(path.read_bytes()[:-20])  # its header is whole
+    inputs = [photos(root / "JPEGImages"), saliency_maps(root / "sal"), label_maps(root / "png")]
+    assert check_inputs(IDS, inputs) == []
     spoil(root / "sal")
     found = dict(check_inputs([*IDS, *IDS], [photos(root / "JPEGImages"), saliency_maps(root / "sal")]))
     assert list(found) == IDS[3:]
-    path = f"saliency map {root}/sal/"
-    assert found["i03"] == f"{path}i03.png does not exist"
-    assert found["i04"] == f"{path}i04.png is empty (0 bytes): copy or make it again"
-    assert found["i05"] == f"{path}i05.png is a GIF file, whatever its name: convert it to JPEG or PNG"
-    assert found["i06"] == f"{path}i06.png is 12x16 pixels, its photo 16x12: resize it"
-    assert found["i07"].endswith("sal holds i07.PNG and i07.png: which is i07? Move the others elsewhere")
-    assert summarize_problems(list(found.items())) == f"12 images cannot be used ({NAMED}), the first: {found['i03']}"
+    keywords = {"i03": "exist", "i04": "0 bytes", "i05": "JPEG or PNG", "i06": "12x16", "i07": "i07.PNG and i07.png"}
+    for image_id, keyword in keywords.items():
+        assert keyword in found[image_id] and str(root / "sal") in found[image_id]
 
 
-def test_sizes_are_those_of_the_upright_photo(root):
+def test_check_inputs_with_a_check_of_the_script(root):
+    def check(image_id: str) -> None:
+        if image_id == "i09":
+            raise UserError("nine")
+
+    assert check_inputs(IDS, [], check) == [("i09", "nine")]
+
+
+def test_check_inputs_of_an_empty_folder(root):
+    (root / "none").mkdir()
+    for files in (saliency_maps(root / "none"), saliency_maps(root / "nowhere"), score_files(root / "png")):
+        with pytest.raises(UserError, match=f"{files.folder.name}.*{files.what}"):
+            check_inputs(IDS, [files])
+
+
+def test_sizes_of_upright_photos(root):
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (12, 16)).save(root / f"JPEGImages/{IDS[0]}.jpg", exif=turned)
@@ -87,23 +171,32 @@ def test_sizes_are_those_of_the_upright_photo(root):
     assert [image_id for image_id, _ in found] == [IDS[1]]
 
 
-def test_score_files_are_only_looked_for(root):
+def test_score_files_are_not_read(root):
     (root / "npy/i02.npy").write_bytes(b"whatever")
     (root / "npy/i05.npy").unlink()
-    assert check_inputs(IDS, [score_files(root / "npy")]) == [("i05", f"score file {root}/npy/i05.npy does not exist")]
+    assert [image_id for image_id, _ in check_inputs(IDS, [score_files(root / "npy")])] == ["i05"]
 
 
-@pytest.mark.parametrize(("folder", "count"), [("png", 12), ("SegmentationClass", 12), ("npy", 12), ("sal", 12)])
-def test_eval_names_all_before_it_evaluates_any(root, monkeypatch, folder, count):
+def test_report_problems(capsys):
+    problems = [("b", "b.jpg: bad")]
+    assert report_problems([], ["a"], False, "used") == ["a"]
+    assert report_problems(problems, ["a", "b", "a"], True, "used") == ["a", "a"]
+    assert "b.jpg" in capsys.readouterr().err
+    for skip_errors, ids, flag in ((False, ["a", "b"], True), (None, ["a", "b"], False), (True, ["b"], False)):
+        with pytest.raises(UserError, match=r"b\.jpg") as error:
+            report_problems(problems, ids, skip_errors, "used")
+        assert ("--skip_errors" in str(error.value)) == flag
+
+
+@pytest.mark.parametrize("folder", ["png", "SegmentationClass", "npy", "sal"])
+def test_eval_names_all_before_it_evaluates_any(root, monkeypatch, folder):
     spoil(root / folder)
     flags = ["--voc12_root", root, "--list", root / "list.txt", "--num_workers", 1]
     flags += ["--predict_dir", root / ("png" if folder in ("png", "SegmentationClass") else "npy")]
     flags += ["--type", "npy", "--sal_path", root / "sal"] if folder in ("npy", "sal") else []
     with monkeypatch.context() as patch:
         patch.setattr(eval_script, "evaluate", lambda *_: pytest.fail("evaluated first"))
-        with pytest.raises(
-            UserError, match=rf"^{count} of 15 images cannot be evaluated, the first: .*i03.* \(all: i03, i0"
-        ):
+        with pytest.raises(UserError, match=rf"^12 of 15 .*{NAMED}"):
             run(eval_script, patch, *flags)
     run(eval_script, monkeypatch, *flags, "--skip_errors", "--json", root / "out.json")
 
@@ -113,33 +206,18 @@ def test_colorful_names_all_before_it_draws_any(root, monkeypatch, folder):
     spoil(root / folder)
     flags = ["--img_path", root / "png", "--img_root", root, "--list", root / "list.txt", "--out_path", root / "out"]
     flags += ["--gt_path", root / "SegmentationClass", "--sheet", root / "sheet.png"]
-    with pytest.raises(UserError, match=rf"^12 images cannot be used \({NAMED}\), the first: .*{folder}"):
+    with pytest.raises(UserError, match=rf"^12 of 15 .*{folder}"):
         run(colorful, monkeypatch, *flags)
     assert not (root / "out").exists()
 
 
-def test_baselines_name_all_before_they_write_any(root, monkeypatch):
+def test_baselines_and_pairs_name_all_before_they_write_any(root, monkeypatch):
     spoil(root / "sal")
-    flags = [
-        "--voc12_root",
-        root,
-        "--infer_list",
-        root / "list.txt",
-        "--sal_path",
-        root / "sal",
-        "--out_guess",
-        root / "out",
-    ]
-    with pytest.raises(UserError, match=r"^11 images cannot be used \(i03, "):  # no photo says what the size is
-        run(baselines, monkeypatch, *flags)
-    assert not (root / "out").exists()
-
-
-def test_pairs_are_not_made_of_photos_that_are_not_there(root):
     spoil(root / "JPEGImages")
-    flags = ["--voc12_root", root, "--image_list", root / "list.txt", "--out", root / "pairs.txt", "--labels", "none"]
-    done = pairs_command(*flags)
-    assert done.returncode == 1 and not (root / "pairs.txt").exists()
-    assert done.stderr.startswith("pairs.py: error: 11 images cannot be used (i03, i04, i05, i07")
-    (root / "JPEGImages").rename(root / "elsewhere")
-    assert pairs_command(*flags).returncode == 0
+    flags = ["--voc12_root", root, "--infer_list", root / "list.txt", "--sal_path", root / "sal", "--out_guess"]
+    with pytest.raises(UserError, match=r"^11 of 15 .*i03, "):  # no photo gives the size
+        run(baselines, monkeypatch, *flags, root / "out")
+    flags = ["--voc12_root", root, "--image_list", root / "list.txt", "--out", root / "pairs.txt"]
+    with pytest.raises(UserError, match=r"^11 of 15 .*i03, i04, i05, i07"):
+        pairs.main(list(map(str, flags)))
+    assert not (root / "out").exists() and not (root / "pairs.txt").exists()

@@ -1,23 +1,32 @@
-"""Class names and palette against the devkit's."""
+"""Class names and palette against the devkit's; classes of other datasets."""
 
 import numpy as np
 import pytest
+from own_dataset import names
 from PIL import Image
 from voc12_devkit import SHARED
 
 from tool import VOID
-from voc12.classes import CLASSES, LABELS, PALETTE
+from tool.cli import UserError
+from voc12.classes import CLASSES, LABELS, PALETTE, VOC, Classes
+from voc12.lists import read_classes
+
+PETS = Classes(("cat", "Guinea pig"))
 
 
-def test_names_are_the_devkits_in_alphabetical_order():
+def write_classes(folder, text):
+    (folder / "classes.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_names_are_in_alphabetical_order():
     assert len(CLASSES) == 20
     assert sorted(CLASSES) == list(CLASSES)
     assert (CLASSES[0], CLASSES[14], CLASSES[19]) == ("aeroplane", "person", "tvmonitor")
-    assert LABELS[0] == "background"
-    assert LABELS[15] == "person"
+    assert (LABELS[0], LABELS[15]) == ("background", "person")
 
 
-def test_palette_holds_the_known_colours_of_the_devkit():
+def test_palette_holds_the_devkits_colours():
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 4: (0, 0, 128), 8: (64, 0, 0), 15: (192, 128, 128)}
     known |= {20: (0, 64, 128), VOID: (224, 224, 192)}
     assert {value: tuple(PALETTE[value].tolist()) for value in known} == known
@@ -25,8 +34,53 @@ def test_palette_holds_the_known_colours_of_the_devkit():
 
 
 @pytest.mark.skipif(not (SHARED / "voc12_mini").exists(), reason="needs ../shared/voc12_mini")
-def test_palette_is_that_of_a_real_mask():
+def test_palette_of_a_real_mask():
     image = Image.open(SHARED / "voc12_mini/VOC2012/SegmentationClass/2007_000032.png")
     colours = np.array(image.getpalette()).reshape(-1, 3)
     values = np.unique(np.array(image))
     assert np.array_equal(colours[values], PALETTE[values])
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        *(("aeroplane", 0), ("AIRPLANE", 0), ("dining table", 10), ("Dining_Table", 10), ("motorcycle", 13)),
+        *(("potted-plant", 15), ("couch", 17), ("TV", 19), ("tv monitor", 19), ("tv/monitor", 19)),
+        *(("unicorn", None), ("", None), ("cats", None), ("aero", None)),
+    ],
+)
+def test_spellings_of_vocs_names(name, index):
+    assert VOC.index(name) == index
+
+
+def test_root_without_classes_is_voc(tmp_path):
+    assert read_classes(tmp_path) is VOC and read_classes(None) is VOC
+    assert read_classes(write_classes(tmp_path, "\n".join(VOC.names))) is VOC
+    assert VOC.options(num_classes=20) == {}
+
+
+def test_line_n_is_label_n(tmp_path):
+    classes = read_classes(write_classes(tmp_path, "\ufeffcat\r\nGuinea pig  \r\n\r\n"))
+    assert classes == PETS and classes.labels == ("background", "cat", "Guinea pig")
+    assert [classes.index(name) for name in ("CAT", "guinea_pig", "guineapig", "sofa")] == [0, 1, 1, None]
+    assert classes.options(num_classes=2) == {"class_names": ("cat", "Guinea pig"), "num_classes": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "keyword"),
+    [
+        ("\n".join(names(255)), "254"),
+        ("cat\n\ndog", "line 2"),
+        ("background\ncat", "background"),
+        ("cat\nC-at", "C-at"),
+        ("cat;dog", "cat;dog"),
+        ("", "empty"),
+    ],
+)
+def test_read_classes_rejects(tmp_path, text, keyword):
+    with pytest.raises(UserError, match=rf"classes\.txt.*{keyword}"):
+        read_classes(write_classes(tmp_path, text))
+
+
+def test_254_classes(tmp_path):
+    assert len(read_classes(write_classes(tmp_path, "\n".join(names(254))))) == 254

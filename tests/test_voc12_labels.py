@@ -1,4 +1,4 @@
-"""Image-level labels from XML and from cls_labels.npy."""
+"""Image-level labels from XML, cls_labels.npy and labels.csv."""
 
 import os
 import pickle
@@ -9,8 +9,17 @@ from voc12_devkit import SHARED, hot, write_devkit, xml
 
 from tool.cli import UserError
 from tool.files import save_npy_dict
-from voc12.labels import load_labels, read_annotation
+from voc12.dataset import Dataset
+from voc12.labels import read_annotation, read_label_csv
 from voc12.lists import read_image_list
+
+NONE = "none.npy"
+
+
+def labels_of(root, ids, path=NONE, **options):
+    """Return the classes of each image, as its dataset reads them."""
+    labels = Dataset(root, need_photos=False).image_labels(ids, "train.txt", labels_path=path, **options)
+    return {image_id: label.nonzero()[0].tolist() for image_id, label in labels.items()}
 
 
 def test_annotation_counts_difficult_objects_and_not_their_parts(tmp_path):
@@ -26,170 +35,169 @@ def test_annotation_counts_difficult_objects_and_not_their_parts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "keyword"),
     [
-        (xml(["unicorn"]), "unknown class name 'unicorn'"),
-        ("<annotation><object/></annotation>", "unknown class name ''"),
-        (xml([]), "names no class: it has no <object>; mend it, or leave its photo out of the list"),
-        (
-            "<annotation><Object><Name>cat</Name></Object></annotation>",
-            "names no class: its <Object> is not the <object>",
-        ),
-        (
-            "<annotation><objects><object><name>cat</name></object></objects></annotation>",
-            "its <object> is not the <object> directly within <annotation>",
-        ),
-        ("<annotation><object><name>cat</name>", "is damaged"),
-        ("", "is empty"),
-        ("<html></html>", "<html>, where <annotation>"),
+        (xml(["unicorn"]), "unicorn"),
+        ("<annotation><object/></annotation>", "unknown class"),
+        (xml([]), "no <object>"),
+        ("<annotation><object><name>cat</name>", "damaged"),
+        ("", "damaged"),
+        ("<html></html>", "<html>"),
         (f'<!DOCTYPE a [<!ENTITY b "cat">]>{xml(["&b;"])}', "document type"),
-        (f"<annotation>{' ' * (1 << 20)}</annotation>", "larger than"),
     ],
 )
-def test_annotation_that_is_none_is_refused_by_name(tmp_path, text, message):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_read_annotation_rejects(tmp_path, text, keyword, encoding):
     path = tmp_path / "2007_1.xml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=rf"2007_1\.xml.*{message}"):
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(UserError, match=rf"2007_1\.xml.*{keyword}"):
         read_annotation(path)
 
 
-def test_an_encoding_that_is_not_named_is_asked_for(tmp_path):
-    (tmp_path / "a.xml").write_bytes(f"<annotation>\xe9{xml(['cat'])}".encode("latin-1"))
-    with pytest.raises(
-        UserError, match=r"is damaged: .*; copy or make it again, or name its encoding in its first line$"
-    ):
-        read_annotation(tmp_path / "a.xml")
+@pytest.mark.parametrize(
+    ("encoding", "declared"),
+    [
+        *(("utf-8", None), ("utf-8", "utf8"), ("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8"), ("utf-16", "UTF-16")),
+        *(("latin-1", "ISO-8859-1"), ("cp1252", "windows-1252")),
+    ],
+)
+def test_annotation_in_its_declared_encoding(tmp_path, encoding, declared):
+    head = f"<?xml version='1.0' encoding='{declared}'?>\n" if declared else ""
+    text = f"{head}<annotation><folder>été</folder><object><name>cat</name></object></annotation>"
+    (tmp_path / "a.xml").write_bytes(text.encode(encoding))
+    assert np.array_equal(read_annotation(tmp_path / "a.xml"), hot(7))
 
 
-def test_annotation_in_another_encoding_cannot_hide_a_document_type(tmp_path):
+def test_foreign_class(tmp_path):
     path = tmp_path / "a.xml"
-    path.write_bytes(f'<!DOCTYPE a [<!ENTITY b "cat">]>{xml(["&b;"])}'.encode("utf-16"))
-    with pytest.raises(UserError, match="document type"):
+    path.write_text(xml(["cat", "tvmonitr"]))
+    with pytest.raises(UserError, match=r"a\.xml.*tvmonitor\?.*--ignore_foreign"):
         read_annotation(path)
+    assert np.array_equal(read_annotation(path, ignore_foreign=True), hot(7))
+    path.write_text(xml(["zebra"]))
+    with pytest.raises(UserError, match="other classes"):
+        read_annotation(path, ignore_foreign=True)
 
 
-def test_labels_come_from_the_file_and_then_from_xml(tmp_path):
+def test_labels_come_from_the_file_and_then_from_xml(tmp_path, capsys):
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (1, 2)})
-    assert {i: v.nonzero()[0].tolist() for i, v in load_labels("ab", root, tmp_path / "none.npy").items()} == {
-        "a": [0],
-        "b": [1, 2],
-    }
-    save_npy_dict(tmp_path / "cls.npy", {"a": hot(5).astype(np.float64)})
-    labels = load_labels(["b", "a", "b"], root, tmp_path / "cls.npy")
-    assert list(labels) == ["b", "a"]
-    assert np.array_equal(labels["a"], hot(5))
-    assert labels["a"].dtype == np.float32
-    assert np.array_equal(labels["b"], hot(1, 2))
-
-
-def test_it_is_told_how_many_labels_came_from_where(tmp_path, capsys, monkeypatch):
-    root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (1, 2), "c": (3,)})
+    assert labels_of(root, "abca"[:2]) == {"a": [0], "b": [1, 2]}
+    assert capsys.readouterr().out == f"labels: 2 from {root}/Annotations\n"
     path = tmp_path / "cls.npy"
-    xmls = f"{root}/Annotations"
-
-    def told(ids, **options) -> str:
-        load_labels(ids, root, path, **options)
-        return capsys.readouterr().out
-
-    assert told("abca") == f"labels: 3 from {xmls}\n"
-    save_npy_dict(path, {"a": hot(5), "b": hot(1)})
-    for image_id, time in (("a", 100), ("b", 100), ("c", 300)):
-        os.utime(root / f"Annotations/{image_id}.xml", (time, time))
-    os.utime(path, (200, 200))
-    assert told("abc") == f"labels: 2 from {path}, 1 from {xmls}\n"
-    assert told("ab") == f"labels: 2 from {path}\n"
-    os.utime(root / "Annotations/a.xml", (300, 300))  # corrected after the file was made
-    (root / "Annotations/b.xml").unlink()
-    assert told("abc") == (
-        f"labels: 2 from {path} (1 of them have a newer XML, which is not read: remove or remake the file to use it), 1 from {xmls}\n"
-    )
-    (root / "Annotations/a.XML").write_text("")  # two spellings: neither is read
-    assert told("ab") == f"labels: 2 from {path}\n"
-    monkeypatch.setenv("RANK", "1")
-    assert told("abc") == ""
+    save_npy_dict(path, {"a": hot(5).astype(np.float64)})
+    assert labels_of(root, ["b", "a", "b"], path) == {"b": [1, 2], "a": [5]}
+    assert capsys.readouterr().out == f"labels: 1 from {root}/Annotations, 1 from {path}\n"
+    assert Dataset(root).image_labels("a", "train.txt", labels_path=path)["a"].dtype == np.float32
 
 
-def test_of_voc_the_labels_beside_the_list_come_before_those_of_the_folder_one_works_in(tmp_path, monkeypatch):
-    """As reproduce.py needs it, whose own lists and labels lie in the folder of its run."""
+def test_label_file_of_the_list_comes_before_that_of_voc12(tmp_path, monkeypatch):
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,)})
     monkeypatch.chdir(tmp_path)
     for folder, label in (("voc12", hot(5)), ("lists", hot(7))):
         (tmp_path / folder).mkdir()
         save_npy_dict(tmp_path / folder / "cls_labels.npy", {"a": label})
     for listed_in, expected in (("lists/train.txt", 7), ("voc12/train.txt", 5), ("few.txt", 5)):
-        assert np.array_equal(load_labels("a", root, listed_in=listed_in)["a"], hot(expected))
+        assert np.array_equal(Dataset(root).image_labels("a", listed_in)["a"], hot(expected))
     (root / "labels.csv").write_text("photo,classes\na,dog\n")
-    assert np.array_equal(load_labels("a", root, listed_in="lists/train.txt")["a"], hot(11))
+    assert np.array_equal(Dataset(root).image_labels("a", "lists/train.txt")["a"], hot(11))
 
 
-def test_label_files_with_numbers_for_ids_are_read(tmp_path):
+def test_numbers_for_ids(tmp_path):
     save_npy_dict(tmp_path / "cls.npy", {2007000032: hot(3), 2011003276: hot(4)})
-    labels = load_labels(["2007_000032", "2011_003276"], tmp_path, tmp_path / "cls.npy")
-    assert [label.nonzero()[0].tolist() for label in labels.values()] == [[3], [4]]
+    found = labels_of(tmp_path, ["2007_000032", "2011_003276"], tmp_path / "cls.npy")
+    assert found == {"2007_000032": [3], "2011_003276": [4]}
 
 
-def test_all_photos_without_a_label_are_named_or_left_out(tmp_path):
+def test_images_without_labels_are_all_named_or_left_out(tmp_path):
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (), "c": (3,)})
     save_npy_dict(tmp_path / "cls.npy", {"c": hot()})
-    with pytest.raises(UserError, match=r"^3 images cannot be used \(d, c, b\), the first: no label for d: "):
-        load_labels("adcb", root, tmp_path / "cls.npy")
-    with pytest.raises(UserError, match=r"^.*cls\.npy, c: a row of zeros names no class"):
-        load_labels("ac", root, tmp_path / "cls.npy")
+    with pytest.raises(UserError, match=r"^3 of 4 .*d, c, b.*d\.xml.*prepare"):
+        labels_of(root, "adcb", tmp_path / "cls.npy")
     failures = []
-    assert list(load_labels("adcb", root, tmp_path / "cls.npy", failures)) == ["a"]
+    assert labels_of(root, "adcb", tmp_path / "cls.npy", failures=failures) == {"a": [0]}
     assert [image_id for image_id, _ in failures] == ["d", "c", "b"]
-
-
-def test_an_image_without_any_label_is_named_with_the_remedy(tmp_path):
-    root = write_devkit(tmp_path / "VOC2012", {"a": (0,)})
-    with pytest.raises(
-        UserError, match=r"no label for c: .*cls.npy does not exist.*c\.xml; is the id right\? python voc12/prep"
-    ):
-        load_labels(["a", "c"], root, tmp_path / "cls.npy")
-    save_npy_dict(tmp_path / "cls.npy", {"a": hot(5)})
-    with pytest.raises(UserError, match=r"no label for c: .*cls.npy does not hold it.*python voc12/prepare.py"):
-        load_labels(["c"], root, tmp_path / "cls.npy")
     with pytest.raises(UserError, match="no image id"):
-        load_labels(["../c"], root, tmp_path / "cls.npy")
+        labels_of(root, ["../c"])
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [(np.zeros(21, np.float32), r"shape \(21,\)"), (hot(3) * 2, "zeros and ones"), (hot(3) * np.nan, "zeros and ones")],
+    ("value", "keyword"),
+    [(np.zeros(21, np.float32), "shape"), (hot(3) * 2, "zeros and ones"), (hot(3) * np.nan, "ones"), (hot(), "zeros")],
 )
-def test_a_value_that_is_no_multi_hot_label_is_refused(tmp_path, value, message):
+def test_value_that_is_no_label(tmp_path, value, keyword):
     save_npy_dict(tmp_path / "cls.npy", {"a": value})
-    with pytest.raises(UserError, match=rf"cls.npy, a: .*{message}"):
-        load_labels(["a"], tmp_path, tmp_path / "cls.npy")
+    with pytest.raises(UserError, match=rf"cls\.npy, a.*{keyword}"):
+        labels_of(tmp_path, ["a"], tmp_path / "cls.npy")
 
 
-def test_a_label_file_of_another_kind_is_answered_with_the_remedy(tmp_path):
+def test_label_file_that_is_no_dict(tmp_path):
     np.save(tmp_path / "cls.npy", np.zeros((6, 20), np.float32))
-    with pytest.raises(UserError, match=r"cls\.npy is not a dict .*; .*prepare\.py .* for COCO; without it labels"):
-        load_labels(["a"], tmp_path, tmp_path / "cls.npy")
+    with pytest.raises(UserError, match=r"cls\.npy.*dict.*prepare\.py"):
+        labels_of(tmp_path, ["a"], tmp_path / "cls.npy")
 
 
-def test_a_label_file_cannot_run_code(tmp_path):
+def test_label_file_runs_no_code(tmp_path):
     class Bomb:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
     np.save(tmp_path / "cls.npy", np.array({"a": Bomb()}, object), allow_pickle=True)
     with pytest.raises(UserError, match=r"cls\.npy"):
-        load_labels(["a"], tmp_path, tmp_path / "cls.npy")
+        labels_of(tmp_path, ["a"], tmp_path / "cls.npy")
     assert not (tmp_path / "ran").exists()
     assert b"mkdir" in pickle.dumps(Bomb())  # the file did ask for it
 
 
 @pytest.mark.skipif(not (SHARED / "voc12_mini").exists(), reason="needs ../shared")
 def test_labels_of_real_annotations_are_the_public_ones():
-    root = SHARED / "voc12_mini/VOC2012"
-    ids = sorted(path.stem for path in (root / "Annotations").iterdir())
-    public = load_labels(ids, root, SHARED / "voc12_lists/cls_labels.npy")
-    ours = load_labels(ids, root, root / "none.npy")
+    data, public_file = Dataset(SHARED / "voc12_mini/VOC2012"), SHARED / "voc12_lists/cls_labels.npy"
+    ids = data.photos().ids()
+    public = data.image_labels(ids, "", labels_path=public_file)
+    ours = data.image_labels(ids, "", labels_path=NONE)
     assert len(ids) == 54
-    assert all(np.array_equal(ours[i], public[i]) for i in ids)
-    train_aug = read_image_list(SHARED / "voc12_lists/train_aug.txt")
-    assert (
-        sum(label[14] for label in load_labels(train_aug, root, SHARED / "voc12_lists/cls_labels.npy").values()) == 4155
-    )
+    assert all(np.array_equal(ours[image_id], public[image_id]) for image_id in ids)
+    train_aug = data.image_labels(read_image_list(SHARED / "voc12_lists/train_aug.txt"), "", labels_path=public_file)
+    assert sum(label[14] for label in train_aug.values()) == 4155
+
+
+def test_label_csv_in_many_forms(tmp_path):
+    """File names, folders of Windows, quotes, a class in each cell, several lines of a photo, none of its classes."""
+    path = tmp_path / "t.csv"
+    path.write_text('image_id, classes\n1.jpg,cat; dog\nin\\2.PNG,cat\n\n"a, b",cat,dog\n1,sofa\n3,\n')
+    rows = [(2, "1", ["cat", "dog"]), (3, "2", ["cat"]), (5, "a, b", ["cat", "dog"]), (6, "1", ["sofa"]), (7, "3", [])]
+    assert list(read_label_csv(path)) == rows
+    path.write_text("id,dog", encoding="utf-8-sig")  # one photo named id, no header
+    assert list(read_label_csv(path)) == [(1, "id", ["dog"])]
+
+
+@pytest.mark.parametrize(
+    ("text", "keyword"),
+    [
+        ("1;cat", "line 1.*comma"),
+        ('1,"cat', "line 1.*end of data"),
+        ("../1/..,cat", "line 1.*no image id"),
+        ("", "empty"),
+    ],
+)
+def test_read_label_csv_rejects(tmp_path, text, keyword):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"t\.csv.*{keyword}"):
+        list(read_label_csv(tmp_path / "t.csv"))
+
+
+def test_labels_come_from_csv_then_npy_then_xml(tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("cat\nGuinea pig")
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations/x.xml").write_text(xml(["GUINEA-PIG"]))
+    assert labels_of(tmp_path, ["x"], None) == {"x": [1]}
+    np.save(tmp_path / "cls_labels.npy", {"x": np.array([1, 1], np.float32)})
+    assert labels_of(tmp_path, ["x"], None) == {"x": [0, 1]}
+    (tmp_path / "labels.csv").write_text("x,cat")
+    assert labels_of(tmp_path, ["x"], None) == {"x": [0]}
+    assert capsys.readouterr().out.splitlines()[-1] == f"labels: 1 from {tmp_path / 'labels.csv'}"
+    (tmp_path / "labels.csv").write_text("x,kat")
+    with pytest.raises(UserError, match=r"labels\.csv, line 1.*'kat' \(did you mean cat\?\)"):
+        labels_of(tmp_path, ["x"], None)
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "labels.csv").write_text("x,couch")  # VOC's classes
+    assert labels_of(tmp_path, ["x"], None) == {"x": [17]}
