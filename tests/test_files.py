@@ -1,18 +1,26 @@
-import io
+"""Atomic writing, backups, and .npy dicts from which no code runs."""
+
 import os
 import pickle
-import random
 import struct
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz import limited_memory
+from conftest import SHARED, needs_shared
 
-from tool import npy_dict
 from tool.cli import UserError
-from tool.files import atomic_write, load_npy_dict, make_folder, save_npy_dict
+from tool.files import (
+    HOST,
+    atomic_write,
+    back_up,
+    check_writable,
+    load_npy_dict,
+    make_folder,
+    remove_leftovers,
+    save_npy_dict,
+)
 
 HEADER = b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (), }               \n"
 
@@ -22,7 +30,7 @@ def write_pickle(path: Path, payload: bytes) -> Path:
     return path
 
 
-def pickled_dict(mapping: dict, protocol: int) -> bytes:
+def pickled_dict(mapping: object, protocol: int) -> bytes:
     array = np.empty((), object)
     array[()] = mapping
     return pickle.dumps(array, protocol=protocol)
@@ -36,40 +44,63 @@ def assert_same(read: dict, expected: dict) -> None:
         np.testing.assert_array_equal(read[key], value)
 
 
-def test_atomic_write_leaves_the_old_file_when_the_block_fails(tmp_path):
+def test_atomic_write_keeps_the_old_file_after_an_error(tmp_path):
     path = tmp_path / "map.bin"
     path.write_bytes(b"old")
     with pytest.raises(RuntimeError, match="half"), atomic_write(path) as file:
         file.write(b"new")
         assert path.read_bytes() == b"old"
         raise RuntimeError("half way")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["map.bin"]
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["map.bin"]
     with atomic_write(path, "w") as file:
         file.write("né\n")
     assert path.read_bytes() == "né\n".encode()
 
 
-def test_atomic_write_names_what_cannot_be_written(tmp_path):
-    with (
-        pytest.raises(UserError, match=r"cannot write .*absent/map.bin: No such file"),
-        atomic_write(tmp_path / "absent" / "map.bin"),
-    ):
-        pass
-    with pytest.raises(UserError, match=r"cannot write .*: No space left"), atomic_write(tmp_path / "map.bin"):
+def test_atomic_write_and_make_folder_errors(tmp_path):
+    for write in (check_writable, lambda path: atomic_write(path).__enter__()):
+        with pytest.raises(UserError, match=r"absent/map\.bin: No such file"):
+            write(tmp_path / "absent/map.bin")
+    with pytest.raises(UserError, match=r"map\.bin: No space left"), atomic_write(tmp_path / "map.bin"):
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []
-
-
-def test_make_folder(tmp_path):
-    assert make_folder(tmp_path / "a" / "b").is_dir()
-    make_folder(tmp_path / "a" / "b")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UserError, match=r"cannot create the folder .*file/sub: Not a directory"):
-        make_folder(tmp_path / "file" / "sub")
+    with pytest.raises(UserError, match=r"file/sub: Not a directory"):
+        make_folder(tmp_path / "file/sub")
+    assert make_folder(tmp_path / "a/b") == make_folder(tmp_path / "a/b") == tmp_path / "a/b"
 
 
-def test_save_is_what_numpy_reads_and_load_reads_it_back(tmp_path):
+def test_remove_leftovers_of_killed_processes_only(tmp_path):
+    dead, alive, foreign = (
+        f".a.png.{host}.{process}.tmp"
+        for host, process in ((HOST, 999_999_999), (HOST, os.getpid()), ("elsewhere", 999_999_999))
+    )
+    for name in (dead, alive, foreign):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {alive, foreign}
+
+
+def test_back_up_takes_the_first_free_name(tmp_path):
+    run, empty = tmp_path / "run", tmp_path / "empty"
+    empty.mkdir()
+    assert back_up(run) is None and back_up(empty) is None
+    for number in (1, 2):
+        run.mkdir()
+        (run / "weights").write_text(str(number))
+        assert back_up(run) == tmp_path / f"run.{number}" and not run.exists()
+        assert (tmp_path / f"run.{number}/weights").read_text() == str(number)
+
+
+def test_back_up_copies_each_content_once(tmp_path):
+    path = tmp_path / "a.txt"
+    for text, name in (("one", "a.txt.1"), ("two", "a.txt.2"), ("one", "a.txt.1")):
+        path.write_text(text)
+        assert back_up(path, copy=True) == tmp_path / name
+        assert path.read_text() == (tmp_path / name).read_text() == text
+
+
+def test_saved_dict_is_what_numpy_reads(tmp_path):
     maps = {3: np.arange(12, dtype=np.float32).reshape(3, 4), 14: np.full((3, 4), 0.5, np.float32)}
     save_npy_dict(tmp_path / "a.npy", maps)
     assert os.listdir(tmp_path) == ["a.npy"]
@@ -78,7 +109,7 @@ def test_save_is_what_numpy_reads_and_load_reads_it_back(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_every_protocol_type_order_and_key(tmp_path, protocol):
+def test_load_npy_dict_of_each_protocol_dtype_and_key(tmp_path, protocol):
     generator = np.random.default_rng(0)
     arrays = {
         "2007_000032": generator.random((2, 3)).astype(np.float32),
@@ -93,14 +124,13 @@ def test_every_protocol_type_order_and_key(tmp_path, protocol):
     }
     path = write_pickle(tmp_path / "a.npy", pickled_dict(arrays, protocol))
     assert_same(load_npy_dict(path), arrays)
-    named = {np.int64(3): np.ones(2), np.str_("2007_000033"): np.zeros(1)}
-    read = load_npy_dict(write_pickle(path, pickled_dict(named, protocol)))
+    keys = {np.int64(3): np.ones(2), np.str_("2007_000033"): np.zeros(1)}
+    read = load_npy_dict(write_pickle(path, pickled_dict(keys, protocol)))
     assert [(type(key), key) for key in read] == [(int, 3), (str, "2007_000033")]
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_files_of_numpy_1_name_other_modules(tmp_path, protocol):
-    # Both names have lengths in front of them in protocol 4 and 5; replacing needs those too.
+def test_load_npy_dict_of_numpy_1(tmp_path, protocol):
     payload = pickled_dict({1: np.arange(3)}, protocol)
     if protocol >= 4:
         payload = payload[:2] + payload[11:]  # without the frame, whose length would be wrong
@@ -117,146 +147,108 @@ class Malicious:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_pickle_that_calls_is_refused_and_does_not_run(tmp_path, monkeypatch, protocol):
+@pytest.mark.parametrize("mapping", [{1: Malicious()}, {Malicious(): np.zeros(1)}, Malicious()])
+def test_load_npy_dict_runs_no_code(tmp_path, monkeypatch, mapping, protocol):
     monkeypatch.chdir(tmp_path)
-    for mapping in ({1: Malicious()}, {Malicious(): np.zeros(1)}, Malicious()):
-        path = write_pickle(tmp_path / "a.npy", pickled_dict(mapping, protocol))
-        with pytest.raises(UserError, match=r"a\.npy is not a dict of arrays"):
-            load_npy_dict(path)
+    with pytest.raises(UserError, match=r"a\.npy: .*could run code"):
+        load_npy_dict(write_pickle(tmp_path / "a.npy", pickled_dict(mapping, protocol)))
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "keyword"),
     [
-        (b"", "its header is not that of a saved dict"),
-        (b"\x93NUMPY\x01\x00\x46", "its header"),
-        (b"not numpy at all", "its header"),
-        (HEADER, "truncated or damaged"),
-        (HEADER + b"cos\nsystem\n.", "'os.system', which is refused because it could run code"),
-        (HEADER + b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "'os.system', which is refused"),
-        (HEADER + b"}.", "the pickle holds no dict"),
-        (HEADER + b"\x80\x05\x96" + struct.pack("<Q", 2**60), "needs more memory|truncated"),
-        (HEADER + b"\x80\x05\x8e" + struct.pack("<Q", 2**60), "needs more memory|truncated"),
-        (HEADER + b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N.", "needs more memory|truncated"),
-        (HEADER + b"N0.", "truncated or damaged"),
-        (HEADER + b"F" + b"1" * 5000 + b"\n.", "malformed"),
-        (HEADER + b"I" + b"x" * 150 + b"\n.", "could not convert|invalid literal"),
-        (HEADER + b"Fa\n.", "could not convert string to float"),
-        (HEADER + b"](N\x85e}(u.", "malformed"),
-        (HEADER + b"t.", "truncated or damaged"),
-        (HEADER + b"NNu.", "truncated or damaged"),
+        (b"", "not a dict"),
+        (b"not numpy at all", "not a dict"),
+        (HEADER, "truncated"),
+        (HEADER + b"}.", "no dict"),
+        (HEADER + b"\x80\x05\x96" + struct.pack("<Q", 2**60), "truncated"),
+        (HEADER + b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N.", "truncated"),
+        (HEADER + b"](N\x85e}(u.", "not a dict"),
+        (HEADER + pickled_dict({1: np.zeros(9)}, 3)[:-30], "truncated"),
+        (
+            HEADER + pickled_dict({1: np.zeros(16, np.uint8)}, 3).replace(b"K\x10\x85", b"\x8a\x081234567\x12\x85"),
+            "not a dict",
+        ),
     ],
 )
-def test_malformed_files_are_one_line_errors(tmp_path, content, message):
+def test_load_npy_dict_rejects_damaged_files(tmp_path, content, keyword):
     path = tmp_path / "a.npy"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match=keyword) as error:
         load_npy_dict(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-    assert len(str(error.value)) < len(str(path)) + 300
 
 
 @pytest.mark.parametrize(
-    ("mapping", "message"),
+    ("mapping", "keyword"),
     [
-        ({1: "text"}, "a value of the dict is not a numeric array"),
-        ({1: 2.5}, "a value of the dict is not a numeric array"),
-        ({1: np.array(["a"])}, "arrays of type '<U1' are not read"),
-        ({1: np.array([None], object)}, "a value of the dict is not a numeric array"),
-        ({1: np.zeros(2, "c8")}, "arrays of type '<c8'"),
-        ({(1, 2): np.zeros(1)}, "no dict with integers or strings as keys"),
-        ({2.5: np.zeros(1)}, "no dict with integers or strings as keys"),
-        ({True: np.zeros(1)}, "no dict with integers or strings as keys"),
-        (np.zeros(3), "the pickle holds no dict"),
-        ([1, 2], "the pickle holds no dict"),
+        ({1: 2.5}, "numeric"),
+        ({1: np.array(["a"])}, "numeric"),
+        ({1: np.array([None], object)}, "numeric"),
+        ({1: np.zeros(2, "c8")}, "numeric"),
+        ({(1, 2): np.zeros(1)}, "keys"),
+        ({True: np.zeros(1)}, "keys"),
+        (np.zeros(3), "no dict"),
     ],
 )
-def test_only_dicts_of_numeric_arrays(tmp_path, mapping, message):
-    with pytest.raises(UserError, match=message):
+def test_load_npy_dict_rejects_other_contents(tmp_path, mapping, keyword):
+    with pytest.raises(UserError, match=rf"a\.npy.*{keyword}"):
         load_npy_dict(write_pickle(tmp_path / "a.npy", pickled_dict(mapping, 4)))
 
 
-def test_plain_arrays_and_missing_files(tmp_path):
+def test_load_npy_dict_rejects_plain_arrays_and_missing_files(tmp_path):
     np.save(tmp_path / "plain.npy", np.zeros(3))
-    with pytest.raises(UserError, match=r"plain\.npy is not a dict of arrays saved with np\.save"):
+    with pytest.raises(UserError, match=r"plain\.npy: not a dict"):
         load_npy_dict(tmp_path / "plain.npy")
-    with pytest.raises(UserError, match=r"cannot read .*absent\.npy: No such file"):
+    with pytest.raises(UserError, match=r"absent\.npy: No such file"):
         load_npy_dict(tmp_path / "absent.npy")
 
 
-def test_files_of_large_photos_are_read_without_a_copy(tmp_path):
-    maps = {label: np.full((4000, 5000), label, np.float32) for label in (0, 7)}  # 160 MB
+def test_load_npy_dict_copies_no_large_array(tmp_path):
+    maps = {label: np.full((1000, 5000), label, np.float32) for label in (0, 7)}  # 40 MB
     save_npy_dict(tmp_path / "a.npy", maps)
     tracemalloc.start()
     read = load_npy_dict(tmp_path / "a.npy")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert_same(read, maps)
-    assert peak < 200e6
+    assert peak < 50e6
 
 
-def test_a_shape_that_lies_is_refused(tmp_path):
-    payload = pickled_dict({1: np.zeros(16, np.uint8)}, 3).replace(b"K\x10\x85", b"\x8a\x081234567\x12\x85")
-    with pytest.raises(UserError, match="its pickle is malformed"):
-        load_npy_dict(write_pickle(tmp_path / "a.npy", payload))
-
-
-def test_a_dtype_is_never_made_to_follow_pointers(tmp_path):
-    """numpy's own object dtype takes flags from a pickle that let bytes of the file stand for addresses of objects."""
+def test_load_npy_dict_follows_no_pointers(tmp_path):
+    """numpy's object dtype takes flags from a pickle with which bytes of the file count as addresses of objects."""
     dtype = b"cnumpy\ndtype\n(X\x02\0\0\0O8K\x00K\x01tR(K\x03X\x01\0\0\0|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     address = b"C\x08" + struct.pack("<Q", 0x123456789ABC)
-    values = {
-        "array": b"cnumpy._core.numeric\n_frombuffer\n(" + address + dtype + b"K\x01\x85X\x01\0\0\0CtR",
-        "state": b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01K\x01\x85" + dtype + b"\x89" + address + b"tb",
-        "scalar": b"cnumpy._core.multiarray\nscalar\n(" + dtype + address + b"tR",
-    }
+    values = [
+        b"cnumpy._core.numeric\n_frombuffer\n(" + address + dtype + b"K\x01\x85X\x01\0\0\0CtR",
+        b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01K\x01\x85" + dtype + b"\x89" + address + b"tb",
+        b"cnumpy._core.multiarray\nscalar\n(" + dtype + address + b"tR",
+    ]
     outer = b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01)cnumpy\ndtype\nX\x02\0\0\0O8\x85R\x89]"
     sound = b"cnumpy._core.numeric\n_frombuffer\n(C\x01ccnumpy\ndtype\nX\x02\0\0\0u1\x85RK\x01\x85X\x01\0\0\0CtR"
-    path = write_pickle(tmp_path / "a.npy", outer + b"}K\x01" + sound + b"satb.")
-    assert load_npy_dict(path)[1].tolist() == [ord("c")]
-    for name, value in values.items():
-        path = write_pickle(tmp_path / f"{name}.npy", outer + b"}K\x01" + value + b"satb.")
-        with pytest.raises(UserError, match=r"arrays of type '\|O' are not read|OBJECT array"):
-            load_npy_dict(path)
-
-
-@pytest.mark.parametrize("state", [b"}X\x01\0\0\0xK\x01s", b"N}X\x05\0\0\0_callK\x01s\x86"], ids=["attribute", "slot"])
-@pytest.mark.parametrize("name", sorted(npy_dict._NAMES))
-def test_a_pickle_cannot_leave_anything_on_what_stands_for_numpy(tmp_path, name, state):
-    module, _, attribute = name.rpartition(".")
-    path = write_pickle(
-        tmp_path / "a.npy", b"\x80\x02c%s\n%s\n" % (module.encode(), attribute.encode()) + state + b"b."
-    )
-    with pytest.raises(UserError):
-        load_npy_dict(path)
-    assert not hasattr(npy_dict._NAMES[name], "x") and getattr(npy_dict._NAMES[name], "_call", None) != 1
-
-
-def test_truncations_and_mutations_are_errors_or_dicts(tmp_path):
-    generator = random.Random(0)
     path = tmp_path / "a.npy"
-    for protocol in (2, 3, 4, 5):
-        whole = pickled_dict({0: np.ones((2, 2), np.float32), "a": np.arange(3)}, protocol)
-        damaged = [whole[:length] for length in range(len(whole))]
-        for _ in range(200):
-            copy = bytearray(whole)
-            for _ in range(generator.choice([1, 2, 5])):
-                copy[generator.randrange(len(copy))] = generator.randrange(256)
-            damaged.append(bytes(copy))
-        with limited_memory():
-            for payload in damaged:
-                try:
-                    assert isinstance(load_npy_dict(write_pickle(path, payload)), dict)
-                except UserError as error:
-                    assert str(path) in str(error)
+    assert load_npy_dict(write_pickle(path, outer + b"}K\x01" + sound + b"satb."))[1].tolist() == [ord("c")]
+    for value in values:
+        with pytest.raises(UserError, match=r"a\.npy: not a dict"):
+            load_npy_dict(write_pickle(path, outer + b"}K\x01" + value + b"satb."))
 
 
-def test_public_label_file():
-    path = Path(__file__).resolve().parents[2] / "shared" / "voc12_lists" / "cls_labels.npy"
-    if not path.exists():
-        pytest.skip("the public label file is not beside this checkout")
+def test_load_npy_dict_leaves_nothing_on_functions(tmp_path):
+    """A pickle may set attributes of what it names (BUILD); the next file meets none of them."""
+    states = (b"}X\x01\0\0\0xK\x01s", b"N}X\x0c\0\0\0__defaults__K\x01\x85s\x86")
+    sound = pickled_dict({1: np.arange(3)}, 2)
+    for name in (b"numpy\ndtype", b"numpy.core.multiarray\n_reconstruct", b"_codecs\nencode"):
+        for state in states:
+            path = write_pickle(tmp_path / "a.npy", b"\x80\x02c" + name + b"\n" + state + b"b.")
+            with pytest.raises(UserError, match=r"a\.npy"):
+                load_npy_dict(path)
+            assert_same(load_npy_dict(write_pickle(path, sound)), {1: np.arange(3)})
+
+
+@needs_shared
+def test_load_npy_dict_of_the_public_labels():
+    path = SHARED / "voc12_lists/cls_labels.npy"
     labels = load_npy_dict(path)
     assert len(labels) == 12031
-    with open(path, "rb") as file:
-        assert_same(labels, np.load(io.BytesIO(file.read()), allow_pickle=True).item())
+    assert_same(labels, np.load(path, allow_pickle=True).item())
