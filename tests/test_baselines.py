@@ -1,4 +1,4 @@
-"""experiment/baselines.py: the two baselines of the demo's table."""
+"""experiment/baselines.py: the two baselines of the table."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ from voc12_devkit import hot, xml
 
 from experiment.baselines import class_areas, largest_class, write_baselines
 from pseudo_label.manifest import claim_folder
+from voc12.dataset import saliency_maps
 from voc12.images import load_label
 
 REPO = Path(__file__).resolve().parents[1]
@@ -50,7 +51,7 @@ def test_every_salient_pixel_gets_the_guess(devkit):
     guess.mkdir()
     background.mkdir()
     labels = {"a": hot(4), "b": hot(4, 6)}
-    write_baselines(["a", "b", "a"], labels, devkit / "saliency", 0.2, guess, background)
+    write_baselines(labels, saliency_maps(devkit / "saliency"), 0.2, {"guess": guess, "background": background})
     expected = np.zeros((10, 8), np.uint8)
     expected[:1] = 5
     assert np.array_equal(load_label(guess / "a.png"), expected)
@@ -59,37 +60,33 @@ def test_every_salient_pixel_gets_the_guess(devkit):
     assert not load_label(background / "b.png").any()
 
 
-def test_the_command(devkit):
+def run(devkit: Path, *flags: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPO / "experiment/baselines.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
-    command += ["--sal_path", "saliency", "--out_guess", "new/guess"]
-    done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
+    return subprocess.run([*command, "--sal_path", "saliency", *flags], cwd=devkit, capture_output=True, text=True)
+
+
+def test_command_line(devkit):
+    done = run(devkit, "--out_guess", "new/guess")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "labels: 2 from Annotations\nbaselines of 2 photos written to new/guess\n"
     assert np.unique(load_label(devkit / "new/guess/b.png")).tolist() == [0, 7]
     assert not (devkit / "new/background").exists()
 
 
-def test_what_is_missing_is_named(devkit):
-    command = [sys.executable, str(REPO / "experiment/baselines.py"), "--voc12_root", ".", "--infer_list", "list.txt"]
-    command += ["--sal_path", "saliency"]
-    done = subprocess.run(command, cwd=devkit, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "baselines.py: error: no output asked for: give --out_guess, --out_background or both\n"
-    done = subprocess.run(
-        [*command, "--out_guess", "g", "--out_background", "./g"], cwd=devkit, capture_output=True, text=True
-    )
-    assert done.stderr.startswith(
-        "baselines.py: error: two outputs in g would mix; give --out_guess and --out_background"
-    )
-    for folder, message in (
-        ("saliency", "saliency holds files of which no edam_manifest.json"),
-        ("crf", "crf holds other"),
-    ):
-        if folder == "crf":
-            claim_folder(devkit / "crf", {"output": "out_crf_pred"}, overwrite=False)
-        done = subprocess.run([*command, "--out_guess", folder], cwd=devkit, capture_output=True, text=True)
-        assert done.stderr.startswith(f"baselines.py: error: {message}")
-    (devkit / "saliency" / "b.png").unlink()
-    done = subprocess.run([*command, "--out_guess", "g"], cwd=devkit, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "baselines.py: error: saliency map saliency/b.png does not exist\n"
+@pytest.mark.parametrize(
+    ("flags", "keyword"),
+    [
+        ((), "--out_guess"),
+        (("--out_guess", "g", "--out_background", "./g"), "different folders"),
+        (("--out_guess", "saliency"), "edam_manifest.json"),
+        (("--out_guess", "crf"), "crf: holds other labels"),
+        (("--out_guess", "g", "--infer_list", "longer.txt"), "c.png"),
+    ],
+)
+def test_bad_flags_and_missing_files_are_named(devkit, flags, keyword):
+    claim_folder(devkit / "crf", {"output": "out_crf_pred"}, overwrite=False)
+    (devkit / "longer.txt").write_text("a\nc\n")
+    (devkit / "Annotations/c.xml").write_text(xml(["car"]))
+    done = run(devkit, *flags)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("baselines.py: error: ") and keyword in done.stderr

@@ -1,5 +1,6 @@
-"""reproduce.py: the whole chain on drawn photos with tiny networks, its report, and what it says of missing inputs."""
+"""reproduce.py: all steps on drawn photos with tiny networks, the report, and the names of missing inputs."""
 
+import json
 import re
 import shlex
 import shutil
@@ -13,8 +14,7 @@ import torch
 import reproduce
 from demo.draw import make_devkit
 from experiment import runner
-from experiment.chain import ROWS, make_steps
-from experiment.results import read_score
+from experiment.steps import ROWS, make_steps
 from network import make_net
 from voc12.classes import LABELS
 
@@ -33,7 +33,7 @@ def inputs(tmp_path_factory) -> Path:
 
 
 def flags(inputs: Path, *names: str) -> list[str]:
-    """The devkit, the tiny networks, and the weights named."""
+    """Return the flags of the devkit, the tiny networks, and the named weights."""
     words = ["--voc12_root", str(inputs / "VOC2012"), "--network", "network.resnet38_EDAM_tiny"]
     words += ["--poolnet_network", "network.poolnet_tiny", "--deeplab_network", "network.deeplab_v2_tiny"]
     return [*words, *(word for name in names for word in (f"--{name}", str(inputs / f"{name}.pth")))]
@@ -46,7 +46,7 @@ def main(monkeypatch, *words: object) -> None:
 
 @pytest.fixture
 def in_forks(monkeypatch, commands, tmp_path) -> list[str]:
-    """Steps are forks that have imported everything, not processes of their own; the commands that were run."""
+    """Run steps as forks, which need not import PyTorch; return the list of scripts that were run."""
     ran = []
 
     def call(command: str, environment: dict) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def in_forks(monkeypatch, commands, tmp_path) -> list[str]:
 
 
 class Page(HTMLParser):
-    """What a page refers to, and the cells of its first table."""
+    """Tags, addresses and texts of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def test_the_whole_chain(inputs, in_forks, monkeypatch, tmp_path, capsys):
-    (tmp_path / "voc12").mkdir()  # in the folder one works in
+def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsys):
+    (tmp_path / "voc12").mkdir()  # in the working folder
     (tmp_path / "voc12/cls_labels.npy").write_bytes(b"of other photos")
     words = (*flags(inputs, *NETWORKS), "--out", tmp_path / "run", "--try")
     main(monkeypatch, *words)
     made = tmp_path / "run" / "try"
-    scores = {row.name: read_score(made, row.name) for row in ROWS}
+    scores = {row.name: json.loads((made / "scores" / f"{row.name}.json").read_text()) for row in ROWS}
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[3] for line in table[2:9]] == [f"{scores[row.name]['miou']:.2f}" for row in ROWS]
     assert [score["images"] for score in scores.values()] == [3] * 5 + [2] * 2
@@ -97,69 +97,44 @@ def test_the_whole_chain(inputs, in_forks, monkeypatch, tmp_path, capsys):
     assert {f"{score['miou']:.2f}" for score in scores.values()} <= set(page.text)
 
     in_forks.clear()
-    main(monkeypatch, *words)  # nothing is left to do
-    assert in_forks == []
-    assert (made / "results.md").read_text() == results
+    main(monkeypatch, *words)
+    assert in_forks == [] and (made / "results.md").read_text() == results
     main(monkeypatch, *words, "--only", "val")
     assert in_forks == ["infer_deeplab.py"]
 
-    # Other initial weights: the training that is there is not theirs.
-    shutil.copy(inputs / "deeplab_weights.pth", tmp_path / "others.pth")
-    with pytest.raises(
-        reproduce.UserError, match=r"step segmentation was begun in .*try with other flags, .*give another"
-    ):
+    shutil.copy(inputs / "deeplab_weights.pth", tmp_path / "others.pth")  # the training does not belong to these
+    with pytest.raises(reproduce.UserError, match="step segmentation"):
         main(monkeypatch, *words[:-3], "--deeplab_weights", tmp_path / "others.pth", *words[-3:])
     assert in_forks == ["infer_deeplab.py"]
 
 
-def test_what_is_at_hand_saves_steps(inputs, tmp_path, monkeypatch, capsys):
-    shutil.copy(inputs / "weights.pth", tmp_path / "trained.pth")
-    words = (*flags(inputs), "--edam_weights", tmp_path / "trained.pth", "--sal_path", inputs / "VOC2012" / "saliency")
-    main(monkeypatch, *words, "--out", tmp_path / "run", "--dry_run")
-    out = capsys.readouterr().out
-    assert "train_EDAM_cls.py" not in out and "infer_sal.py" not in out and "train_deeplab.py" not in out
-    assert f"--sal_path {inputs / 'VOC2012' / 'saliency'}" in out and "DeepLab-v2's rows are left out" in out
-    assert not (tmp_path / "run").exists()
+def make_named_steps(*words: object) -> dict[str, str]:
+    args = reproduce.get_parser().parse_args(list(map(str, words)))
+    return {step.name: step.command for step in make_steps(reproduce.make_plan(args))}
 
 
-def test_without_sbd_fewer_photos_are_trained_on_and_a_wrong_folder_of_it_is_named(
-    inputs, tmp_path, monkeypatch, capsys
-):
-    words = (*flags(inputs, "weights"), "--out", tmp_path / "run", "--dry_run")
-    main(monkeypatch, *words)
-    assert (
-        "SegmentationClassAug is missing: EDAM is trained on the 4 photos of train, not on the 10582"
-        in capsys.readouterr().out
-    )
-    with pytest.raises(reproduce.UserError, match="1 of the inputs"):
-        main(monkeypatch, *words, "--sbd_root", tmp_path / "none")
-    assert f"problem: --sbd_root {tmp_path / 'none'} holds no .mat files" in capsys.readouterr().err
-
-
-def test_a_try_needs_no_weights(inputs, tmp_path, monkeypatch, capsys):
-    words = (*flags(inputs), "--out", tmp_path / "run", "--dry_run")
-    with pytest.raises(reproduce.UserError):
-        main(monkeypatch, *words)
-    assert "problem: --weights is missing: ImageNet weights of ResNet-38" in capsys.readouterr().err
-    main(monkeypatch, *words, "--try")
+def test_trained_weights_and_saliency_maps_save_steps(inputs, tmp_path):
+    steps = make_named_steps(*flags(inputs, "edam_weights"), "--sal_path", inputs, "--out", tmp_path)
+    assert not {"training", "saliency", "segmentation"} & set(steps)
+    assert f"--weights {inputs}/edam_weights.pth" in steps["maps"] and f"--sal_path {inputs}" in steps["maps"]
 
 
 def test_without_saliency_deeplab_is_trained_on_the_labels_of_the_crf(inputs, tmp_path):
-    args = reproduce.get_parser().parse_args([*flags(inputs, "weights", "deeplab_weights"), "--out", str(tmp_path)])
-    plan = reproduce.make_plan(args)
-    named = {step.name: step.command for step in make_steps(plan)}
-    assert f"--label_dir {tmp_path}/crf " in named["segmentation"]
-    assert f"--infer_list {tmp_path}/lists/train_aug.txt --out_crf_pred {tmp_path}/crf" in named["labels"]
-    assert [row.name for row in plan.rows] == ["masks", "crf", "deeplab", "deeplab_crf"]
+    words = (*flags(inputs, "weights", "deeplab_weights"), "--out", tmp_path)
+    steps = make_named_steps(*words)
+    assert f"--label_dir {tmp_path}/crf " in steps["segmentation"]
+    assert f"--infer_list {tmp_path}/lists/train_aug.txt --out_crf_pred {tmp_path}/crf" in steps["labels"]
+    assert [name for name in steps if name.startswith("score_")] == [
+        f"score_{row}" for row in ("masks", "crf", "deeplab", "deeplab_crf")
+    ]
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(2, [2] * 6), (8, [8, 4, 8, 8, 5, 8])])
-def test_several_gpus_are_used_through_torchrun(inputs, tmp_path, monkeypatch, gpus, expected):
-    """A training's batch (EDAM: 4 pairs; DeepLab-v2: 10 photos in two parts) gives work to no more processes."""
+def test_torchrun_gets_no_more_processes_than_a_micro_batch(inputs, tmp_path, monkeypatch, gpus, expected):
+    """EDAM has 4 pairs, DeepLab-v2 5 photos."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    words = [*flags(inputs, *NETWORKS), "--amp", "bf16", "--out", str(tmp_path)]
-    steps = make_steps(reproduce.make_plan(reproduce.get_parser().parse_args(words)))
-    shared = [step.command for step in steps if step.command.startswith("torchrun --standalone --nproc_per_node ")]
+    steps = make_named_steps(*flags(inputs, *NETWORKS), "--amp", "bf16", "--out", tmp_path)
+    shared = [c for c in steps.values() if c.startswith("torchrun --standalone --nproc_per_node ")]
     assert [int(command.split()[3]) for command in shared] == expected
     assert [command.split()[4] for command in shared] == [
         *("infer_sal.py", "train_EDAM_cls.py", "infer_cls.py", "infer_cls.py", "train_deeplab.py", "infer_deeplab.py")
@@ -167,50 +142,39 @@ def test_several_gpus_are_used_through_torchrun(inputs, tmp_path, monkeypatch, g
     assert all("--amp bf16" in command for command in shared)
 
 
-def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, capsys):
-    words = ["--voc12_root", str(tmp_path / "VOC2012"), "--edam_weights", str(inputs / "poolnet_weights.pth")]
-    words += [*flags(inputs)[2:], "--sal_path", str(tmp_path), "--deeplab_weights", str(tmp_path / "none.pth")]
-    shutil.copytree(inputs / "VOC2012", tmp_path / "VOC2012")
-    photo = sorted((tmp_path / "VOC2012" / "JPEGImages").iterdir())[0]
-    photo.unlink()
-    with pytest.raises(reproduce.UserError, match="4 of the inputs cannot be used, listed above"):
-        main(monkeypatch, *words, "--dry_run", "--out", tmp_path / "run")
-    problems = capsys.readouterr().err.splitlines()
-    expected = (
-        f"photo {photo}",
-        f"--sal_path: {tmp_path} holds no saliency map",
-        "--edam_weights: ",
-        "--deeplab_weights: ",
-    )
-    assert len(problems) == 4
-    for problem, part in zip(problems, expected, strict=True):
-        assert problem.startswith("problem: ") and part in problem
-    assert "deeplabv1_resnet101-coco.pth, made by convert.py" in problems[3]
-    with pytest.raises(reproduce.UserError):  # nor does a real run begin
-        main(monkeypatch, *words, "--out", tmp_path / "run")
+def test_dry_run_without_sbd_says_so_and_a_try_needs_no_weights(inputs, tmp_path, monkeypatch, capsys):
+    words = (*flags(inputs), "--out", tmp_path / "run", "--dry_run")
+    with pytest.raises(reproduce.UserError):
+        main(monkeypatch, *words)
+    shown = capsys.readouterr()
+    assert "SegmentationClassAug is missing" in shown.out and "ilsvrc-cls_rna" in shown.err
+    main(monkeypatch, *words, "--try")
+    with pytest.raises(reproduce.UserError):
+        main(monkeypatch, *words, "--try", "--sbd_root", tmp_path / "none")
+    assert f"problem: --sbd_root {tmp_path / 'none'}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_photo_is_named_once_and_a_missing_devkit_hides_nothing_else(inputs, tmp_path, monkeypatch, capsys):
-    """A photo is no fault of the saliency maps, whose own are named beside it."""
-    root, weights = tmp_path / "VOC2012", ("--edam_weights", inputs / "weights.pth")
+def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, capsys):
+    """Each file once: a missing photo is no fault of its saliency map."""
+    root = tmp_path / "VOC2012"
     shutil.copytree(inputs / "VOC2012", root)
     photo, other = ((root / "ImageSets/Segmentation/train.txt").read_text().split()[n] for n in (0, 1))
-    words = ("--voc12_root", root, *flags(inputs)[2:], *weights, "--sal_path", root / "saliency", "--dry_run")
     (root / f"JPEGImages/{photo}.jpg").unlink()
     (root / f"saliency/{other}.png").unlink()
     (root / "ImageSets/Segmentation/val.txt").unlink()
-    with pytest.raises(reproduce.UserError, match="3 of the inputs"):
-        main(monkeypatch, *words)
-    assert [line.partition(" does not exist")[0] for line in capsys.readouterr().err.splitlines()] == [
-        f"problem: list {root}/ImageSets/Segmentation/val.txt",
-        f"problem: photo {root}/JPEGImages/{photo}.jpg",
-        f"problem: --sal_path: saliency map {root}/saliency/{other}.png",
-    ]
-    with pytest.raises(reproduce.UserError, match="3 of the inputs"):
+    words = ["--voc12_root", root, *flags(inputs)[2:], "--out", tmp_path / "run", "--sal_path", root / "saliency"]
+    words += ["--edam_weights", inputs / "poolnet_weights.pth", "--deeplab_weights", tmp_path / "none.pth"]
+    with pytest.raises(reproduce.UserError, match="5 of the inputs"):
+        main(monkeypatch, *words)  # nor does a real run begin
+    assert not (tmp_path / "run").exists()
+    problems = [line for line in capsys.readouterr().err.splitlines() if line.startswith("problem: ")]
+    expected = ("val.txt", f"{photo}.jpg", f"{other}.png", "--edam_weights: ", "deeplabv1_resnet101-coco.pth")
+    assert len(problems) == 5 and all(part in line for part, line in zip(expected, problems, strict=True))
+    with pytest.raises(reproduce.UserError, match="5 of the inputs"):
         main(monkeypatch, *words, "--voc12_root", "none", "--sal_path", "no", "--sbd_root", tmp_path)
     problems = capsys.readouterr().err
-    assert all(part in problems for part in ("--sbd_root", "--voc12_root", "--sal_path: "))
+    assert all(f"problem: {flag}" in problems for flag in ("--sbd_root", "--voc12_root", "--sal_path"))
 
 
 def test_another_dataset_than_voc_is_refused(inputs, tmp_path, monkeypatch, capsys):
@@ -219,29 +183,21 @@ def test_another_dataset_than_voc_is_refused(inputs, tmp_path, monkeypatch, caps
     words = ("--voc12_root", tmp_path / "VOC2012", *flags(inputs)[2:], "--edam_weights", inputs / "weights.pth")
     with pytest.raises(reproduce.UserError, match="1 of the inputs"):
         main(monkeypatch, *words, "--dry_run", "--out", tmp_path / "run")
-    assert "classes.txt names other classes than VOC's, whose experiment this is" in capsys.readouterr().err
+    assert "classes.txt" in capsys.readouterr().err
 
 
-def test_the_laptops_preset(inputs, tmp_path, monkeypatch, capsys):
-    words = ("--laptop", "--voc12_root", inputs / "VOC2012", "--sal_path", tmp_path / "SALIENCY")
-    (tmp_path / "SALIENCY").mkdir()
-    for image in (inputs / "VOC2012" / "saliency").iterdir():
-        shutil.copy(image, tmp_path / "SALIENCY")
+def test_laptop_preset(inputs, tmp_path, monkeypatch, capsys):
+    words = ("--laptop", "--voc12_root", inputs / "VOC2012", "--sal_path", inputs / "VOC2012" / "saliency")
     main(monkeypatch, *words, "--out", tmp_path / "run", "--dry_run")
     out = capsys.readouterr().out
     steps = dict(re.findall(r"\n# (\w+): .*\n(.*)", out))
     assert "--per_class 25 --epochs 12 --seed 0" in steps["lists"] and "labels" not in steps
-    assert "train_EDAM_cls.py" in steps["training"] and "--network network.timm_EDAM" in steps["training"]
-    assert "--weights imagenet " in steps["training"] and "--freeze_backbone" in steps["training"]
+    assert "--network network.timm_EDAM --weights imagenet --train_list" in steps["training"]
     assert f"--out_plain_pred {tmp_path}/run/crf --out_crf_pred" in steps["maps"] and "--theta 0.4" in steps["maps"]
-    assert "--freeze_backbone" in steps["segmentation"]
-    assert "--network network.deeplab_v2_timm" in steps["segmentation"] and "weeks on a CPU" not in out
-    assert "as published" not in out  # neither SBD nor the full schedule are missed
-
-    next((tmp_path / "SALIENCY").iterdir()).unlink()  # perhaps not of the first photos of its class
+    assert "--network network.deeplab_v2_timm" in steps["segmentation"]
+    assert all("--freeze_backbone" in steps[name] for name in ("training", "segmentation"))
+    assert "as published" not in out and "weeks on a CPU" not in out
     main(monkeypatch, *words, "--out", tmp_path / "run", "--dry_run", "--try")
-    out = capsys.readouterr().out
-    assert "maps of the first photos of each class are needed; they are looked at when they are fused" in out
-    steps = dict(re.findall(r"\n# (\w+): .*\n(.*)", out))
-    preset = "--freeze_backbone --lr 0.002 --warmup_steps 20 --batch_size 4 --crop_size 384 --long_side 256 384 --batch_size 1 "
-    assert f"{preset}--train_list {tmp_path}/run/try/lists/few_pairs.txt " in steps["training"]
+    steps = dict(re.findall(r"\n# (\w+): .*\n(.*)", capsys.readouterr().out))
+    end = f"--long_side 256 384 --batch_size 1 --train_list {tmp_path}/run/try/lists/few_pairs.txt "
+    assert end in steps["training"]

@@ -1,4 +1,4 @@
-"""Running the steps of an experiment: finished ones are left out, interrupted ones go on, wherever that was."""
+"""Steps of an experiment: finished ones are skipped, interrupted ones resume."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.runner import Step, call, is_finished, read_mark, run_steps, select, shared_threads
+from experiment.runner import Step, call, is_finished, read_mark, run_steps, select, share_threads
 from tool.cli import UserError
 
 REPO = Path(__file__).resolve().parents[1]
@@ -19,7 +19,7 @@ def run(steps: list[Step], out: Path, again=()) -> None:
     run_steps(steps, out, {}, "`make demo`", again)
 
 
-def test_finished_steps_are_left_out(tmp_path, capfd):
+def test_finished_steps_are_skipped(tmp_path, capfd):
     def steps(text: str) -> list[Step]:
         commands = (f"echo {text} >> {tmp_path}/one", f"echo two >> {tmp_path}/two", f"test -e {tmp_path}/three")
         return [Step(str(number), "a step", command) for number, command in enumerate(commands)]
@@ -34,19 +34,19 @@ def test_finished_steps_are_left_out(tmp_path, capfd):
     run(steps("one"), tmp_path)
     assert lines() == [1, 1]
     assert capfd.readouterr().out.count("finished already") == 2
-    run(steps("another"), tmp_path)  # what follows a changed step is done again
+    run(steps("another"), tmp_path)  # all steps after a changed one are run again
     assert lines() == [2, 2]
 
 
-def test_a_step_killed_goes_on_and_its_time_adds_up(tmp_path):
-    """Each of three steps is killed once; each run goes on at the killed one, and the last leaves what one run would have."""
+def test_killed_step_resumes_and_its_time_adds_up(tmp_path):
+    """Each of three steps is killed once; each run resumes at the killed one."""
     commands = [
         f"sh -c 'echo {number} >> {tmp_path}/log; test -e {tmp_path}/seen{number} || {{ touch {tmp_path}/seen{number}; kill -9 $$; }}'"
         for number in range(3)
     ]
     steps = [Step(f"s{number}", "a step", command) for number, command in enumerate(commands)]
     for number in range(3):
-        with pytest.raises(UserError, match=f"step s{number} .* ended with status -9; `make demo` goes on"):
+        with pytest.raises(UserError, match=f"step s{number} .*-9.*make demo"):
             run(steps, tmp_path)
         mark = json.loads((tmp_path / "finished" / f"s{number}.json").read_text())
         assert not mark["finished"] and mark["seconds"] > 0
@@ -56,7 +56,7 @@ def test_a_step_killed_goes_on_and_its_time_adds_up(tmp_path):
     assert read_mark(tmp_path, "s0").peak_bytes > 1e5
 
 
-def test_a_mark_that_cannot_be_read_is_none(tmp_path):
+def test_unreadable_mark_counts_as_none(tmp_path):
     step = Step("a", "a step", f"touch {tmp_path}/made")
     run([step], tmp_path)
     for text in ("", "[]", "{", '{"command": "x", "unknown": 1}'):
@@ -77,11 +77,11 @@ def test_from_and_only(tmp_path):
         run(chosen, tmp_path, again)
         assert (tmp_path / "log").read_text() == added
         assert all(is_finished(tmp_path, step) for step in steps)
-    with pytest.raises(UserError, match="--from d: no such step; these are: a, b, c"):
+    with pytest.raises(UserError, match=r"--from d: .*a, b, c"):
         select(steps, "d", None)
 
 
-def test_torchrun_is_this_python_s_and_shares_the_threads_out(tmp_path, monkeypatch):
+def test_torchrun_runs_this_python_and_shares_the_threads(tmp_path, monkeypatch):
     monkeypatch.setattr("experiment.runner.REPO", tmp_path)
     words = "os.environ['OMP_NUM_THREADS']"
     (tmp_path / "one.py").write_text(
@@ -92,11 +92,11 @@ def test_torchrun_is_this_python_s_and_shares_the_threads_out(tmp_path, monkeypa
     assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
 
 
-def test_only_threads_that_a_run_asks_for_are_shared_out():
+def test_only_threads_of_the_given_environment_are_shared():
     command = "torchrun --standalone --nproc_per_node 4 train_EDAM_cls.py"
-    assert shared_threads(command, {"OMP_NUM_THREADS": "2", "A": "b"}) == {"OMP_NUM_THREADS": "1", "A": "b"}
-    assert shared_threads(command.replace("torchrun", "python"), {"OMP_NUM_THREADS": "2"}) == {"OMP_NUM_THREADS": "2"}
-    assert shared_threads(command, {}) == {}  # the user's own stay
+    assert share_threads(command, {"OMP_NUM_THREADS": "2", "A": "b"}) == {"OMP_NUM_THREADS": "1", "A": "b"}
+    assert share_threads(command.replace("torchrun", "python"), {"OMP_NUM_THREADS": "2"}) == {"OMP_NUM_THREADS": "2"}
+    assert share_threads(command, {}) == {}  # the user's own are kept
 
 
 def test_sigterm_ends_the_command_first(tmp_path):
@@ -122,18 +122,16 @@ def test_sigterm_ends_the_command_first(tmp_path):
     assert (tmp_path / "ended").read_text() == str(process.pid)  # while the caller waited for it
 
 
-def test_a_training_begun_with_other_flags_is_not_gone_on_with(tmp_path):
+def test_training_begun_with_other_flags_is_not_resumed(tmp_path):
     first, train = Step("first", "a step", "true"), "sh -c 'echo $0 >> {}/log' --resume"
     run([first, Step("train", "a step", train.format(tmp_path))], tmp_path)
-    with pytest.raises(
-        UserError, match=r"step train was begun in .* with other flags, `sh -c .* --resume`; give another"
-    ):
-        # A step before it that is run anew does not make it forgotten.
+    with pytest.raises(UserError, match=r"step train .*other flags.*another folder"):
+        # The changed step before it does not remove its mark.
         run([Step("first", "a step", "echo"), Step("train", "a step", train.format(tmp_path) + " --more")], tmp_path)
     assert (tmp_path / "log").read_text().split() == ["--resume"]
 
 
-def test_what_runs_is_not_finished(tmp_path):
+def test_running_step_is_not_finished(tmp_path):
     step = Step("a", "a step", f"cp {tmp_path}/finished/a.json {tmp_path}/seen")
     for _ in range(2):
         run([step], tmp_path, ["a"])

@@ -1,3 +1,5 @@
+"""Overlays, class maps and contact sheets, pixel by pixel."""
+
 import numpy as np
 
 from pseudo_label.visualise import PAPER, contact_sheet, fit, heat, legend, outline, overlay
