@@ -243,11 +243,10 @@ def test_an_output_folder_that_holds_the_photos(whole, commands, devkit, tmp_pat
 def test_networks_for_other_work(commands, devkit, whole, tiny_weights, tmp_path):
     photos = ("--voc12_root", devkit, "--infer_list", "list.txt", "--weights", tiny_weights)
     edam, deeplab = ("--network", "network.resnet38_EDAM_tiny"), ("--network", "tests.small_deeplab")
-    other = "a network for other work than this script's, it has no"
     line = commands.error(tmp_path, "infer_deeplab.py", *photos, *edam, "--out_pred", "p")
-    assert line == f"--network network.resnet38_EDAM_tiny: {other} scales"
+    assert "--network network.resnet38_EDAM_tiny" in line and "Net.scales" in line
     line = commands.error(tmp_path, "train_deeplab.py", *flags(devkit), *edam)
-    assert line == f"--network network.resnet38_EDAM_tiny: {other} num_labels"
+    assert "--network network.resnet38_EDAM_tiny" in line and "Net.num_labels" in line
     for i in IDS:
         (devkit / "Annotations").mkdir(exist_ok=True)
         (devkit / f"Annotations/{i}.xml").write_text("<annotation><object><name>cat</name></object></annotation>")

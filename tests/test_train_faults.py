@@ -165,7 +165,7 @@ def test_weights_that_are_none(whole, commands, drawn, tmp_path):
     saved = tensors(whole / "checkpoints/EDAM/EDAM.pth")
     weights = {name: torch.from_numpy(value) for name, value in saved.items()}
     torch.save(weights | {"conv1a.weight": torch.full_like(weights["conv1a.weight"], torch.inf)}, tmp_path / "inf.pth")
-    assert line("inf.pth").startswith("inf.pth: conv1a.weight holds values that are not finite")
+    assert line("inf.pth").startswith("inf.pth: conv1a.weight holds NaN or infinity")
     torch.save({"fc.weight": torch.zeros(3, 4)}, tmp_path / "foreign.pth")
     assert line("foreign.pth").startswith("foreign.pth holds 1 tensor (fc), not weights of this network")
     assert not (tmp_path / "checkpoints").exists()
