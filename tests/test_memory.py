@@ -1,12 +1,11 @@
-"""tool/memory.py: freed memory is used again."""
+"""tool/memory.py: freed memory is reused."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import REPO
 
-REPO = Path(__file__).resolve().parents[1]
 COUNT_FAULTS = """
 import resource
 import sys
@@ -20,42 +19,18 @@ def faults(megabytes):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 setup("cpu")
-print(faults(128), faults(64))  # half as large: an aligned block of the same size does not always fit in what was freed
-if not keep_freed_memory():  # asked behind the count, which is of what setup did
+print(faults(128), faults(64))  # half as large: an aligned block does not always fit into a freed one of its size
+if not keep_freed_memory():  # after the count, which is of what setup did
     sys.exit("not here")
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_a_freed_tensor_is_the_next_ones_memory():
+def test_freed_tensor_is_the_next_ones_memory():
     done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], cwd=REPO, capture_output=True, text=True)
     if done.stderr == "not here\n":
         pytest.skip("this C library allows no large blocks to be kept")
     assert done.returncode == 0, done.stderr
     first, second = map(int, done.stdout.split())
-    assert first >= 64  # it counts: the first tensor takes new pages, of 2 MB at most
+    assert first >= 64  # the first tensor takes new pages, of 2 MB at most
     assert second < first / 20
-
-
-HAND_BACK = """
-import torch
-from tool.distributed import setup
-from tool.memory import give_back_freed_memory
-
-def megabytes():
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * 4 // 1024
-
-setup("cpu")
-block, above = torch.ones(128 * 2**18), torch.ones(2**18)
-del block  # the other one keeps it from being the end of the heap
-full = megabytes()
-give_back_freed_memory()
-print(full - megabytes())
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_freed_memory_goes_back():
-    done = subprocess.run([sys.executable, "-c", HAND_BACK], cwd=REPO, capture_output=True, text=True, check=True)
-    assert int(done.stdout) >= 120

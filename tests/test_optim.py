@@ -1,10 +1,10 @@
-"""The learning-rate schedule and the optimiser's groups."""
+"""Learning-rate schedule and parameter groups."""
 
 import json
 
 import pytest
 import torch
-from conftest import PARITY, SHARED, needs_shared
+from conftest import SHARED, needs_shared
 
 from tool.optim import lr_factor, make_sgd, set_learning_rate
 
@@ -16,7 +16,7 @@ def schedule_by_hand(step, max_step, warmup):
 
 
 @needs_shared
-def test_schedule_is_the_published_one():
+def test_published_schedule():
     figures = json.loads((SHARED / "parity" / "train_three_steps.json").read_text())
     for max_step, rates in figures["lr_schedule_base_0.001_warmup_2000"].items():
         for step, rate in rates.items():
@@ -29,12 +29,12 @@ def test_schedule_by_hand(max_step, warmup):
         assert lr_factor(step, max_step, warmup) == pytest.approx(schedule_by_hand(step, max_step, warmup), abs=1e-12)
 
 
-def test_runs_shorter_than_the_warmup_only_rise():
+def test_runs_shorter_than_the_warm_up():
     assert [lr_factor(step, 3, 2000) for step in range(3)] == [0.1, 0.1 + 0.9 / 2000, 0.1 + 1.8 / 2000]
     assert lr_factor(2000, 2000, 2000) == 1.0
 
 
-def test_groups_have_their_factors():
+def test_group_factors():
     groups = [[torch.nn.Parameter(torch.ones(2))], [], [torch.nn.Parameter(torch.ones(3))]]
     optimizer = make_sgd(groups, [(1, 1), (20, 0), (0.5, 2)], 0.01, 5e-4)
     rate = set_learning_rate(optimizer, lr_factor(0, 100, 10))
@@ -44,8 +44,3 @@ def test_groups_have_their_factors():
     assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
     with pytest.raises(ValueError, match="shorter"):
         make_sgd(groups, [(1, 1)], 0.01, 5e-4)
-
-
-def test_synthetic_figures_used_this_schedule():
-    figures = json.loads((PARITY / "synthetic" / "train_three_steps.json").read_text())
-    assert len(figures["loss"]) == 3

@@ -1,4 +1,4 @@
-"""tool/workers.py: Ctrl-C is not followed by all the work that was left, and processes never outlive their script."""
+"""tool/workers.py: Ctrl-C cancels the tasks that are left, and processes never outlive their script."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from pseudo_label.evaluate import CHUNK
 
 
 def at_work(commands: Commands, tmp_path: Path) -> tuple[Command, list[int]]:
-    """eval.py and its two processes, each at an image that takes for ever."""
+    """Start eval.py with two processes, each of which waits for ever at an image; return them."""
     ids = [str(number) for number in range(CHUNK + 1)]
     (tmp_path / "list.txt").write_text("\n".join(ids))
     for folder in ("npy", "truth"):
@@ -27,20 +27,18 @@ def at_work(commands: Commands, tmp_path: Path) -> tuple[Command, list[int]]:
     return command, command.children()
 
 
-def test_processes_end_with_their_script(commands, tmp_path):
-    """A scheduler's SIGTERM reaches the script alone while its processes are at work."""
+def test_workers_end_with_their_script(commands, tmp_path):
+    """A scheduler's SIGTERM reaches the script alone while its workers compute."""
     command, workers = at_work(commands, tmp_path)
     assert command.send(signal.SIGTERM) == -signal.SIGTERM
     assert all(map(ended, workers))
 
 
-def test_a_killed_process_is_told(commands, tmp_path):
-    """As the system kills one where memory is full."""
+def test_killed_worker_ends_the_script(commands, tmp_path):
     command, workers = at_work(commands, tmp_path)
     os.kill(workers[1], signal.SIGKILL)
     assert command.wait() == 1 and all(map(ended, workers))
-    killed = "a process that scores images was killed; memory may be full; lower --num_workers, or 1 for none beside"
-    assert command.stderr == [f"eval.py: error: {killed} the script, and run it again"]
+    assert len(command.stderr) == 1 and "killed" in command.stderr[0] and "--num_workers" in command.stderr[0]
 
 
 INTERRUPTED = """
@@ -60,10 +58,10 @@ except KeyboardInterrupt:
 """
 
 
-def test_after_an_exception_no_more_tasks_begin(tmp_path):
+def test_exception_cancels_the_tasks_that_are_left(tmp_path):
     command = [sys.executable, "-c", INTERRUPTED]
     env = {**os.environ, "PYTHONPATH": str(REPO)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     cancelled = int(done.stdout)
     assert cancelled >= 45 and len(list(tmp_path.iterdir())) == 51 - cancelled  # a few lie in the process's own queue
