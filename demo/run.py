@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from experiment.report import write_report
 from experiment.runner import REPO, Step, run_steps
-from experiment.steps import Plan, Words, command, launch, make_steps, session
+from experiment.steps import Plan, command, launch, make_steps, session
 from tool import cli
 from tool.cli import run_script
 from voc12.masks import OWN
@@ -67,25 +67,27 @@ def make_plan(out: Path, seed: int) -> Plan:
 
 def make_demo_steps(plan: Plan) -> list[Step]:
     """Return all steps of the demo, in order."""
-    draw = ("python", "demo/draw.py", "--out", plan.out, "--seed", plan.seed)
-    pretrain: Words = ("python", "demo/pretrain.py", "--voc12_root", plan.root)
-    pretrain = (*pretrain, "--image_list", plan.lists / "train_aug.txt", "--network", plan.edam, "--epochs", 14)
-    pretrain = (*pretrain, "--long_side", 64, 144, "--seed", plan.seed, "--out", plan.weights)
+    draw = command("python", "demo/draw.py", "--out", plan.out, "--seed", plan.seed)
+    pretrain = command(
+        ("python", "demo/pretrain.py", "--voc12_root", plan.root, "--image_list", plan.lists / "train_aug.txt"),
+        ("--network", plan.edam, "--epochs", 14, "--long_side", 64, 144, "--seed", plan.seed, "--out", plan.weights),
+    )
     others = plan.out / "salient" / "VOC2012"
-    draw_others: Words = ("python", "demo/draw.py", "--out", plan.out / "salient", "--seed", plan.seed + 1)
-    draw_others = (*draw_others, "--train", 1500, "--val", 0)
-    salient: Words = (*launch(plan), "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN)
-    salient = (*salient, "--train_list", others / "ImageSets" / "Segmentation" / "train.txt", "--network", plan.poolnet)
-    salient = (*salient, "--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 4, "--num_workers", 1)
-    salient = (*salient, "--vis_every", 100, "--save_every", 50, "--seed", plan.seed, *session(plan, POOLNET))
-    backbone = "Initial weights: the backbone as a plain classifier, where real runs take ImageNet's"
-    masks = "Draw other photos, whose masks tell PoolNet what is salient, whatever its class"
+    draw_others = command(
+        ("python", "demo/draw.py", "--out", plan.out / "salient", "--seed", plan.seed + 1, "--train", 1500, "--val", 0)
+    )
+    train_poolnet = command(
+        (launch(plan), "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN),
+        ("--train_list", others / "ImageSets" / "Segmentation" / "train.txt", "--network", plan.poolnet),
+        ("--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 4, "--num_workers", 1),
+        ("--vis_every", 100, "--save_every", 50, "--seed", plan.seed, session(plan, POOLNET)),
+    )
     initial = [
-        Step("pretraining", backbone, command(*pretrain)),
-        Step("salient", masks, command(*draw_others)),
-        Step("saliency_training", "PoolNet, where real runs take its published weights", command(*salient)),
+        Step("pretraining", "Initial weights: the backbone as a plain classifier, instead of ImageNet's", pretrain),
+        Step("salient", "Draw other photos, whose masks teach PoolNet what is salient in any class", draw_others),
+        Step("saliency_training", "PoolNet, instead of its published weights", train_poolnet),
     ]
-    return [Step("data", "Draw a miniature of VOC12", command(*draw)), *make_steps(plan, initial)]
+    return [Step("data", "Draw a miniature of VOC12", draw), *make_steps(plan, initial)]
 
 
 def get_parser() -> argparse.ArgumentParser:

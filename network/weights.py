@@ -170,7 +170,7 @@ def _check_fit(
 
 
 def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbone: set[str]) -> dict[str, Tensor]:
-    """Return a backbone's tensors under their names in the network, `own`; those of efficientnet-pytorch as well."""
+    """Return a file's tensors with the backbone's under their names in the network, `own`."""
     if any(name.startswith(prefix) for name in given):
         return given
     given = {prefix + name if prefix + name in own else name: value for name, value in given.items()}
