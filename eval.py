@@ -112,25 +112,16 @@ def read_ids(args: argparse.Namespace) -> list[str]:
 
 def warn_unused(args: argparse.Namespace) -> None:
     """Print which of the fusion's flags were given although they have no effect."""
-    parser = get_parser()
-    if args.type == "png":
-        cli.warn_unused_flags(args, parser, ("theta", "alpha", "beta"), "on PNGs, only with --type npy")
-        return
-    if args.sal_path is None:
-        cli.warn_unused_flags(args, parser, ("alpha", "beta"), "without --sal_path")
-    if args.curve:
-        cli.warn_unused_flags(args, parser, ("theta",), "with --curve, which tries 0.00 to 0.99")
-    elif args.crf and args.sal_path is None:
-        cli.warn_unused_flags(args, parser, ("theta",), "with --crf, unless --sal_path is given")
+    used = {"alpha", "beta"} if args.sal_path else set()
+    if args.type == "npy" and not args.curve and (args.sal_path or not args.crf):
+        used.add("theta")
+    unused = [name for name in ("theta", "alpha", "beta") if name not in used]
+    cli.warn_unused_flags(args, get_parser(), unused, "with these flags; see --help")
 
 
 def append_log(path: str, text: str) -> None:
-    """Append to a text file. UserError: it cannot be written."""
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(f"cannot write the log {path}: {error.strerror}") from error
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def main() -> None:

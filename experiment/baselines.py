@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from pseudo_label.fusion import background_from_saliency, check_fusion
-from pseudo_label.manifest import claim_folder, output_of
+from pseudo_label.manifest import claim_folder
 from tool import cli
 from tool.cli import UserError, counted, run_script
 from voc12.dataset import Dataset, Files, check_inputs, read_image_list, report_problems, saliency_maps
@@ -81,9 +81,6 @@ def main() -> None:
         raise UserError("no output asked for. Give --out_guess, --out_background or both.")
     if len({folder.resolve() for folder in outputs.values()}) < len(outputs):
         raise UserError("--out_guess and --out_background: must be different folders")
-    for name, folder in outputs.items():
-        if (held := output_of(folder)) not in (None, f"baseline_{name}"):
-            raise UserError(f"--out_{name} {folder}: holds other labels ({held}). Name another folder.")
     data, saliency = Dataset(args.voc12_root, args.ignore_foreign, need_photos=False), saliency_maps(args.sal_path)
     ids = read_image_list(args.infer_list)
     labels = data.image_labels(ids, args.infer_list)

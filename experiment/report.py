@@ -7,9 +7,9 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiment.pictures import labelled_photos, segmented_photos
-from experiment.runner import REPO, Mark, Step, read_mark
+from experiment.runner import REPO, Step, read_mark
 from experiment.steps import DEEPLAB, EDAM, Plan, Row
 from tool.cli import UserError
 from tool.files import atomic_write
@@ -30,7 +30,7 @@ PHOTOS = 4  # of the best, and of the worst
 TILE = 240  # pixels
 POINTS = 300  # of a loss curve
 COLOURS = ("#2a6f97", "#e07a1f", "#4f8a3c", "#8a4f9e")
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "EDAM",  # or ids are random
     "font.size": 8,
@@ -41,38 +41,27 @@ STYLE = {
 }
 
 
-@dataclass(frozen=True)
-class Results:
-    """Figures of an experiment. scores: what eval.py wrote for each row. saliency: the same for the saliency maps, or {}."""
-
-    scores: dict[Row, dict]
-    saliency: dict
-    steps: list[tuple[Step, Mark]]
-    made_with: list[str]
-    remark: str
-
-    @property
-    def masks(self) -> dict:
-        """Score of the class maps, at the background score that is best for them."""
-        return next(score for row, score in self.scores.items() if row.name == "masks")
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that all steps took."""
-        return sum(mark.seconds for _, mark in self.steps)
-
-
 def write_report(plan: Plan, steps: Sequence[Step], title: str, remark: str) -> None:
     """Write results.md and report.html of finished steps, and print the table. UserError: a score is missing."""
     scores = {row: read_score(plan, row.name) for row in plan.rows}
-    marks = [(step, mark) for step in steps if (mark := read_mark(plan.out, step.name))]
-    saliency = read_score(plan, "saliency") if plan.sal_path else {}
-    results = Results(scores, saliency, marks, made_with(plan), remark)
-    pictures = {"Pseudo labels": labelled_photos(plan, PHOTOS, results.masks["theta"])}
+    masks = next(score for row, score in scores.items() if row.name == "masks")
+    pictures = {"Pseudo labels": labelled_photos(plan, PHOTOS, masks["theta"])}
     if plan.segments:
         pictures["DeepLab-v2 on photos that it has not seen"] = segmented_photos(plan, PHOTOS)
-    key = {name: PALETTE[value].tolist() for value, name in enumerate(LABELS) if value}
-    context = {"title": title, "results": results, "pictures": pictures, "key": key, "charts": charts(plan, results)}
+    marks = [(step, mark) for step in steps if (mark := read_mark(plan.out, step.name))]
+    context = {
+        "title": title,
+        "remark": remark,
+        "scores": scores,
+        "masks": masks,
+        "saliency": read_score(plan, "saliency") if plan.sal_path else None,
+        "key": {name: PALETTE[value].tolist() for value, name in enumerate(LABELS) if value},
+        "pictures": pictures,
+        "charts": charts(plan, scores, masks["curve"]),
+        "steps": marks,
+        "seconds": sum(mark.seconds for _, mark in marks),
+        "made_with": made_with(plan),
+    }
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(("html.jinja",)),
@@ -155,16 +144,16 @@ def data_url(picture: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def charts(plan: Plan, results: Results) -> dict[str, str]:
+def charts(plan: Plan, scores: Mapping[Row, dict], curve: Sequence[dict]) -> dict[str, str]:
     """Return the charts as inline SVG: heading -> <svg>."""
     found = {}
     for name, session in (("EDAM", EDAM), ("DeepLab-v2", DEEPLAB)):
-        if curve := loss_curve(plan.out / "runs" / session):
-            found[f"Loss of {name}"] = line_chart(*curve, "step", "loss, mean of neighbouring steps")
-    thetas, means = zip(*((point["theta"], point["miou"]) for point in results.masks["curve"]), strict=True)
+        if losses := loss_curve(plan.out / "runs" / session):
+            found[f"Loss of {name}"] = line_chart(*losses, "step", "loss, mean of neighbouring steps")
+    thetas, means = zip(*((point["theta"], point["miou"]) for point in curve), strict=True)
     found["Class maps: mIoU by background score"] = line_chart(thetas, means, "background score", "mIoU, %")
     shown = [row for row in plan.rows if row.name in ("masks", plan.label_dir.name, "deeplab_crf")]
-    ious = {row.title: [results.scores[row]["iou"].get(label) for label in LABELS] for row in shown}
+    ious = {row.title: [scores[row]["iou"].get(label) for label in LABELS] for row in shown}
     return found | {"IoU of each label, %": bar_chart(LABELS, ious)}
 
 

@@ -105,9 +105,9 @@ def flatten(words: Words) -> Words:
     return tuple(inner for word in words for inner in (flatten(word) if isinstance(word, tuple) else (word,)))
 
 
-def given(flag: str, value: object) -> Words:
-    """Return the words of a flag, none if the value is None."""
-    return () if value is None else (flag, value)
+def flags(**values: object) -> Words:
+    """Return the words `--name value` of all values that are not None."""
+    return tuple(word for name, value in values.items() if value is not None for word in (f"--{name}", value))
 
 
 def launch(plan: Plan, most: int | None = None) -> Words:
@@ -118,7 +118,7 @@ def launch(plan: Plan, most: int | None = None) -> Words:
 
 def session(plan: Plan, name: str) -> Words:
     """Return the flags of a training that keeps all its files in the folder of the experiment."""
-    folders = ("--checkpoint_dir", plan.out / "checkpoints", "--log_dir", plan.out / "runs")
+    folders = flags(checkpoint_dir=plan.out / "checkpoints", log_dir=plan.out / "runs")
     return ("--session_name", name, *folders, "--resume")
 
 
@@ -130,51 +130,49 @@ def make_steps(plan: Plan, initial: Sequence[Step] = ()) -> list[Step]:
 
 def preparation(plan: Plan) -> list[Step]:
     """Make the lists, image-level labels and training pairs."""
-    words: Words = ("--voc12_root", plan.root, "--out_dir", plan.lists, given("--sbd_root", plan.sbd_root))
-    words = (*words, given("--download", plan.download), plan.prepare, "--seed", plan.seed)
-    title = "Lists, image-level labels, training pairs"
-    return [Step("lists", title, command("python", "voc12/prepare.py", *words)), *plan.fewer]
+    words = flags(voc12_root=plan.root, out_dir=plan.lists, sbd_root=plan.sbd_root, download=plan.download)
+    prepare = command("python", "voc12/prepare.py", words, plan.prepare, flags(seed=plan.seed))
+    return [Step("lists", "Lists, image-level labels, training pairs", prepare), *plan.fewer]
 
 
 def saliency(plan: Plan) -> list[Step]:
     """Compute saliency maps, unless they exist."""
     if plan.saliency or not plan.poolnet_weights:
         return []
-    words: Words = ("--voc12_root", plan.root, "--infer_list", plan.to_label, "--network", plan.poolnet)
-    words = (*words, "--weights", plan.poolnet_weights, "--out_sal", plan.out / "saliency", plan.precision)
-    return [Step("saliency", "Saliency maps by PoolNet", command(launch(plan), "infer_sal.py", words))]
+    words = flags(voc12_root=plan.root, infer_list=plan.to_label, network=plan.poolnet, weights=plan.poolnet_weights)
+    infer = command(launch(plan), "infer_sal.py", words, flags(out_sal=plan.out / "saliency"), plan.precision)
+    return [Step("saliency", "Saliency maps by PoolNet", infer)]
 
 
 def training(plan: Plan) -> list[Step]:
     """Train EDAM, unless trained weights are given."""
     if plan.edam_weights:
         return []
-    words: Words = ("--voc12_root", plan.root, "--network", plan.edam, given("--weights", plan.weights), plan.training)
-    words = (*words, "--seed", plan.seed, plan.precision, session(plan, EDAM))
-    title = "EDAM, from image-level labels"
-    return [Step("training", title, command(launch(plan, PAIRS), "train_EDAM_cls.py", words))]
+    words = (flags(voc12_root=plan.root, network=plan.edam, weights=plan.weights), plan.training, flags(seed=plan.seed))
+    train = command(launch(plan, PAIRS), "train_EDAM_cls.py", words, plan.precision, session(plan, EDAM))
+    return [Step("training", "EDAM, from image-level labels", train)]
 
 
 def labelling(plan: Plan) -> list[Step]:
     """Make class maps, pseudo labels of them, and the baselines."""
-    infer: Words = (launch(plan), "infer_cls.py", "--voc12_root", plan.root, "--network", plan.edam)
-    infer = (*infer, "--weights", plan.edam_weights or plan.trained(EDAM), plan.precision)
-    labels: Words = ("--out_crf_pred", plan.label_dir)
-    plain: Words = ()
+    weights = plan.edam_weights or plan.trained(EDAM)
+    words = flags(voc12_root=plan.root, network=plan.edam, weights=weights)
+    infer = (launch(plan), "infer_cls.py", words, plan.precision)
+    labels, plain = flags(out_crf_pred=plan.label_dir), flags()
     if plan.sal_path:
-        labels = (*labels, "--sal_path", plan.sal_path, "--theta", plan.theta, plan.fusion)
-        plain = ("--out_plain_pred", plan.out / "crf")
-    few: Words = ("--infer_list", plan.labelled, "--out_cam", plan.out / "cam", plain)
-    steps = [Step("maps", "Class maps and labels of the photos that are scored", command(infer, few, labels))]
+        labels = (*labels, flags(sal_path=plan.sal_path, theta=plan.theta), plan.fusion)
+        plain = flags(out_plain_pred=plan.out / "crf")
+    few = flags(infer_list=plan.labelled, out_cam=plan.out / "cam")
+    title = "Class maps and labels of the photos that are scored"
+    steps = [Step("maps", title, command(infer, few, plain, labels))]
     if (plan.segments or plan.sal_path) and plan.to_label != plan.labelled:
         title = "Labels of the other photos, to train DeepLab-v2 on"
-        steps.append(Step("labels", title, command(infer, "--infer_list", plan.to_label, labels)))
+        steps.append(Step("labels", title, command(infer, flags(infer_list=plan.to_label), labels)))
     if plan.sal_path:
-        words: Words = ("--voc12_root", plan.root, "--infer_list", plan.labelled)
-        words = (*words, "--sal_path", plan.sal_path, "--theta", plan.theta)
-        words = (*words, "--out_guess", plan.out / "guess", "--out_background", plan.out / "background")
-        title = "Two baselines that need no network"
-        steps.append(Step("baselines", title, command("python", "experiment/baselines.py", words)))
+        words = flags(voc12_root=plan.root, infer_list=plan.labelled, sal_path=plan.sal_path, theta=plan.theta)
+        outputs = flags(out_guess=plan.out / "guess", out_background=plan.out / "background")
+        baselines = command("python", "experiment/baselines.py", words, outputs)
+        steps.append(Step("baselines", "Two baselines that need no network", baselines))
     return steps
 
 
@@ -182,17 +180,16 @@ def segmentation(plan: Plan) -> list[Step]:
     """Train DeepLab-v2 on the pseudo labels, and segment the photos of val."""
     if not plan.segments:
         return []
-    train: Words = ("--voc12_root", plan.root, "--label_dir", plan.label_dir, "--train_list", plan.to_label)
-    train = (*train, "--network", plan.deeplab, given("--weights", plan.deeplab_weights), plan.segmentation)
-    train = (*train, "--seed", plan.seed, plan.precision, session(plan, DEEPLAB))
-    infer: Words = ("--voc12_root", plan.root, "--infer_list", plan.val, "--network", plan.deeplab, plan.precision)
-    infer = (*infer, "--weights", plan.trained(DEEPLAB))
-    infer = (*infer, "--out_pred", plan.out / "deeplab", "--out_crf_pred", plan.out / "deeplab_crf")
-    title = "DeepLab-v2, trained on the pseudo labels"
+    words = flags(voc12_root=plan.root, label_dir=plan.label_dir, train_list=plan.to_label, network=plan.deeplab)
+    words = (*words, flags(weights=plan.deeplab_weights), plan.segmentation, flags(seed=plan.seed))
     most = 1 if "--no-freeze_bn" in plan.segmentation else PHOTOS  # batch norms that learn need the whole batch
+    train = command(launch(plan, most), "train_deeplab.py", words, plan.precision, session(plan, DEEPLAB))
+    words = (flags(voc12_root=plan.root, infer_list=plan.val, network=plan.deeplab), plan.precision)
+    outputs = flags(out_pred=plan.out / "deeplab", out_crf_pred=plan.out / "deeplab_crf")
+    infer = command(launch(plan), "infer_deeplab.py", words, flags(weights=plan.trained(DEEPLAB)), outputs)
     return [
-        Step("segmentation", title, command(launch(plan, most), "train_deeplab.py", train)),
-        Step("val", "DeepLab-v2 on val, without and with CRF", command(launch(plan), "infer_deeplab.py", infer)),
+        Step("segmentation", "DeepLab-v2, trained on the pseudo labels", train),
+        Step("val", "DeepLab-v2 on val, without and with CRF", infer),
     ]
 
 
@@ -200,14 +197,14 @@ def scores(plan: Plan) -> list[Step]:
     """Score the saliency maps and each row; the masks at the background score that is best for them."""
     steps = []
     if plan.sal_path:
-        words: Words = ("--voc12_root", plan.root, "--list", plan.labelled, "--predict_dir", plan.sal_path)
-        words = ("python", "eval.py", "--saliency", *words, "--json", plan.score_path("saliency"))
-        steps.append(Step("score_saliency", "Score: saliency maps", command(words)))
+        words = flags(voc12_root=plan.root, list=plan.labelled, predict_dir=plan.sal_path)
+        words = ("--saliency", *words, flags(json=plan.score_path("saliency")))
+        steps.append(Step("score_saliency", "Score: saliency maps", command("python", "eval.py", words)))
     for row in plan.rows:
-        words = ("--voc12_root", plan.root, "--list", plan.labelled if row.split == "train" else plan.val)
-        folder: Words = ("--predict_dir", plan.out / row.name)
+        listed = plan.labelled if row.split == "train" else plan.val
+        folder = flags(predict_dir=plan.out / row.name)
         if row.name == "masks":
-            folder = ("--predict_dir", plan.out / "cam", "--type", "npy", "--curve")
-        words = ("python", "eval.py", *words, folder, "--json", plan.score_path(row.name))
-        steps.append(Step(f"score_{row.name}", f"Score: {row.title}", command(words)))
+            folder = (*flags(predict_dir=plan.out / "cam", type="npy"), "--curve")
+        words = (flags(voc12_root=plan.root, list=listed), folder, flags(json=plan.score_path(row.name)))
+        steps.append(Step(f"score_{row.name}", f"Score: {row.title}", command("python", "eval.py", words)))
     return steps

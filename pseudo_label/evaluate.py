@@ -6,7 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -47,53 +47,6 @@ class Evaluation:
         self.all_background += other.all_background
 
 
-class Source(Protocol):
-    """Folders of predictions and ground truth, and the way to score them."""
-
-    def inputs(self) -> list[Files]:
-        """Return the files that each image needs, the ground truth first."""
-
-    def score(self, paths: Sequence[Path]) -> Evaluation:
-        """Score the files of one image, in the order of `inputs`. UserError names a bad file."""
-
-    def report(self, total: np.ndarray, images: int) -> tuple[str, dict]:
-        """Return the sum over `images` images as text and as a dict for JSON."""
-
-
-def evaluate(ids: Sequence[str], inputs: Sequence[Files], source: Source, workers: int) -> Evaluation:
-    """Score all images in `workers` processes and return the sums. `inputs`: those of the source."""
-    images = [(image_id, [files.find(image_id) for files in inputs]) for image_id in ids]
-    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
-    score = partial(evaluate_chunk, source)
-    if workers < 2 or len(chunks) < 2:
-        return _sum(map(score, chunks), len(chunks))
-    try:
-        with WorkerPool(min(workers, len(chunks))) as pool:
-            return _sum(pool.map(score, chunks), len(chunks))
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that scores images was killed; memory may be full. Lower --num_workers and run it again."
-        ) from error
-
-
-def _sum(parts: Iterable[Evaluation], count: int) -> Evaluation:
-    result = Evaluation()
-    for part in tqdm(parts, "eval", count, unit=f"{CHUNK} images", disable=None):
-        result.add(part)
-    return result
-
-
-def evaluate_chunk(source: Source, images: Sequence[tuple[str, Sequence[Path]]]) -> Evaluation:
-    """Score some images, (id, paths), and return the sums."""
-    result = Evaluation()
-    for image_id, paths in images:
-        try:
-            result.add(source.score(paths))
-        except UserError as error:
-            result.problems.append((image_id, str(error)))
-    return result
-
-
 @dataclass(frozen=True)
 class LabelSource:
     """Label PNGs, or .npy class scores that become label maps as in `pseudo_label.fusion`.
@@ -117,12 +70,16 @@ class LabelSource:
     curve: bool = False
 
     def inputs(self) -> list[Files]:
+        """Return the files that each image needs, the ground truth first."""
         predictions = score_files(self.predict_dir) if self.npy else label_maps(self.predict_dir)
         saliency = [saliency_maps(self.sal_path)] if self.sal_path else []
         return [label_maps(self.gt_dir, "ground truth"), predictions, *saliency]
 
     def score(self, paths: Sequence[Path]) -> Evaluation:
-        """Return the confusion of one image, int64 (1, n, n) for n labels, or (100, n, n) for a curve."""
+        """Return the confusion of one image, int64 (1, n, n) for n labels, or (100, n, n) for a curve.
+
+        `paths` are in the order of `inputs`. UserError names a bad file.
+        """
         truth = load_label(paths[0])
         check_values(paths[0], np.where(truth == self.void, 0, truth), len(self.names))
         matrix = self._confusion(truth, paths[1], *paths[2:])
@@ -184,6 +141,7 @@ class SaliencySource:
     labels: int | None = None
 
     def inputs(self) -> list[Files]:
+        """Return the files that each image needs, the ground truth first."""
         truth = grey_masks if self.labels is None else label_maps
         return [truth(self.gt_dir, "ground truth"), saliency_maps(self.predict_dir)]
 
@@ -217,9 +175,45 @@ class SaliencySource:
             ("MAE", f"{mean[0]:.4f}", ""),
             ("max F-measure", f"{measures[best]:.4f}", f"where {best} and above is salient"),
         ]
-        return "\n".join(
-            [*table(rows), f"{counted(images, 'images')} of {self.predict_dir} against {self.gt_dir}"]
-        ), result
+        lines = [*table(rows), f"{counted(images, 'images')} of {self.predict_dir} against {self.gt_dir}"]
+        return "\n".join(lines), result
+
+
+Source = LabelSource | SaliencySource
+
+
+def evaluate(ids: Sequence[str], inputs: Sequence[Files], source: Source, workers: int) -> Evaluation:
+    """Score all images in `workers` processes and return the sums. `inputs`: those of the source."""
+    images = [(image_id, [files.find(image_id) for files in inputs]) for image_id in ids]
+    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    score = partial(evaluate_chunk, source)
+    if workers < 2 or len(chunks) < 2:
+        return _sum(map(score, chunks), len(chunks))
+    try:
+        with WorkerPool(min(workers, len(chunks))) as pool:
+            return _sum(pool.map(score, chunks), len(chunks))
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that scores images was killed; memory may be full. Lower --num_workers and run it again."
+        ) from error
+
+
+def _sum(parts: Iterable[Evaluation], count: int) -> Evaluation:
+    result = Evaluation()
+    for part in tqdm(parts, "eval", count, unit=f"{CHUNK} images", disable=None):
+        result.add(part)
+    return result
+
+
+def evaluate_chunk(source: Source, images: Sequence[tuple[str, Sequence[Path]]]) -> Evaluation:
+    """Score some images, (id, paths), and return the sums."""
+    result = Evaluation()
+    for image_id, paths in images:
+        try:
+            result.add(source.score(paths))
+        except UserError as error:
+            result.problems.append((image_id, str(error)))
+    return result
 
 
 def read_scores(

@@ -57,13 +57,13 @@ def contact_sheet(
 ) -> np.ndarray:
     """Return one picture of all `rows`: a row is one photo's pictures, uint8 (h, w, 3), one for each heading.
 
-    Pictures are scaled to fit a cell (width, height), captions stand below a row's first picture, `across` rows
-    stand side by side, and a legend shows `key`: name -> colour (3,).
+    Pictures are scaled to fit a cell (width, height), each row has a caption below its first picture, a line of the sheet
+    holds `across` rows, and a legend shows `key`: name -> colour (3,).
     """
     fitted = [[fit(picture, cell) for picture in pictures] for pictures in rows]
     lines = [fitted[start : start + across] for start in range(0, len(rows), across)]
     heights = [max(image.height for images in line for image in images) for line in lines]
-    stride = len(headings) * (cell[0] + GAP) + 2 * GAP  # from a row to the one beside it
+    stride = len(headings) * (cell[0] + GAP) + 2 * GAP  # from a row to the next on the same line
     width = 2 * MARGIN + across * stride - 3 * GAP
     swatches = legend(key or {}, width - 2 * MARGIN)
     captions_height = len(lines) * (TEXT + 2 * GAP)

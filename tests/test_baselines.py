@@ -79,12 +79,13 @@ def test_command_line(devkit):
         ((), "--out_guess"),
         (("--out_guess", "g", "--out_background", "./g"), "different folders"),
         (("--out_guess", "saliency"), "edam_manifest.json"),
-        (("--out_guess", "crf"), "crf: holds other labels"),
+        (("--out_guess", "crf"), "out_crf_pred"),
         (("--out_guess", "g", "--infer_list", "longer.txt"), "c.png"),
     ],
 )
 def test_bad_flags_and_missing_files_are_named(devkit, flags, keyword):
     claim_folder(devkit / "crf", {"output": "out_crf_pred"}, overwrite=False)
+    (devkit / "crf/a.png").write_bytes(b"a label map")
     (devkit / "longer.txt").write_text("a\nc\n")
     (devkit / "Annotations/c.xml").write_text(xml(["car"]))
     done = run(devkit, *flags)

@@ -361,7 +361,7 @@ def test_bad_saliency_file_is_named(salient, name, picture, devkit, keyword):
 )
 def test_flags_that_cannot_work(root, monkeypatch, predictions, flags, keyword):
     monkeypatch.setattr(script, "evaluate", lambda *_: pytest.fail("evaluated first"))
-    with pytest.raises(UserError, match=keyword):
+    with pytest.raises((UserError, OSError), match=keyword):
         evaluate(root, predictions, *flags)
 
 
