@@ -156,9 +156,12 @@ def test_check_inputs_with_a_check_of_the_script(root):
 
 
 def test_check_inputs_of_an_empty_folder(root):
-    (root / "none").mkdir()
-    for files in (saliency_maps(root / "none"), saliency_maps(root / "nowhere"), score_files(root / "png")):
-        with pytest.raises(UserError, match=f"{files.folder.name}.*{files.what}"):
+    (root / "none/VOC2012").mkdir(parents=True)
+    for files, hint in (
+        *((saliency_maps(root / "none"), "VOC2012"), (saliency_maps(root / "sall"), "did you mean sal")),
+        (score_files(root / "png"), "15 of .png"),
+    ):
+        with pytest.raises(UserError, match=f"{files.folder.name}.*{hint}"):
             check_inputs(IDS, [files])
 
 

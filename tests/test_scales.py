@@ -46,7 +46,7 @@ def test_colours_tell_the_values_where_indices_do_not(tmp_path, write):
 
 
 def test_all_colours_of_the_palette_are_found():
-    from voc12.palette import values_of_colours
+    from voc12.images import labels_of_colours as values_of_colours
 
     assert np.array_equal(values_of_colours(PALETTE), np.arange(256))
     assert values_of_colours(np.array([[0, 0, 0], [128, 0, 1]], np.uint8)) is None

@@ -8,8 +8,7 @@ import pytest
 from commands import REPO
 
 from tool import cli
-from tool.cli import UserError, counted, nearest_path
-from voc12.inputs import check_inputs, label_maps, photos
+from tool.cli import counted, nearest_path
 
 
 @pytest.mark.parametrize(
@@ -43,36 +42,6 @@ def test_a_mistyped_flag_is_answered_with_the_nearest(capsys):
             parser.parse_args([given, "1", "--max_epo", "1"])  # the shorter one is understood
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.endswith(f"; {given.split('=')[0]} (did you mean --{nearest}?)")
-
-
-@pytest.mark.parametrize(
-    ("held", "message"),
-    [
-        (["a.npy", "b.npy", "c.txt"], "; it holds 2 files (.npy); name the folder of the label maps"),
-        ([], "; name the folder of the label maps"),
-    ],
-)
-def test_a_folder_of_other_files_is_told_from_one_that_lacks_some(tmp_path, held, message):
-    folder = tmp_path / "labels"
-    folder.mkdir()
-    for name in held:
-        (folder / name).touch()
-    with pytest.raises(UserError, match="holds no label map") as error:
-        check_inputs(["a", "b"], [label_maps(folder)])
-    assert str(error.value) == f"{folder} holds no label map (<id>.png){message}"
-    (folder / "a.png").write_bytes(b"")
-    assert [image_id for image_id, _ in check_inputs(["a", "b"], [label_maps(folder)])] == ["a", "b"]
-
-
-def test_a_folder_above_the_photos_or_of_another_name(tmp_path):
-    (tmp_path / "VOC2012").mkdir()
-    for folder, hint in (
-        (tmp_path, f"; did you mean {tmp_path / 'VOC2012'}?"),
-        (tmp_path / "VOC2O12", " is no folder (did you mean VOC2012?): name the folder of the photos"),
-    ):
-        with pytest.raises(UserError) as error:
-            check_inputs(["a"], [photos(folder)])
-        assert str(error.value).endswith(hint)
 
 
 FAILS = "from tool.cli import *\ndef main(): raise UserError('all meet it')\nrun_script(main)"

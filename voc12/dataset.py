@@ -101,7 +101,7 @@ def photos(folder: str | Path) -> Files:
 
 
 def saliency_maps(folder: str | Path) -> Files:
-    """Return the saliency maps in `folder`: grey images, with the names that PoolNet's script gives or without `_sal_fuse`."""
+    """Return the saliency maps in `folder`: grey images."""
     return grey_masks(folder, "saliency map")
 
 
@@ -236,15 +236,9 @@ def check_inputs(
         try:
             for one in files:
                 one.check()
-            unique = list(dict.fromkeys(ids))
+            unique, find_problem = list(dict.fromkeys(ids)), partial(_problem, files, check)
             with ThreadPoolExecutor(4) as pool:
-                messages = tqdm(
-                    pool.map(partial(_problem, files, check), unique),
-                    "checking",
-                    len(unique),
-                    unit="photo",
-                    disable=None,
-                )
+                messages = tqdm(pool.map(find_problem, unique), "checking", len(unique), unit="photo", disable=None)
                 found = [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
         except UserError as error:
             found = error

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
@@ -10,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.cli import UserError, nearest, summarize_ids, summarize_problems
+from tool.cli import UserError, nearest, summarize_ids
 from tool.files import load_npy_dict
 from voc12.classes import VOC, Classes, fold
-from voc12.folders import find_file
 from voc12.images import PHOTO_ENDINGS
-from voc12.lists import PREPARE, check_id, read_classes, read_text
+from voc12.lists import PREPARE, check_id, read_text
 
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
 """Help of the flag --ignore_foreign."""
@@ -159,44 +157,3 @@ def image_id_of(name: str) -> str:
     name = name.replace("\\", "/").rpartition("/")[2]
     ending = next((end for end in PHOTO_ENDINGS if name.lower().endswith(end) and len(name) > len(end)), "")
     return name.removesuffix(name[len(name) - len(ending) :])
-
-
-# Old names, until their users have moved to voc12.dataset.
-read_table = read_label_table
-
-
-def annotation_path(voc12_root: str | Path, image_id: str) -> Path:
-    return find_file(Path(voc12_root) / "Annotations", check_id(image_id, "annotation"), (".xml",))
-
-
-def load_labels(
-    ids: Iterable[str],
-    voc12_root: str | Path,
-    labels_path: str | Path | None = None,
-    failures: list[tuple[str, str]] | None = None,
-    ignore_foreign: bool = False,
-    listed_in: str | Path = "voc12/train.txt",
-) -> dict[str, np.ndarray]:
-    classes = read_classes(voc12_root)
-    labels_path = Path(labels_path or labels_file(voc12_root, classes, listed_in))
-    table = read_label_table(labels_path, classes, ignore_foreign)
-    labels, problems = {}, []
-    for image_id in dict.fromkeys(ids):
-        try:
-            if image_id in table:
-                labels[image_id] = check_label(table[image_id], len(classes), f"{labels_path}, {image_id}")
-            else:
-                labels[image_id] = read_annotation(annotation_path(voc12_root, image_id), ignore_foreign, classes)
-        except UserError as error:
-            problems.append((image_id, str(error)))
-    if problems and failures is None:
-        raise UserError(summarize_problems(problems))
-    if failures is not None:
-        failures += problems
-    if os.environ.get("RANK", "0") == "0":
-        place = labels_path if table else Path(voc12_root) / "Annotations"
-        print(f"labels: {len(labels)} from {place}", flush=True)
-    return labels
-
-
-labels_file = label_file

@@ -8,7 +8,6 @@ from pathlib import Path
 from tool.cli import UserError, nearest_path
 from tool.files import atomic_write, back_up
 from voc12.classes import VOC, Classes, make_classes
-from voc12.folders import PHOTO_ENDINGS, find_file
 
 CLASSES_FILE = "classes.txt"
 """In the root of a dataset with other classes than VOC's: a name a line, line n being label n."""
@@ -154,28 +153,3 @@ def read_text(path: str | Path, remedy: str) -> str:
     if not text.strip():
         raise UserError(f"{path}: is empty. {remedy}")
     return text
-
-
-# Old names, until their users have moved to voc12.dataset.
-ROOT = "folder of the dataset, such as VOC2012: JPEGImages"
-
-
-def photo_folder(root: str | Path) -> Path:
-    return Path(root) / "JPEGImages"
-
-
-def photo_path(root: str | Path, image_id: str) -> Path:
-    return find_file(photo_folder(root), check_id(image_id, "photo"), PHOTO_ENDINGS)
-
-
-def check_root(root: str | Path) -> None:
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"--voc12_root {root}: no such folder{nearest_path(root)}")
-    if not (root / "JPEGImages").is_dir():
-        raise UserError(f"--voc12_root {root} holds no JPEGImages: {deeper_devkit(root)}")
-
-
-def deeper_devkit(root: Path, otherwise: str = "give the folder VOC2012 of the devkit") -> str:
-    deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
-    return f"did you mean {deeper}?" if deeper else otherwise
