@@ -71,10 +71,10 @@ def test_lists_masks_labels_and_pairs_of_a_devkit_and_sbd(tmp_path, capsys):
 
     report = capsys.readouterr().out.splitlines()
     assert [line.split() for line in report if line.startswith("  train_aug ")] == [
-        ["train_aug", "6", "(VOC", "2012:", "10582)"]
+        ["train_aug", "6", "(published:", "10582)"]
     ]
-    assert [line.split() for line in report if line.startswith("  car ")] == [["car", "2", "3"]]
-    assert "pairs: 3 per epoch, 3 epochs, 9 in all" in report and "nothing looks wrong" in report
+    assert any("photos: aeroplane 2, bicycle 0" in line for line in report)
+    assert "nothing looks wrong" in report
     assert report[-1].startswith(
         f"  python train_EDAM_cls.py --voc12_root {root} --train_list {out / 'EDAM_train.txt'} "
     )

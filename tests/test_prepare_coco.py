@@ -105,7 +105,7 @@ def expected_mask(index: COCO, number: int) -> np.ndarray:
 def test_lists_labels_and_masks(coco, capsys):
     main(coco)
     out = capsys.readouterr().out.splitlines()
-    assert "  train              6   (COCO 2014: 82081)" in out and "  val                4   (COCO 2014: 40137)" in out
+    assert "  train              6   (published: 82081)" in out and "  val                4   (published: 40137)" in out
     assert out[-1].startswith(f"  python train_EDAM_cls.py --voc12_root {coco} --train_list {coco}/EDAM_train.txt")
     data = Dataset(coco)
     assert data.classes.names == NAMES
@@ -148,7 +148,7 @@ def remove_toothbrushes(content: dict) -> None:
     [
         ("train", None, "instances_train2014.json: .*Unpack"),
         ("train", lambda content: content["categories"][0].pop("name"), "instances_train2014.json: .*Unpack"),
-        ("train", lambda content: content["annotations"][0].update(category_id=7), "annotation 1 .*category_id"),
+        ("train", lambda content: content["annotations"][0].update(category_id=7), "instances_train2014.json: .*7"),
         ("val", lambda content: content["annotations"][0].update(segmentation=[[1, 2]]), "annotation 1 is damaged"),
         ("val", lambda content: content["categories"][0].update(name="cat"), "annotations: .*categories"),
         ("train", remove_toothbrushes, "annotations: .*toothbrush"),

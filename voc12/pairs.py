@@ -7,7 +7,7 @@ As a script, make a pair list from any image list:
 import argparse
 import itertools
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -23,6 +23,7 @@ from voc12.dataset import Dataset, check_inputs, report_problems
 from voc12.labels import IGNORE_FOREIGN
 from voc12.lists import format_pairs, line_numbers, read_image_list, write_text
 
+PAIRS_FILE = "EDAM_train.txt"
 EPOCHS = 25
 SEED = 0
 
@@ -148,9 +149,10 @@ def check_pairs(
     )
 
 
-def write_pairs(path: str | Path, pairs: Iterable[tuple[str, str, int]]) -> bool:
-    """Write a pair list; return False if it was there with the same bytes."""
-    return write_text(path, format_pairs(pairs))
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `make_pairs`: --epochs and --seed."""
+    parser.add_argument("--epochs", type=cli.count(1), default=EPOCHS, help="matchings of all photos in the pair list")
+    parser.add_argument("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -164,8 +166,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add("--labels", metavar="FILE", help=labels)
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
-    add("--epochs", type=cli.count(1), default=EPOCHS, help="matchings of all photos to make")
-    add("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
+    add_flags(parser)
     return parser
 
 
@@ -177,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
         report_problems(check_inputs(ids, [data.photos()]), ids, None, "paired")
     labels = data.image_labels(ids, args.image_list, labels_path=args.labels)
     pairs = make_pairs(labels, args.epochs, args.seed)
-    write_pairs(args.out, pairs)
+    write_text(args.out, format_pairs(pairs))
     print(f"{args.out}: {counted(len(pairs), 'pairs')}, {len(pairs) // args.epochs} per epoch")
 
 

@@ -27,13 +27,12 @@ from tool.files import back_up, load_npy_dict, make_folder, remove_leftovers, sa
 from voc12.classes import VOC
 from voc12.dataset import Dataset, check_inputs, deeper_root, label_maps
 from voc12.labels import IGNORE_FOREIGN, LABELS_FILE, read_annotation
-from voc12.lists import CLASSES_FILE, UNPACK_AGAIN, format_image_list, read_classes, read_image_list, write_text
+from voc12.lists import CLASSES_FILE, format_image_list, format_pairs, read_classes, read_image_list, write_text
 from voc12.masks import AUG, OWN, complete_masks, count_aug, find_all
-from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
-from voc12.report import PUBLISHED, Findings, check_every_class, class_table, compare_masks, list_table, next_command
+from voc12.pairs import PAIRS_FILE, add_flags, make_pairs
+from voc12.report import PUBLISHED, Findings, compare_masks, count_classes, list_lines, next_command
 from voc12.sbd import SBD_PAGE
 
-PAIRS_FILE = "EDAM_train.txt"
 DEEPLAB_LISTS = "ImageSets/SegmentationAug"
 
 
@@ -55,26 +54,25 @@ def main(argv: list[str] | None = None) -> None:
     trained = {image_id: labels[image_id] for image_id in lists["train_aug"] if image_id in labels}
     if not trained:
         raise UserError(f"{root / 'Annotations'}: no label for any image of train_aug. Are these its XML files?")
-    if data.classes != VOC:
-        check_every_class(trained, data.classes, root / CLASSES_FILE)
+    counts = count_classes(trained, data.classes, root / CLASSES_FILE)
     pairs = make_pairs(trained, args.epochs, args.seed)
     texts = {out / f"{name}.txt": format_image_list(ids, with_mask=name != "test") for name, ids in lists.items()}
+    texts[out / PAIRS_FILE] = format_pairs(pairs)
     if label_folder:
         texts |= deeplab_lists(root, label_folder, lists, findings)
 
-    for path, text in texts.items():
-        make_folder(path.parent)
-        say(path, write_text(path, text))
-    say(out / LABELS_FILE, write_labels(out / LABELS_FILE, labels))
-    say(out / PAIRS_FILE, write_pairs(out / PAIRS_FILE, pairs))
-
+    write_texts(texts)
+    write_labels(out / LABELS_FILE, labels)
     whole = data.classes == VOC and not args.per_class
     if whole and not count_aug(root):
         command = shlex.join(["python", "voc12/prepare.py", "--voc12_root", str(root), "--download", "DIR"])
         findings.add(f"folder missing, so train_aug equals train. `{command}` makes it from SBD ({SBD_PAGE})", AUG)
-    report = [*list_table(lists, published), *class_table(trained, pairs, args.epochs, data.classes)]
-    report += [compare_masks(labels, masks, findings), *findings.lines()]
-    print("\n".join(["", *report, *next_command(root, out / PAIRS_FILE, None if whole else len(pairs))]))
+    report = [*list_lines(lists | {"pairs": pairs}, published), counts, compare_masks(labels, masks, findings)]
+    print(
+        "\n".join(
+            ["", *report, *findings.lines(), *next_command(root, out / PAIRS_FILE, None if whole else len(pairs))]
+        )
+    )
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -91,10 +89,9 @@ def get_parser() -> argparse.ArgumentParser:
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     few = "shorter lists for a quick look: the first photos with N of each class; train_aug equals train"
     add("--per_class", type=cli.count(1), metavar="N", help=few)
-    add("--epochs", type=cli.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
-    add("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
     out = "folder for lists, labels and pairs (default: voc12/; for other classes than VOC's --voc12_root)"
     add("--out_dir", type=Path, metavar="DIR", help=out)
+    add_flags(parser)
     return parser
 
 
@@ -136,7 +133,7 @@ def make_lists(data: Dataset, masks: Mapping[str, object], findings: Findings) -
         path = data.root / "ImageSets" / "Segmentation" / f"{name}.txt"
         if name == "test" and not path.exists():  # comes in an archive of its own
             continue
-        ids = sorted(set(read_image_list(path, UNPACK_AGAIN)))
+        ids = sorted(set(read_image_list(path, "unpack the devkit again")))
         lists[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
         if name != "test" and has_aug:
             _keep(lists[name], masks, f"images of {name}.txt without a mask", findings)
@@ -217,17 +214,25 @@ def check_photos(data: Dataset, ids: Sequence[str], masks: Mapping[str, object],
         findings.add("photos that cannot be used, or masks of another size", message)
 
 
-def write_labels(path: Path, labels: Mapping[str, np.ndarray]) -> bool:
-    """Write the labels as PSA, SEAM and IRN read them; return False if the file holds the same."""
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write texts (path -> text), and print which were right already."""
+    for path, text in texts.items():
+        make_folder(path.parent)
+        print(f"{path}: {'written' if write_text(path, text) else 'already right'}")
+
+
+def write_labels(path: Path, labels: Mapping[str, np.ndarray]) -> None:
+    """Write the labels as PSA, SEAM and IRN read them, unless the file holds the same."""
     with contextlib.suppress(UserError):
         old = load_npy_dict(path)
         arrays = zip(old.values(), labels.values(), strict=False)
         if list(old) == list(labels) and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays):
-            return False
+            print(f"{path}: already right")
+            return
     if backup := back_up(path, copy=True):
         print(f"{path}: kept as {backup}")
     save_npy_dict(path, labels)
-    return True
+    print(f"{path}: written")
 
 
 def link(path: Path, folder: Path) -> None:
@@ -238,11 +243,6 @@ def link(path: Path, folder: Path) -> None:
         path.symlink_to(folder, target_is_directory=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be linked to {folder} ({error.strerror}). Remove what is there.") from error
-
-
-def say(path: Path, written: bool) -> None:
-    """Print whether a file was written or was right already."""
-    print(f"{path}: {'written' if written else 'already right'}")
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ from voc12.classes import make_classes
 from voc12.dataset import Dataset, photos
 from voc12.images import save_label, size_of
 from voc12.labels import LABELS_FILE
-from voc12.lists import CLASSES_FILE, check_id, format_image_list, write_text
+from voc12.lists import CLASSES_FILE, check_id, format_image_list, format_pairs, write_text
 from voc12.masks import OWN
-from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
-from voc12.prepare import PAIRS_FILE, link, say, write_labels
-from voc12.report import Findings, check_every_class, class_table, list_table, next_command
+from voc12.pairs import PAIRS_FILE, add_flags, make_pairs
+from voc12.prepare import link, write_labels, write_texts
+from voc12.report import Findings, count_classes, list_lines, next_command
 
 PUBLISHED = {"train": 82081, "val": 40137}
 """Images with an object."""
@@ -49,7 +49,7 @@ class Annotations:
 
     Attributes:
         classes: categories in order of their ids: label c + 1 is the c-th of them.
-        images: id, the photo's name without ending -> COCO's number of each image with an object or a crowd.
+        objects: id, the photo's name without ending -> (class, annotation) of its objects and crowds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,17 +63,19 @@ class Annotations:
                 self._coco = COCO(str(path))
             categories = sorted(self._coco.cats.values(), key=lambda category: category["id"])
             self.classes = make_classes([category["name"] for category in categories], str(path))
-            self._class = {category["id"]: c for c, category in enumerate(categories)}
-            numbers = sorted({found["image_id"] for found in self._coco.anns.values()})
-            names = {number: Path(self._coco.imgs[number]["file_name"]).stem for number in numbers}
-            self.images = {check_id(name, str(path)): number for number, name in names.items()}
+            class_of = {category["id"]: c for c, category in enumerate(categories)}
+            self.objects: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+            for found in sorted(self._coco.anns.values(), key=lambda found: (found["image_id"], found["id"])):
+                name = Path(self._coco.imgs[found["image_id"]]["file_name"]).stem
+                objects = self.objects.setdefault(check_id(name, str(path)), [])
+                objects.append((class_of[found["category_id"]], found))
         except (OSError, ValueError, AssertionError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: no instance annotations in COCO's form ({error!r}). Unpack it again.") from error
 
     def label(self, image_id: str) -> np.ndarray:
         """Return the multi-hot label (C,) float32 of an image; crowds of a class count."""
         label = np.zeros(len(self.classes), np.float32)
-        label[[self._class_of(found) for found in self._of(image_id)]] = 1
+        label[[c for c, _ in self.objects[image_id]]] = 1
         return label
 
     def mask(self, image_id: str) -> np.ndarray:
@@ -81,31 +83,23 @@ class Annotations:
 
         Of two equal ones the later wins. Pixels of crowds are void where no instance is.
         """
-        image = self._coco.imgs[self.images[image_id]]
+        image = self._coco.imgs[self.objects[image_id][0][1]["image_id"]]
         label = np.zeros((image["height"], image["width"]), np.uint8)
         instances = []
-        for found in self._of(image_id):
+        for c, found in self.objects[image_id]:
             try:
                 pixels = self._coco.annToMask(found).astype(bool)  # (H, W)
+                assert pixels.shape == label.shape
             except Exception as error:  # damaged polygons and run-length codes raise many types
-                raise UserError(
-                    f"{self.path}: annotation {found['id']} is damaged ({error!r}). Unpack it again."
-                ) from error
+                problem = f"annotation {found['id']} is damaged ({error!r})"
+                raise UserError(f"{self.path}: {problem}. Unpack it again.") from error
             if found.get("iscrowd"):
                 label[pixels] = VOID
             else:
-                instances.append((pixels, self._class_of(found) + 1))
+                instances.append((pixels, c + 1))
         for pixels, value in sorted(instances, key=lambda instance: -np.count_nonzero(instance[0])):
             label[pixels] = value
         return label
-
-    def _of(self, image_id: str) -> Sequence[dict[str, Any]]:
-        return sorted(self._coco.imgToAnns[self.images[image_id]], key=lambda found: found["id"])
-
-    def _class_of(self, found: dict[str, Any]) -> int:
-        if (number := self._class.get(found.get("category_id"))) is None:
-            raise UserError(f"{self.path}: annotation {found['id']} has an unknown category_id. Unpack it again.")
-        return number
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -121,26 +115,23 @@ def main(argv: list[str] | None = None) -> None:
     for split in ("train", "val"):  # one after the other: annotations of train take some GB of memory
         annotations = Annotations(root / f"annotations/instances_{split}2014.json")
         names[split] = annotations.classes.names
-        lists[split] = [image_id for image_id in annotations.images if image_id in known]
-        for image_id in annotations.images.keys() - known.keys():
+        lists[split] = [image_id for image_id in annotations.objects if image_id in known]
+        for image_id in annotations.objects.keys() - known.keys():
             findings.add(f"images of {split} without a photo, left out", image_id)
         labels |= {image_id: annotations.label(image_id) for image_id in lists[split]}
     if names["train"] != names["val"]:
         raise UserError(f"{root}/annotations: other categories in train than in val. Take both from one year.")
     classes, trained = annotations.classes, {image_id: labels[image_id] for image_id in lists["train"]}
-    check_every_class(trained, classes, root / "annotations")
-    text = "".join(f"{name}\n" for name in classes.names)
-    say(root / CLASSES_FILE, write_text(root / CLASSES_FILE, text))
+    counts = count_classes(trained, classes, root / "annotations")
+    write_text(root / CLASSES_FILE, "".join(f"{name}\n" for name in classes.names))
     write_masks(Dataset(root), lists["val"], annotations, findings)
     pairs = make_pairs(trained, args.epochs, args.seed)
 
-    for split, ids in lists.items():
-        text = format_image_list(ids, with_mask=split == "val", folder=OWN)
-        say(root / f"{split}.txt", write_text(root / f"{split}.txt", text))
-    say(root / LABELS_FILE, write_labels(root / LABELS_FILE, labels))
-    say(root / PAIRS_FILE, write_pairs(root / PAIRS_FILE, pairs))
-    report = [*list_table(lists, PUBLISHED, "COCO 2014"), *class_table(trained, pairs, args.epochs, classes)]
-    print("\n".join(["", *report, *findings.lines(), *next_command(root, root / PAIRS_FILE, len(pairs))]))
+    texts = {root / f"{name}.txt": format_image_list(ids, name == "val", OWN) for name, ids in lists.items()}
+    write_texts(texts | {root / PAIRS_FILE: format_pairs(pairs)})
+    write_labels(root / LABELS_FILE, labels)
+    report = [*list_lines(lists | {"pairs": pairs}, PUBLISHED), counts, *findings.lines()]
+    print("\n".join(["", *report, *next_command(root, root / PAIRS_FILE, len(pairs))]))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -149,8 +140,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--coco_root", type=Path, metavar="DIR", help="folder that holds train2014, val2014 and annotations")
     fetch = "fetch what --coco_root, or this folder, lacks of them (13, 6 and 0.2 GB) and unpack it there"
     add("--download", type=Path, metavar="DIR", help=fetch)
-    add("--epochs", type=cli.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
-    add("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
+    add_flags(parser)
     return parser
 
 

@@ -25,11 +25,11 @@ from tool.files import make_folder, remove_leftovers
 from voc12.classes import fold, make_classes
 from voc12.dataset import Dataset, photos
 from voc12.labels import CSV_FILE, IGNORE_FOREIGN, read_label_csv, read_label_table
-from voc12.lists import CLASSES_FILE, check_id, format_image_list, read_classes, write_text
+from voc12.lists import CLASSES_FILE, check_id, format_image_list, format_pairs, read_classes, write_text
 from voc12.masks import complete_masks
-from voc12.pairs import EPOCHS, SEED, make_pairs, write_pairs
-from voc12.prepare import PAIRS_FILE, check_photos, link, say
-from voc12.report import Findings, check_every_class, class_table, list_table, next_command
+from voc12.pairs import PAIRS_FILE, add_flags, make_pairs
+from voc12.prepare import check_photos, link, write_texts
+from voc12.report import Findings, count_classes, list_lines, next_command
 
 TRAIN, SCORED = "train.txt", "with_mask.txt"
 
@@ -52,17 +52,16 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--photos {args.photos}: no photo has a label; the first: {failures[0][1]}")
     for image_id, _ in failures:
         findings.add("photos without a class in the labels, left out", image_id)
-    check_every_class(labels, data.classes, root / CLASSES_FILE)
+    counts = count_classes(labels, data.classes, root / CLASSES_FILE)
     masks = complete_masks(data, None, findings)
     check_photos(data, list(labels), masks, findings)
     pairs = make_pairs(labels, args.epochs, args.seed)
 
     lists = {TRAIN: list(labels), SCORED: [image_id for image_id in labels if masks.get(image_id)]}
     lists = {name: listed for name, listed in lists.items() if listed}
-    for name, listed in lists.items():
-        say(root / name, write_text(root / name, format_image_list(listed, with_mask=False)))
-    say(root / PAIRS_FILE, write_pairs(root / PAIRS_FILE, pairs))
-    report = [*list_table(lists), *class_table(labels, pairs, args.epochs, data.classes), *findings.lines()]
+    texts = {root / name: format_image_list(listed, with_mask=False) for name, listed in lists.items()}
+    write_texts(texts | {root / PAIRS_FILE: format_pairs(pairs)})
+    report = [*list_lines(lists | {"pairs": pairs}), counts, *findings.lines()]
     print("\n".join(["", *report, *next_command(root, root / PAIRS_FILE, len(pairs))]))
 
 
@@ -75,8 +74,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--labels", type=Path, metavar="FILE", help=table)
     add("--out", type=Path, required=True, metavar="ROOT", help="folder of the dataset, made if missing")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
-    add("--epochs", type=cli.count(1), default=EPOCHS, help=f"epochs in {PAIRS_FILE}")
-    add("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
+    add_flags(parser)
     return parser
 
 
@@ -117,14 +115,14 @@ def write_table(path: Path, root: Path, ids: set[str], ignore_foreign: bool, fin
                 f"{path}: no line names a photo and a class. Write `id,class;class`, the id a photo's file name."
             )
         classes = make_classes([spellings[key] for key in sorted(spellings)], str(path))
-        say(root / CLASSES_FILE, write_text(root / CLASSES_FILE, "".join(f"{name}\n" for name in classes.names)))
+        write_text(root / CLASSES_FILE, "".join(f"{name}\n" for name in classes.names))
     target = root / CSV_FILE
     if path.resolve() != target.resolve():
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["id", "classes"])
         writer.writerows((image_id, ";".join(dict.fromkeys(names))) for image_id, names in kept.items())
-        say(target, write_text(target, text.getvalue()))
+        write_text(target, text.getvalue())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tool.cli import UserError, counted, summarize_ids
-from voc12.classes import Classes
+from voc12.classes import VOC, Classes
 
 PUBLISHED = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
 """Images per list of VOC 2012, train_aug with SBD."""
@@ -31,28 +31,25 @@ class Findings:
         return ["please look at these:", *found] if found else ["nothing looks wrong"]
 
 
-def list_table(
-    lists: Mapping[str, Sequence[str]], published: Mapping[str, int] | None = None, dataset: str = "VOC 2012"
-) -> list[str]:
-    """Return lines with the images per list, and the published number where it differs."""
-    lines = ["images per list:"]
+def list_lines(lists: Mapping[str, Sequence[object]], published: Mapping[str, int] | None = None) -> list[str]:
+    """Return lines with the entries per list, and the published number where it differs."""
+    lines = ["entries per list:"]
     for name, ids in lists.items():
         known = (published or {}).get(name, len(ids))
-        lines.append(f"  {name:<14}{len(ids):>6}{'' if len(ids) == known else f'   ({dataset}: {known})'}")
+        lines.append(f"  {name:<14}{len(ids):>6}{'' if len(ids) == known else f'   (published: {known})'}")
     return lines
 
 
-def class_table(
-    labels: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str, int]], epochs: int, classes: Classes
-) -> list[str]:
-    """Return lines with the photos to train on, of which `labels` holds (C,) multi-hots, and the pairs per class."""
-    of_pairs = np.bincount([label for *_, label in pairs], minlength=len(classes))
-    counts = zip(classes.names, photos_per_class(labels.values(), classes), of_pairs, strict=True)
-    return [
-        f"  {'training':<20}{'photos':>8}{'pairs':>8}",
-        *(f"  {name:<20}{photos:>8}{number:>8}" for name, photos, number in counts),
-        f"pairs: {len(pairs) // epochs} per epoch, {epochs} epochs, {len(pairs)} in all",
-    ]
+def count_classes(labels: Mapping[str, np.ndarray], classes: Classes, where: str | Path) -> str:
+    """Return a line with the number of training photos per class; `labels` holds (C,) multi-hots.
+
+    UserError naming the file `where`: no photo shows one of its classes.
+    """
+    counts = sum((label > 0 for label in labels.values()), np.zeros(len(classes), int))
+    missing = [name for name, count in zip(classes.names, counts, strict=True) if not count]
+    if missing and classes != VOC:
+        raise UserError(f"{where}: no training photo shows {summarize_ids(missing)}. Label some, or remove the name.")
+    return f"training photos: {', '.join(f'{name} {count}' for name, count in zip(classes.names, counts, strict=True))}"
 
 
 def compare_masks(
@@ -68,20 +65,6 @@ def compare_masks(
         for image_id in other:
             findings.add(f"masks of {len(both)} with other classes than their label: are they class values?", image_id)
     return f"labels and masks agree on {len(both) - len(other)} of {len(both)} images"
-
-
-def photos_per_class(labels: Iterable[np.ndarray], classes: Classes) -> np.ndarray:
-    """Return (C,) int, the number of the labels that show each class."""
-    return sum((label > 0 for label in labels), np.zeros(len(classes), int))
-
-
-def check_every_class(labels: Mapping[str, np.ndarray], classes: Classes, where: str | Path) -> None:
-    """Raise UserError naming the classes, listed in the file `where`, that no image shows."""
-    counts = photos_per_class(labels.values(), classes)
-    if missing := [name for name, count in zip(classes.names, counts, strict=True) if not count]:
-        raise UserError(
-            f"{where}: no photo to train on shows {summarize_ids(missing)}. Label some, or remove the name from the file."
-        )
 
 
 def next_command(root: Path, pair_list: Path, pairs: int | None = None) -> list[str]:
