@@ -14,7 +14,7 @@ import eval as eval_script
 from experiment import baselines
 from tool.cli import UserError
 from tool.files import save_npy_dict
-from voc12 import pairs
+from voc12 import dataset, pairs
 from voc12.dataset import (
     MANIFEST,
     Dataset,
@@ -153,6 +153,16 @@ def test_check_inputs_with_a_check_of_the_script(root):
             raise UserError("nine")
 
     assert check_inputs(IDS, [], check) == [("i09", "nine")]
+
+
+def test_check_inputs_reads_on_the_main_process_alone(root, monkeypatch):
+    monkeypatch.setattr(dataset, "is_main_process", lambda: False)
+    monkeypatch.setattr(dataset, "size_of", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(dataset, "from_main", lambda _: [("i00", "bad")])
+    assert check_inputs(IDS, [photos(root / "JPEGImages")]) == [("i00", "bad")]
+    monkeypatch.setattr(dataset, "from_main", lambda _: UserError("no photos"))
+    with pytest.raises(UserError, match="no photos"):
+        check_inputs(IDS, [photos(root / "JPEGImages")])
 
 
 def test_check_inputs_of_an_empty_folder(root):
