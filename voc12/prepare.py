@@ -133,7 +133,7 @@ def make_lists(data: Dataset, masks: Mapping[str, object], findings: Findings) -
         path = data.root / "ImageSets" / "Segmentation" / f"{name}.txt"
         if name == "test" and not path.exists():  # comes in an archive of its own
             continue
-        ids = sorted(set(read_image_list(path, "unpack the devkit again")))
+        ids = sorted(set(read_image_list(path, "Unpack the devkit again")))
         lists[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
         if name != "test" and has_aug:
             _keep(lists[name], masks, f"images of {name}.txt without a mask", findings)
