@@ -12,7 +12,6 @@ from voc12.classes import VOC, Classes, make_classes
 CLASSES_FILE = "classes.txt"
 """In the root of a dataset with other classes than VOC's: a name a line, line n being label n."""
 PREPARE = "Make it with voc12/prepare.py (VOC), voc12/prepare_photos.py (own photos) or voc12/prepare_coco.py (COCO)"
-UNPACK_AGAIN = "Unpack the devkit again"
 _LONGEST_ID = 200  # bytes; leaves room for a suffix within the 255 that file systems allow
 _PHOTO = r"(?:/?JPEGImages/)?([^/]+?)\.(?:jpe?g|png)"
 _IMAGE_LINES = (
