@@ -149,7 +149,7 @@ def charts(plan: Plan, scores: Mapping[Row, dict], curve: Sequence[dict]) -> dic
     found = {}
     for name, session in (("EDAM", EDAM), ("DeepLab-v2", DEEPLAB)):
         if losses := loss_curve(plan.out / "runs" / session):
-            found[f"Loss of {name}"] = line_chart(*losses, "step", "loss, mean of neighbouring steps")
+            found[f"Loss of {name}"] = line_chart(*losses, "step", "loss, smoothed")
     thetas, means = zip(*((point["theta"], point["miou"]) for point in curve), strict=True)
     found["Class maps: mIoU by background score"] = line_chart(thetas, means, "background score", "mIoU, %")
     shown = [row for row in plan.rows if row.name in ("masks", plan.label_dir.name, "deeplab_crf")]
