@@ -37,7 +37,7 @@ SMALL_TRAINING = "--freeze_backbone --lr 0.002 --warmup_steps 20 --batch_size 4 
 SMALL_SEGMENTATION = "--freeze_backbone --max_iters 400 --batch_size 8 --iter_size 1 --crop_size 321 --lr 0.00025"
 SMALL_REMARK = (
     "Not the published networks: heads like EDAM's and DeepLab-v2's on EfficientNet-Lite2, which is not trained. EDAM's masks are "
-    "probabilities, which learn from the labels directly as well; saliency up to 40 of 255 is background, and always wins. "
+    "probabilities, which also learn from the labels directly; saliency up to 40 of 255 is background, and always wins. "
     f"Trained on the first photos that show each class, {PER_CLASS} of them."
 )
 
