@@ -40,6 +40,7 @@ from tool.memory import MAXRSS_UNIT
 from tool.optim import make_sgd
 from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, training_form, warn_of_emulation
 
+POOLNET = "network.poolnet"
 Settings = argparse.Namespace  # the flags, and what get_settings adds
 
 
@@ -188,6 +189,15 @@ def measure(row: Row, args: Settings, precision: str) -> tuple[float, int, int]:
     return seconds, counter.get_total_flops(), max(usage) * MAXRSS_UNIT
 
 
+def run_alone(row: Row, args: Settings, precision: str) -> tuple[float, int, int]:
+    """Return what `measure` does, called in a new process."""
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(measure, row, args, precision).result()
+    except BrokenProcessPool as error:
+        raise UserError(f"{row.title}: the process was killed; memory may be full") from error
+
+
 def table(args: Settings, names: Collection[str]) -> Iterator[str]:
     """Yield the table's lines, each once it is measured; the rates always, as the floors need them."""
     cuda = args.device.type == "cuda"
@@ -200,11 +210,7 @@ def table(args: Settings, names: Collection[str]) -> Iterator[str]:
     for row in rows:
         precisions = ["fp32", "tf32", "bf16"] if cuda else ["fp32", "bf16"]
         for precision in precisions if row.prepare is not photo_crf else ["fp32"]:
-            try:
-                with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                    seconds, work, peak = pool.submit(measure, row, args, precision).result()
-            except BrokenProcessPool as error:
-                raise UserError(f"{row.title}: the process was killed; memory may be full") from error
+            seconds, work, peak = run_alone(row, args, precision)
             rate = rates.setdefault(precision, work / seconds)
             count = getattr(args, row.counted) if row.counted else 1
             unit = "pairs" if row.counted == "pairs" else "photos"
@@ -231,7 +237,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def add_settings(args: Settings) -> None:
     """Add networks, sizes and counts to the flags; raise UserError for a mistyped network."""
-    args.poolnet = "network.poolnet"
+    args.poolnet = POOLNET
     with torch.device("meta"):
         make_net(args.network), make_net(args.deeplab)
     args.device = distributed.setup(args.device)[0]
