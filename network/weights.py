@@ -95,9 +95,9 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     loaded = [name for name in own if name in given]
     missing = [name for name in own if name not in given and name != _POSITIONS and not name.endswith(_COUNTER)]
     unexpected = [name for name in given if name not in own]
-    _check_fit(path, loaded, missing, unexpected, backbone)
     if not backbone.issuperset(loaded) and classes != (wanted := getattr(net, "class_names", ())):
         raise UserError(f"{path}: trained on {_classes(classes)}, but this run has {_classes(wanted)}")
+    _check_fit(path, loaded, missing, unexpected, backbone)
     for name in loaded:
         if given[name].shape != own[name].shape:
             shapes = f"{tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the network"
