@@ -1,4 +1,4 @@
-"""infer_cls.py through the command line: its files agree with the parity figures."""
+"""infer_cls.py on the command line: parity figures and reruns."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ PHOTOS = SHARED / "parity" / "VOC2012_small"
 
 
 def infer(root: Path, weights: Path, *args: object) -> str:
-    """The script in a process of its own, with all threads, as a user runs it; what it prints."""
+    """Run the script with all threads and return what it prints."""
     command = [
         sys.executable,
         "infer_cls.py",
@@ -64,7 +64,7 @@ def synthetic() -> dict[str, np.ndarray]:
     return dict(np.load(PARITY / "synthetic" / "figures.npz"))
 
 
-def test_all_outputs_of_drawn_pictures(synthetic, filled_weights, tmp_path):
+def test_outputs_of_drawn_pictures(synthetic, filled_weights, tmp_path):
     folders = {name: tmp_path / name for name in OUTPUTS}
     flags = [part for name, folder in folders.items() for part in (f"--{name}", folder)]
     infer(SYNTHETIC, filled_weights, "--infer_list", SYNTHETIC / "list.txt", *flags)
@@ -95,7 +95,7 @@ def test_label_pngs_with_saliency_of_drawn_pictures(synthetic, filled_weights, t
         same_labels(tmp_path / f"cam/{image_id}.png", synthetic[f"cam_png_saliency_{image_id}"])
         same_labels(tmp_path / f"crf/{image_id}.png", synthetic[f"crf_png_saliency_{image_id}"])
         same_labels(tmp_path / f"plain/{image_id}.png", synthetic[f"crf_png_{image_id}"])
-    # Those without saliency are what a run without it has in its folder: it finds them finished.
+    # The same files as of a run without saliency, which finds them finished.
     outputs = ("--out_crf_pred", tmp_path / "plain")
     assert "2 of 2 photos finished already" in infer(
         SYNTHETIC, filled_weights, "--infer_list", SYNTHETIC / "list.txt", *outputs
@@ -103,7 +103,7 @@ def test_label_pngs_with_saliency_of_drawn_pictures(synthetic, filled_weights, t
 
 
 @needs_shared
-def test_all_outputs_of_photos(filled_weights, tmp_path):
+def test_outputs_of_photos(filled_weights, tmp_path):
     flags = [part for name in OUTPUTS for part in (f"--{name}", tmp_path / name)]
     infer(PHOTOS, filled_weights, "--infer_list", PHOTOS / "list.txt", *flags)
     figures = PHOTOS.parent / "pseudo_labels"
@@ -119,7 +119,7 @@ def test_all_outputs_of_photos(filled_weights, tmp_path):
 @pytest.mark.parametrize(
     ("output", "figure", "ids"),
     [
-        # The Test command of the page that users know, as it is written there
+        # The published test command
         ("--out_crf_pred", "crf_png_saliency", ("2007_000648",)),
         ("--out_cam_pred", "cam_png_saliency", ("2007_001416",)),
     ],
@@ -140,8 +140,8 @@ def test_label_pngs_with_saliency_of_photos(output, figure, ids, filled_weights,
         )
 
 
-def test_reruns_do_what_is_left(commands, drawn, tiny_weights, tmp_path):
-    """Finished photos stay as they are; a list may grow; --overwrite starts anew; other settings are refused."""
+def test_reruns(commands, drawn, tiny_weights, tmp_path):
+    """Finished photos stay; a list may grow; other settings are refused or, with --overwrite, replace the results."""
     ids = [f"2099_{number:06d}" for number in range(1, 6)]
     flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
     flags += ("--infer_list", "list.txt", "--out_cam", "cam", "--out_crf_pred", "crf", "--num_workers", 0)
@@ -161,29 +161,27 @@ def test_reruns_do_what_is_left(commands, drawn, tiny_weights, tmp_path):
     assert not leftover.exists()
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cam").glob("*.npy")}
     assert [after[f"{i}.npy"] == times.get(f"{i}.npy") for i in ids] == [True, False, True, False, False]
-    assert all(content(path) == data for path, data in before.items())  # what was made again is the same
+    assert all(content(path) == data for path, data in before.items())
 
     line = commands.error(tmp_path, "infer_cls.py", *flags, "--theta", 0.3)
-    assert (
-        line
-        == "crf holds files made with theta 0.5, this run has 0.3; name another folder, or replace them with --overwrite"
-    )
+    assert line.startswith("crf") and "theta 0.5" in line
     assert all(content(path) == data for path, data in before.items())
     commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.3, "--overwrite")
     assert json.loads((tmp_path / "crf/edam_manifest.json").read_text())["theta"] == 0.3
     assert len(list((tmp_path / "crf").glob("*.png"))) == 5
 
 
-def test_settings_without_effect_do_not_start_anew(commands, drawn, tiny_weights, tmp_path):
-    """The CRF has a background of its own: theta, alpha and beta count for its labels with saliency only."""
+def test_unused_settings_do_not_matter(commands, drawn, tiny_weights, tmp_path):
+    """The CRF computes its own background: theta, alpha and beta count for its labels with saliency only."""
     (tmp_path / "list.txt").write_text("2099_000001")
     flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
     flags += ("--infer_list", "list.txt", "--out_crf_pred", "crf", "--num_workers", 0, "--crf_workers", 0)
-    commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.2, "--alpha", 0.1)
+    done = commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.2, "--alpha", 0.1)
+    assert len(done.stderr) == 1 and "--theta, --alpha" in done.stderr[0]
     assert "1 of 1 photo finished already" in commands.run(tmp_path, "infer_cls.py", *flags).stdout
     saliency = ("--sal_path", drawn / "saliency")
-    line = commands.error(tmp_path, "infer_cls.py", *flags, *saliency)
-    assert line.startswith(f"crf holds files made with sal_path none, this run has {drawn / 'saliency'}; name")
+    assert "sal_path None" in commands.error(tmp_path, "infer_cls.py", *flags, *saliency)
+    assert "--sal_path" in commands.error(tmp_path, "infer_cls.py", *flags, "--out_plain_pred", "plain")
 
 
 def test_label_pngs_are_palette_images(commands, drawn, tiny_weights, tmp_path):
@@ -197,3 +195,13 @@ def test_label_pngs_are_palette_images(commands, drawn, tiny_weights, tmp_path):
     image = Image.open(tmp_path / "a/b/2099_000001.png")
     assert image.mode == "P" and image.size == Image.open(drawn / "JPEGImages/2099_000001.jpg").size
     assert image.getpalette()[: 3 * 21] == PALETTE[:21].flatten().tolist()
+
+
+def test_all_background_labels_are_noted(commands, drawn, tiny_weights, tmp_path):
+    (tmp_path / "list.txt").write_text("2099_000001")
+    flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
+    flags += ("--infer_list", "list.txt", "--out_cam_pred", "out", "--crf_workers", 0)
+    done = commands.run(
+        tmp_path, "infer_cls.py", *flags, "--sal_path", drawn / "saliency", "--theta", 2.5, "--alpha", 1
+    )
+    assert len(done.stderr) == 1 and "all-background" in done.stderr[0] and "2099_000001" in done.stderr[0]
