@@ -1,5 +1,6 @@
-"""Preparing a devkit whose files and classes have unusual names."""
+"""Photos, masks and saliency maps under the names that people give them; ids, class names, encodings."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +9,97 @@ from PIL import Image
 from voc12_devkit import contents, hot, mask, write_devkit, write_png, xml
 
 from tool.cli import UserError
-from voc12.dataset import Dataset
-from voc12.lists import read_image_list
+from voc12.classes import VOC
+from voc12.dataset import Dataset, label_maps, photos, saliency_maps
+from voc12.labels import read_annotation
+from voc12.lists import check_id, format_image_list, format_pairs, read_image_list, read_pairs, write_text
 from voc12.prepare import main as prepare
 
-
-def rename(path: Path, name: str) -> None:
-    path.rename(path.with_name(name))
+IDS = ["my photo (1)", "[a] b+c", "été", "写真_01", "O'Brien & co", "a.b-c", "2007_000032", "100%"]
 
 
-def test_ignore_foreign_of_every_script_that_reads_labels(tmp_path, commands):
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPG", "a.jpeg", "a.png", "a.Png"])
+def test_photo_with_each_ending(tmp_path, name):
+    for other in (name, "a.txt", ".a.jpg", "aa.jpg"):
+        (tmp_path / other).touch()
+    assert photos(tmp_path).find("a") == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["a.png", "a_sal_fuse.png", "a.JPG", "a_sal_fuse.jpeg", "a_Sal_Fuse.PNG"])
+def test_saliency_map_with_each_ending(tmp_path, name):
+    (tmp_path / name).touch()
+    assert saliency_maps(tmp_path).find("a") == tmp_path / name
+    (tmp_path / ("a.jpg" if name != "a.jpg" else "a.png")).touch()
+    with pytest.raises(UserError, match=r"a.* and a.* for a"):
+        saliency_maps(tmp_path).find("a")
+
+
+def test_missing_file_has_the_usual_name(tmp_path):
+    assert saliency_maps(tmp_path).find("a") == label_maps(tmp_path).find("a") == tmp_path / "a.png"
+    assert photos(tmp_path / "none").find("a") == tmp_path / "none/a.jpg"
+
+
+def test_accents_in_either_normal_form(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    for stored, asked in ((composed, decomposed), (decomposed, composed)):
+        path = tmp_path / f"{stored}.jpg"
+        path.touch()
+        assert photos(tmp_path).find(asked) == path
+        path.unlink()
+
+
+@pytest.mark.parametrize("image_id", IDS)
+def test_ids_in_lists_and_pairs(tmp_path, image_id):
+    assert check_id(image_id, "here") == image_id
+    forms = ["/JPEGImages/{}.jpg /SegmentationClassAug/{}.png", "JPEGImages/{}.JPG", "{}.jpeg", "{}", "{}.jpg  {}.PNG"]
+    (tmp_path / "list.txt").write_text("".join(f"{form.format(image_id, image_id)}\n" for form in forms), "utf-8")
+    assert read_image_list(tmp_path / "list.txt") == [image_id] * len(forms)
+    write_text(tmp_path / "new.txt", format_image_list([image_id]))
+    assert read_image_list(tmp_path / "new.txt") == [image_id]
+    pairs = [(image_id, "b", 3), (image_id, image_id, 19)]
+    write_text(tmp_path / "pairs.txt", format_pairs(pairs))
+    assert read_pairs(tmp_path / "pairs.txt") == pairs
+
+
+@pytest.mark.parametrize(
+    "image_id", ["", " a", "a/b", "a\\b", "..", ".a", "-a", "a\n", "a\0", "\u202ea", "\ud800", "a" * 201]
+)
+def test_check_id_rejects_unsafe_ids(image_id):
+    with pytest.raises(UserError, match=r"^here: "):
+        check_id(image_id, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        *(("aeroplane", 0), ("AIRPLANE", 0), ("Cat", 7), ("Dining_Table", 10), ("motorcycle", 13)),
+        *(("potted-plant", 15), ("couch", 17), ("TV", 19), ("tv/monitor", 19), ("unicorn", None), ("cats", None)),
+    ],
+)
+def test_class_names_in_each_spelling(tmp_path, name, index):
+    assert VOC.index(name) == index
+    if index is not None:
+        (tmp_path / "a.xml").write_text(xml([f" {name} "]))
+        assert np.array_equal(read_annotation(tmp_path / "a.xml"), hot(index))
+
+
+def test_foreign_class_suggests_the_nearest(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text(xml(["cat", "tvmonitr"]))
+    with pytest.raises(UserError, match=r"a\.xml: .*'tvmonitr' \(did you mean tvmonitor\?\).*--ignore_foreign"):
+        read_annotation(path)
+    assert np.array_equal(read_annotation(path, ignore_foreign=True), hot(7))
+    path.write_text(xml(["zebra"]))
+    for ignore_foreign in (False, True):
+        with pytest.raises(UserError, match=r"a\.xml"):
+            read_annotation(path, ignore_foreign)
+
+
+def test_ignore_foreign_of_each_script(tmp_path, commands):
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (0,)}, ["a"], ["b"], own="ab")
     (root / "Annotations/a.xml").write_text(xml(["zebra", "airplane"]))
-    assert np.array_equal(Dataset(root, ignore_foreign=True).image_labels("a", "none/train.txt")["a"], hot(0))
+    assert np.array_equal(Dataset(root, ignore_foreign=True).image_labels(["a"], "none.txt")["a"], hot(0))
     prepare(["--voc12_root", str(root), "--out_dir", str(tmp_path / "out"), "--ignore_foreign"])
     assert np.array_equal(np.load(tmp_path / "out/cls_labels.npy", allow_pickle=True).item()["a"], hot(0))
     flags = ("--voc12_root", root, "--image_list", root / "ImageSets/Segmentation/train.txt", "--out", "pairs.txt")
@@ -30,7 +109,11 @@ def test_ignore_foreign_of_every_script_that_reads_labels(tmp_path, commands):
         assert "--ignore_foreign" in commands.run(tmp_path, script, "--help").stdout
 
 
-def test_devkit_of_unusual_names(tmp_path, capsys):
+def rename(path: Path, name: str) -> None:
+    path.rename(path.with_name(name))
+
+
+def test_prepare_of_a_devkit_with_such_names(tmp_path, capsys):
     labels = {"my photo (1)": (7,), "été": (7, 14), "c": (14,), "d": (7,)}
     root = write_devkit(tmp_path / "VOC2012", labels, ["my photo (1)", "été", "d"], ["c"], own=labels)
     rename(root / "JPEGImages/my photo (1).jpg", "my photo (1).JPG")
@@ -38,7 +121,7 @@ def test_devkit_of_unusual_names(tmp_path, capsys):
     (root / "JPEGImages/été.jpg").unlink()
     rename(root / "SegmentationClass/c.png", "c.PNG")
     rename(root / "Annotations/c.xml", "c.XML")
-    (root / "JPEGImages/d.jpeg").write_bytes(b"")
+    (root / "JPEGImages/d.jpeg").touch()
     (root / "SegmentationClassAug").mkdir()
     for image_id in labels:
         write_png(root / f"SegmentationClassAug/{image_id}.png", mask(*labels[image_id]))
@@ -47,11 +130,5 @@ def test_devkit_of_unusual_names(tmp_path, capsys):
     assert contents(root) == before
     assert "d.jpeg and d.jpg" in capsys.readouterr().out
     assert read_image_list(tmp_path / "out/train_aug.txt") == ["my photo (1)", "été"]
-    pairs = Dataset(root).read_pairs(tmp_path / "out/EDAM_train.txt")
-    assert {pair[:2] for pair in pairs} <= {("my photo (1)", "été"), ("été", "my photo (1)")}
-
-
-def test_empty_list_of_the_devkit(tmp_path):
-    root = write_devkit(tmp_path / "VOC2012", {"a": (0,)}, ["a"], [], own="a")
-    with pytest.raises(UserError, match=r"val\.txt.*empty(?!.*prepare\.py)"):
-        prepare(["--voc12_root", str(root), "--out_dir", str(tmp_path / "out")])
+    both = {("my photo (1)", "été"), ("été", "my photo (1)")}
+    assert {pair[:2] for pair in read_pairs(tmp_path / "out/EDAM_train.txt")} <= both
