@@ -1,3 +1,5 @@
+"""Dense CRF on small pictures, and parity figures."""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def test_background_score():
     assert with_background(np.zeros((0, 2, 2), np.float32)).tolist() == [[[1, 1], [1, 1]]]
 
 
-def test_probabilities_and_the_pull_of_colour():
+def test_colour_decides_between_probabilities():
     image = np.zeros((12, 16, 3), np.uint8)
     image[:, 8:] = 255
     scores = np.stack([np.full((12, 16), 0.45, np.float32), np.full((12, 16), 0.55, np.float32)])
@@ -48,7 +50,7 @@ def test_scores_are_clipped_and_not_renormalised():
     )
 
 
-def test_background_alone():
+def test_background_without_classes():
     assert (dense_crf(np.zeros((4, 5, 3), np.uint8), np.ones((1, 4, 5), np.float32)) == 1).all()
 
 

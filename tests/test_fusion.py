@@ -1,9 +1,12 @@
+"""Fusion of scores and saliency into label maps."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pseudo_label.fusion import background_from_saliency, pseudo_label, strongest, suppress
+from pseudo_label.fusion import background_from_saliency, check_fusion, pseudo_label, strongest, suppress
+from tool.cli import UserError
 from voc12.images import load_grey, load_label
 from voc12.labels import read_annotation
 
@@ -38,7 +41,7 @@ def test_saliency_replaces_the_background():
     options = {"saliency": saliency, "theta": 0.2, "alpha": 0.06, "beta": 0.95}
     expected = [[0, 0, 7, 0, 7]]
     assert pseudo_label(score[None], np.array([6]), **options).tolist() == expected
-    # The CRF's own background gives way to the saliency map.
+    # The saliency map replaces the CRF's own background.
     assert pseudo_label(score[None], np.array([6]), background=plane(1, 1, 1, 1, 1), **options).tolist() == expected
 
 
@@ -46,18 +49,18 @@ def test_scores_equal_to_alpha_and_beta_stay():
     assert suppress(plane(0.1, 0.09, 0.9, 0.91)[None], np.float32(0.1), np.float32(0.9))[0].tolist() == [
         [np.float32(0.1), -2, np.float32(0.9), 2]
     ]
-    # A score of exactly 1, the background's own, is a tie where nothing is salient.
+    # A score of exactly 1 ties with the background where nothing is salient.
     assert pseudo_label(plane(1.0)[None], np.array([0]), saliency=np.zeros((1, 1), np.uint8)).tolist() == [[0]]
 
 
-def test_the_given_scores_are_not_changed():
+def test_scores_are_not_changed():
     scores = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
     before = scores.copy()
     pseudo_label(scores, np.arange(3), saliency=np.full((4, 5), 255, np.uint8), alpha=0.3, beta=0.6)
     np.testing.assert_array_equal(scores, before)
 
 
-def test_a_photo_without_classes_is_background():
+def test_photo_without_classes_is_background():
     empty = np.zeros((0, 2, 3), np.float32)
     none = np.zeros(0, np.int64)
     for options in ({}, {"saliency": np.full((2, 3), 255, np.uint8)}, {"background": np.zeros((2, 3))}):
@@ -66,7 +69,7 @@ def test_a_photo_without_classes_is_background():
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 20])
-def test_is_argmax_with_the_background_in_front(n):
+def test_equals_argmax_with_the_background_in_front(n):
     generator = np.random.default_rng(n)
     scores = (generator.integers(0, 11, (n, 20, 30)) / 10).astype(np.float32)  # many ties
     saliency = generator.integers(0, 255, (20, 30)).astype(np.uint8)
@@ -88,6 +91,28 @@ def test_is_argmax_with_the_background_in_front(n):
     best, label = strongest(scores, classes)
     np.testing.assert_array_equal(best, scores.max(axis=0))
     np.testing.assert_array_equal(label, classes[scores.argmax(axis=0)] + 1)
+
+
+@pytest.mark.parametrize(
+    ("theta", "alpha", "beta", "saliency", "keyword"),
+    [
+        (20, 0, 1, False, "write 0.2"),
+        (1, 0, 1, False, "--theta 1"),
+        (-0.1, 0, 1, False, "--theta -0.1"),
+        (2.55, 0, 1, True, "below 2.55"),
+        (0.2, 0.95, 0.25, True, "--alpha 0.95"),
+        (0.2, 25, 95, True, "--beta 95"),
+    ],
+)
+def test_check_fusion_rejects_other_scales(theta, alpha, beta, saliency, keyword):
+    with pytest.raises(UserError, match=keyword):
+        check_fusion(theta, alpha, beta, saliency=saliency)
+
+
+def test_check_fusion_accepts_published_settings():
+    check_fusion(2.5, 0.25, 0.95, saliency=True)
+    check_fusion(**SEED_PAGE, saliency=True)
+    check_fusion(0.99, 7, -7, saliency=False)  # alpha and beta do not count
 
 
 def four_labels(maps: np.ndarray, crf: np.ndarray, classes: np.ndarray, saliency: np.ndarray) -> dict[str, np.ndarray]:

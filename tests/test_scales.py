@@ -10,9 +10,6 @@ from PIL import Image
 from voc12_devkit import mask, write_devkit, write_png, write_voc_and_sbd
 
 import eval as eval_script
-from pseudo_label import inference
-from pseudo_label.fusion import check_fusion
-from pseudo_label.jobs import JobPool, LabelJob
 from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12.classes import PALETTE
@@ -145,32 +142,6 @@ def test_saliency_of_0_and_1_is_refused_and_an_empty_one_is_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("theta", "alpha", "beta", "saliency", "message"),
-    [
-        (20, 0, 1, False, "--theta 20: .* class maps, which are 0..1, is below 1 .*; 20 percent are 0.2"),
-        (1, 0, 1, False, "--theta 1: "),
-        (-0.1, 0, 1, False, "--theta -0.1: "),
-        (20, 0, 1, True, r"--theta 20: .* below 2\.55 .*; a threshold of 20 is --theta 0\.2"),
-        (2.55, 0, 1, True, r"--theta 2\.55: "),
-        (-0.2, 0, 1, True, r"--theta -0\.2: "),
-        (0.2, 0.95, 0.25, True, "--alpha 0.95 --beta 0.25: "),
-        (0.2, 25, 95, True, "--alpha 25 --beta 95: "),
-        (0.2, -1, 1, True, "--alpha -1 "),
-    ],
-)
-def test_settings_on_another_scale(theta, alpha, beta, saliency, message):
-    with pytest.raises(UserError, match=message):
-        check_fusion(theta, alpha, beta, saliency=saliency)
-
-
-def test_settings_that_make_sense():
-    for theta, alpha, beta, saliency in ((0, 0, 1, True), (2.5, 0.25, 0.95, True), (0.2, 1e-6, 0.99999, True)):
-        check_fusion(theta, alpha, beta, saliency=saliency)
-    check_fusion(0, 7, -7, saliency=False)  # without saliency, alpha and beta do not count
-    check_fusion(0.99, saliency=False)
-
-
-@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--theta", "20"), "--theta 20: .* class maps"),
@@ -183,16 +154,6 @@ def test_eval_refuses_them(tmp_path, flags, message):
         (tmp_path / folder).mkdir()
     with pytest.raises(UserError, match=message):
         evaluate(tmp_path, "cam", "--type", "npy", *flags)
-
-
-def test_inference_refuses_them_before_anything_is_read(commands, drawn, tmp_path):
-    flags = ("--voc12_root", drawn, "--weights", "nowhere.pth", "--infer_list", "nowhere.txt")
-    line = commands.error(tmp_path, "infer_cls.py", *flags, "--out_cam_pred", "a", "--theta", 20)
-    assert line.startswith("--theta 20: the background score of class maps")
-    line = commands.error(
-        tmp_path, "infer_cls.py", *flags, "--out_crf_pred", "a", "--sal_path", drawn, "--alpha", 25, "--beta", 95
-    )
-    assert line.startswith("--alpha 25 --beta 95")
 
 
 def test_class_maps_of_0_to_255_are_refused(tmp_path):
@@ -225,20 +186,6 @@ def test_eval_says_that_nearly_all_predictions_are_background(tmp_path, capsys, 
         assert (f"note: {empty} of the 10 predictions whose ground truth shows objects are all" in said) == told
     evaluate(tmp_path, "cam", "--type", "npy", "--theta", "0.5")
     assert "note: 10 of the 10 predictions" in capsys.readouterr().err
-
-
-def test_photos_without_foreground_are_named_at_the_end(tmp_path, capsys):
-    job = LabelJob(out_cam_pred=tmp_path, theta=0.5)
-    photo, weak, strong = (
-        np.zeros((2, 3, 3), np.uint8),
-        *(np.full((1, 2, 3), score, np.float32) for score in (0.4, 0.6)),
-    )
-    pool = JobPool(job, workers=0)
-    for image_id, classes, maps in (("a", [7], weak), ("b", [7], strong), ("c", [], weak[:0]), ("d", [7], weak)):
-        pool.submit(image_id, photo, classes, maps)
-    inference.summarise(pool.remarks, [])
-    text = "with classes in their labels, but none in their pseudo labels"
-    assert capsys.readouterr().err == f"note: 2 photos {text}: a, d\n"
 
 
 def test_masks_that_show_other_classes_are_a_finding(tmp_path, capsys):
