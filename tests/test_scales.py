@@ -122,19 +122,19 @@ def test_grey_pixels_are_saliency_however_they_are_stored(tmp_path, mode):
 
 def test_colours_and_transparency_are_no_saliency(tmp_path):
     rgb(tmp_path / "a.png", LABEL)
-    with pytest.raises(UserError, match="is a RGB image; its pixels are not all opaque and grey; save saliency maps"):
+    with pytest.raises(UserError, match="RGB image"):
         load_grey(tmp_path / "a.png")
     save_label(tmp_path / "a.png", LABEL)
-    with pytest.raises(UserError, match="is a P image; its pixels are not all opaque and grey"):
+    with pytest.raises(UserError, match="P image"):
         load_grey(tmp_path / "a.png")
     Image.fromarray(np.array([[[9, 255], [9, 254]]], np.uint8), "LA").save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="is a LA image"):
+    with pytest.raises(UserError, match="LA image"):
         load_grey(tmp_path / "a.png")
 
 
 def test_saliency_of_0_and_1_is_refused_and_an_empty_one_is_not(tmp_path):
     Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png holds 0 and 1 only, where 0\.\.255 was expected: multiply .* by 255"):
+    with pytest.raises(UserError, match=r"a\.png.*0 and 1 only"):
         load_grey(tmp_path / "a.png")
     for largest in (0, 2):
         Image.fromarray(np.array([[0, largest]], np.uint8)).save(tmp_path / "a.png")
@@ -144,7 +144,7 @@ def test_saliency_of_0_and_1_is_refused_and_an_empty_one_is_not(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--theta", "20"), "--theta 20: .* class maps"),
+        (("--theta", "20"), "--theta 20"),
         (("--alpha", "25", "--sal_path", "."), "--alpha 25 "),
         (("--alpha", "25", "--sal_path", ".", "--curve"), "--alpha 25 "),
     ],
@@ -160,9 +160,9 @@ def test_class_maps_of_0_to_255_are_refused(tmp_path):
     for folder in ("cam", "SegmentationClass"):
         (tmp_path / folder).mkdir()
     save_label(tmp_path / "SegmentationClass/a.png", LABEL)
-    for value, held in ((255.0, "from 0 to 255"), (-3.0, "from -3 to 0")):
+    for value, held in ((255.0, "0 to 255"), (-3.0, "-3 to 0")):
         save_npy_dict(tmp_path / "cam/a.npy", {3: np.full((2, 4), value, np.float32)})
-        with pytest.raises(UserError, match=rf"a\.npy holds scores {held}, where 0\.\.1 was expected: divide each map"):
+        with pytest.raises(UserError, match=rf"a\.npy.*{held}"):
             evaluate(tmp_path, "cam", "--type", "npy")
 
 
