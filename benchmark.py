@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from network import make_net
-from network.segmentation_loss import multi_scale_loss
+from network.losses import multi_scale_loss
 from pseudo_label.class_maps import class_maps, views
 from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.saliency_maps import saliency_logits
@@ -68,10 +69,6 @@ def edam_step(args: Settings, amp: str, dropout: bool = True) -> Callable[[], ob
         return F.binary_cross_entropy_with_logits(logits, torch.randint(2, logits.shape, device=logits.device).float())
 
     return training_step(net, loss, args.device, amp, (args.pairs, 2, 3, args.crop, args.crop))
-
-
-def edam_step_without_dropout(args: Settings, amp: str) -> Callable[[], object]:
-    return edam_step(args, amp, dropout=False)
 
 
 def deeplab_step(args: Settings, amp: str) -> Callable[[], object]:
@@ -158,7 +155,7 @@ ROWS = {  # names of --only, in the table's order; a new row is a function and a
     "rate": [Row("convolution 3x3, 512 channels", convolution)],
     "train": [
         Row("training step, {pairs} pairs", edam_step, "pairs"),
-        Row("training step, {pairs} pairs, --attn_dropout 0", edam_step_without_dropout, "pairs"),
+        Row("training step, {pairs} pairs, --attn_dropout 0", partial(edam_step, dropout=False), "pairs"),
     ],
     "maps": [Row("class maps of a photo", photo_maps)],
     "crf": [Row("dense CRF of a photo, one process", photo_crf)],

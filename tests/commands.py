@@ -1,7 +1,6 @@
-"""Runs the project's scripts as processes of their own, without importing PyTorch anew (4 seconds) for each.
+"""Scripts as processes, without importing PyTorch (4 seconds) for each.
 
-A fork server imports the scripts once; each command is a fork of it that executes the script's file as `__main__` with its own
-arguments, folder, limits and output files, and that can be killed.
+A fork server imports the scripts once; each command is a fork of it that executes the script's file as `__main__`.
 """
 
 import multiprocessing
@@ -17,20 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-NETWORK_SCRIPTS = (
-    "train_EDAM_cls.py",
-    "infer_cls.py",
-    "train_deeplab.py",
-    "infer_deeplab.py",
-    "train_sal.py",
-    "infer_sal.py",
-)
+NETWORK_SCRIPTS = ("train_EDAM_cls.py", "infer_cls.py", "train_deeplab.py", "infer_deeplab.py")
+NETWORK_SCRIPTS += ("train_sal.py", "infer_sal.py")
 _ENV = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 _BAR = re.compile(r"\d+/\d+ \[")  # a line of tqdm
 
 
 class Command:
-    """A script that runs, or has run, in a folder."""
+    """A running or finished script."""
 
     def __init__(self, process: multiprocessing.Process, out: Path, err: Path) -> None:
         self.process, self._out, self._err = process, out, err
@@ -45,11 +38,11 @@ class Command:
 
     @property
     def stderr(self) -> list[str]:
-        """Its lines, without the progress bars."""
+        """Lines without the progress bars."""
         return [line for line in self._err.read_text().splitlines() if line.strip() and not _BAR.search(line)]
 
     def until(self, condition: Callable[[], bool]) -> bool:
-        """Wait until the condition holds; False if the process ended before."""
+        """Wait until the condition holds; return False if the process ended before."""
         while not condition():
             self.process.join(0.002)
             if self.process.exitcode is not None:
@@ -57,7 +50,7 @@ class Command:
         return True
 
     def wait(self, seconds: float = 200) -> int:
-        """Its exit status; a negative number is the signal that ended it."""
+        """Wait; return the exit status, negative for a signal."""
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
@@ -65,18 +58,18 @@ class Command:
         return self.process.exitcode
 
     def children(self) -> list[int]:
-        """Process ids of the processes that it has started."""
+        """Return the ids of its child processes."""
         tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
         return [int(child) for task in tasks for child in task.read_text().split()]
 
     def send(self, number: int, group: bool = False) -> int:
-        """Send a signal, also to the processes that it started if `group` is set; the exit status."""
+        """Send a signal, with `group` to its children, too; return the exit status."""
         (os.killpg if group else os.kill)(self.pid, number)
         return self.wait()
 
 
 def ended(process: int, seconds: float = 30) -> bool:
-    """Wait for the end of a process that need not be a child of this one."""
+    """Wait for the end of any process; return whether it has ended."""
     try:
         descriptor = os.pidfd_open(process)
     except ProcessLookupError:
@@ -88,27 +81,16 @@ def ended(process: int, seconds: float = 30) -> bool:
 
 
 class Commands:
-    """Starts commands. The fork server stays for the whole test session; it imports and no more, as CUDA can't be used after a fork.
+    """Starter of commands by a fork server, which only imports: CUDA cannot be used after a fork.
 
-    Args:
-        flags: given to the scripts that compute with a network, in front of their own.
+    flags: given to the scripts that compute with a network, before their own.
     """
 
     def __init__(self, *flags: str) -> None:
         self.flags = flags
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(
-            [
-                "train_EDAM_cls",
-                "infer_cls",
-                "train_deeplab",
-                "infer_deeplab",
-                "train_sal",
-                "infer_sal",
-                "eval",
-                "colorful",
-            ]
-        )
+        scripts = [name.removesuffix(".py") for name in NETWORK_SCRIPTS]
+        self.context.set_forkserver_preload([*scripts, "eval", "colorful"])
         self.number = 0
 
     def start(self, cwd: Path, script: str, *args: object, limits: dict[int, int] | None = None) -> Command:
@@ -126,14 +108,14 @@ class Commands:
         return Command(process, out, err)
 
     def run(self, cwd: Path, script: str, *args: object, status: int = 0, **options) -> Command:
-        """Start a script, wait, and check its exit status."""
+        """Run a script and check its exit status."""
         command = self.start(cwd, script, *args, **options)
         found = command.wait()
         assert found == status, (found, command.stdout, command.stderr)
         return command
 
     def error(self, cwd: Path, script: str, *args: object, **options) -> str:
-        """Run a script that must fail with status 1 and a single line on stderr; that line, after `<script>: error: `."""
+        """Run a script that must fail in one line; return the line after `<script>: error: `."""
         command = self.run(cwd, script, *args, status=1, **options)
         prefix = f"{script}: error: "
         assert len(command.stderr) == 1 and command.stderr[0].startswith(prefix), command.stderr

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: the device, the published network with rule-made weights, and where parity figures lie."""
+"""Shared fixtures: device, published network with rule-made weights, drawn photos, scripts as processes."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parent.parent
 PARITY = REPO / "tests" / "parity"
 SHARED = REPO.parent / "shared"
 
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the figures on real photos are not beside this clone")
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the figures on real photos are not in ../shared")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +44,7 @@ def without_dropout(net: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """What to compute on: `pytest --device`."""
+    """Return the device of `pytest --device`."""
     return torch.device(devices.name)
 
 
@@ -66,13 +66,13 @@ def _filled() -> nn.Module:
 
 @pytest.fixture
 def filled_net(_filled, device) -> nn.Module:
-    """The published-size network with the rule-made weights and no dropout, for this test to change as it likes."""
+    """Return a copy of the published network with rule-made weights and no dropout."""
     return copy.deepcopy(_filled).to(device)
 
 
 @pytest.fixture(scope="session")
 def filled_weights(_filled, tmp_path_factory) -> Path:
-    """The weights of `filled_net` as a file."""
+    """Return a file with the weights of `filled_net`."""
     path = tmp_path_factory.mktemp("weights") / "filled.pth"
     torch.save(_filled.state_dict(), path)
     yield path
@@ -81,7 +81,7 @@ def filled_weights(_filled, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
-    """Weights of network.resnet38_EDAM_tiny as a file, at random."""
+    """Return a file with random weights of network.resnet38_EDAM_tiny."""
     from network.resnet38_EDAM_tiny import Net
 
     with torch.random.fork_rng():
@@ -94,7 +94,7 @@ def tiny_weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
-    """A devkit of 40 drawn photos, 64 pixels wide or high: JPEGImages, Annotations, saliency; not to be changed."""
+    """Return a devkit of 40 drawn photos of 64 pixels, shared by all tests: read only."""
     from demo.draw import make_devkit
 
     return make_devkit(tmp_path_factory.mktemp("drawn"), seed=0, train=40, val=0, size=64, num_workers=1)
@@ -102,5 +102,5 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def commands() -> Commands:
-    """Runs the scripts as processes."""
+    """Return the starter of scripts as processes."""
     return Commands() if devices.name == "cpu" else Commands("--device", devices.name)

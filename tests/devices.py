@@ -1,7 +1,7 @@
-"""The device that the tests compute on, and how near its numbers have to come to the expected ones.
+"""Device of the tests, and the differences from expected numbers that it may have.
 
-On a CPU every limit holds as the tests state it, and what is computed again is the same bit for bit. On a GPU, in float32 without
-TF32, cuDNN chooses among algorithms that round differently, and sums some gradients in no fixed order. What is allowed there:
+On a CPU every limit holds as the tests state it, and repeated computations agree bit for bit. On a GPU, in float32 without
+TF32, cuDNN chooses among algorithms that round differently, and sums some gradients in no fixed order. Allowed there:
 
 - figures: ten times the stated limit. Masks and logits of drawn pictures 1e-4, logits of photos 1e-3, losses 1e-3, gradient norms
   and movements 1e-2 relative, class maps 1e-2, a hundredth of a label PNG's pixels
@@ -21,19 +21,19 @@ name = "cpu"  # or "cuda": conftest.py sets it from `pytest --device`, before it
 
 
 def limit(on_cpu: float) -> float:
-    """The limit on this device of a difference that is limited to `on_cpu` on a CPU."""
+    """Return the limit of a difference on this device, `on_cpu` on a CPU."""
     return on_cpu if name == "cpu" else 10 * on_cpu
 
 
 def same(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether training that was repeated came to the same numbers."""
+    """Return whether a repeated training gave the same numbers."""
     if name == "cpu":
         return first.tobytes() == second.tobytes()
     return first.shape == second.shape and np.allclose(first, second, rtol=1e-3, atol=1e-3)
 
 
 def content(path: Path) -> bytes:
-    """What a file shares with the one that another run of infer_cls.py writes: all of it on a CPU."""
+    """Return what another run of infer_cls.py must reproduce of a file: on a CPU all bytes."""
     data = path.read_bytes()
     if name == "cpu" or path.name.startswith("."):  # not whole yet
         return data

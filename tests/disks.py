@@ -1,4 +1,4 @@
-"""A disk that gets full, for the tests: a small tmpfs where this process may mount one, else a limit on the size of files."""
+"""A disk that fills up: a small tmpfs if this process may mount one, else a limit on the size of files."""
 
 import resource
 import subprocess
@@ -11,10 +11,7 @@ FULL = "(No space left on device|File too large)"
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[dict[int, int]]:
-    """Put a disk of `size` bytes into the empty folder. Yields limits for the command that is to find it full.
-
-    What was written stays in the folder after the block, with room for more.
-    """
+    """Mount a disk of `size` bytes at `folder`; yield resource limits for the command. Its files stay after the block."""
     folder.mkdir()
     options = f"size={size}"
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:

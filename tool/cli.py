@@ -1,4 +1,4 @@
-"""What every script shares on the command line: flags, errors of one line, and the words of messages."""
+"""Command line of every script: flags, one-line errors, words of messages."""
 
 import argparse
 import difflib
@@ -137,15 +137,6 @@ def summarize_ids(items: Sequence[str]) -> str:
     return f"{', '.join(items[:_SHOWN])}{more}"
 
 
-def summarize_problems(problems: Sequence[tuple[str, str]]) -> str:
-    """Return one message for the (id, message) of at least one image."""
-    message = problems[0][1]
-    if len(problems) == 1:
-        return message
-    ids = summarize_ids([image_id for image_id, _ in problems])
-    return f"{len(problems)} images cannot be used ({ids}), the first: {message}"
-
-
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean ...?)` if one of the known words is similar, else ""."""
     near = difflib.get_close_matches(word, known, 1)
@@ -160,6 +151,6 @@ def nearest_path(path: str | Path) -> str:
             return " (it is a file)" if path.is_file() else ""
         while not path.parent.exists():
             path = path.parent
-        return nearest(path.name, [other.name for other in path.parent.iterdir()])
-    except (OSError, ValueError):  # ValueError: a zero byte in the path
+        return nearest(path.name, os.listdir(path.parent))
+    except OSError:
         return ""

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
@@ -54,12 +55,11 @@ def setup(device: str | None, independent: bool = False) -> tuple[torch.device, 
 
 
 def _choose_device(device: str | None) -> torch.device:
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise UserError(f"--device {device}: not a device. Use cpu, cuda or cuda:0.") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {device}: not supported. Use cpu, cuda or cuda:0.")
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"--device {device}: not a device. Use cpu, cuda or cuda:0.")
+    chosen = torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {device}: this PyTorch sees no GPU. Use --device cpu.")
     return chosen
