@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from network import add_flags, make_net, options
 from network.frozen_norm import has_frozen_norms, unfreeze_batch_norms
-from network.segmentation_loss import multi_scale_loss
+from network.losses import multi_scale_loss
 from network.weights import load_weights
 from pseudo_label.manifest import check_classes
 from pseudo_label.segmentation import label_pictures

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from network.frozen_norm import FrozenBatchNorm2d
+from network.losses import saliency_loss
 from network.poolnet import is_joint
-from network.saliency_loss import saliency_loss
 from network.weights import load_weights, make_poolnet
 from pseudo_label.saliency_maps import saliency_pictures
 from tool import cli, distributed, training

@@ -1,16 +1,16 @@
-"""Short training runs of a small network on drawn photos, for the tests."""
+"""Short trainings of small networks on drawn photos."""
 
-import re
-import signal
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import devices
 import numpy as np
 import torch
-from commands import Commands
-from disks import FULL, small_disk
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from voc12.images import save_label
 from voc12.lists import format_pairs
 
 NETWORK = "tests.small_net"
@@ -20,84 +20,120 @@ def image_id(number: int) -> str:
     return f"2099_{number:06d}"
 
 
+IDS = [image_id(number) for number in range(1, 9)]
+
+
 def write_pairs(path: Path, count: int) -> Path:
-    """A list of `count` pairs of the drawn photos: number n of the 40 shows class n % 20."""
+    """Write a list of `count` pairs of the drawn photos: number n of the 40 shows class n % 20."""
     pairs = [(image_id(i % 40 + 1), image_id((i + 20) % 40 + 1), (i + 1) % 20) for i in range(count)]
     path.write_text(format_pairs(pairs))
     return path
 
 
-def damaged(photo: bytes) -> bytes:
-    """A JPEG whose header and end are whole, so that only decoding it tells that it can't be read."""
-    at = photo.index(b"\xff\xc4") + 5  # the numbers of codes in its first Huffman table
-    return photo[:at] + b"\xff" * 16 + photo[at + 16 :]
-
-
 def flags(drawn: Path, *more: object) -> tuple[object, ...]:
-    """Flags of a run of train_EDAM_cls.py on pairs.txt, one pair a step, small crops."""
+    """Return flags of train_EDAM_cls.py for pairs.txt in the working folder: one pair a step, small crops."""
     data = ("--voc12_root", drawn, "--train_list", "pairs.txt", "--crop_size", 32, "--long_side", 32, 48)
     return (*data, "--network", NETWORK, "--batch_size", 1, "--warmup_steps", 4, "--num_workers", 0, *more)
 
 
+@dataclass(frozen=True)
+class Case:
+    """A training of six steps, and where its data lie in the folder of `make_data`."""
+
+    script: str
+    words: str  # flags, {} being that folder
+    photo: str  # file of a photo, {} being its id
+    pictures: str  # names of the pictures in TensorBoard
+    settings: str  # flags that a resumed run refuses
+
+    def flags(self, data: Path, *more: object) -> tuple[object, ...]:
+        return (*self.words.format(data).split(), "--num_workers", 0, "--session_name", "s", *more)
+
+
+CASES = {
+    "EDAM": Case(
+        "train_EDAM_cls.py",
+        "--voc12_root {0} --train_list {0}/pairs.txt --network tests.small_net --batch_size 1 --warmup_steps 4 "
+        "--crop_size 32 --long_side 32 48",
+        "JPEGImages/{}.jpg",
+        "Class_maps/{}",
+        "--long_side 32 64",
+    ),
+    "DeepLab": Case(
+        "train_deeplab.py",
+        "--voc12_root {0} --label_dir {0}/SegmentationClass --train_list {0}/list.txt --network tests.small_deeplab "
+        "--batch_size 4 --crop_size 33 --max_iters 6 --lr 0.01",
+        "JPEGImages/{}.jpg",
+        "Labels/{}",
+        "--no-freeze_bn",
+    ),
+    "PoolNet": Case(
+        "train_sal.py",
+        "--root {0} --train_list {0}/pairs.lst --network tests.small_poolnet --batch_size 2 --max_epoches 3 --lr 0.003",
+        "image/{}.jpg",
+        "Saliency/image/{}.jpg",
+        "--crop_size 112",
+    ),
+}
+
+
+def make_data(drawn: Path, root: Path) -> Path:
+    """Write the data of all cases: a devkit with lists, and photos large enough for PoolNet with masks and label maps."""
+    for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
+        shutil.copytree(drawn / folder, root / folder)
+    write_pairs(root / "pairs.txt", 6)
+    (root / "list.txt").write_text("\n".join(IDS))
+    for folder in ("image", "mask", "label"):
+        (root / folder).mkdir()
+    for number, i in enumerate(IDS[:4]):
+        size = (130, 112 + 3 * number)
+        Image.open(drawn / f"JPEGImages/{i}.jpg").resize(size).save(root / f"image/{i}.jpg")
+        Image.open(drawn / f"saliency/{i}.png").resize(size).save(root / f"mask/{i}.png")
+        save_label(root / f"label/{i}.png", np.array(Image.open(drawn / f"SegmentationClass/{i}.png").resize(size)))
+    (root / "pairs.lst").write_text("".join(f"image/{i}.jpg  mask/{i}.png\n\n" for i in IDS[:4]))
+    return root
+
+
+def damaged(photo: bytes) -> bytes:
+    """Return a JPEG with header and end intact: only decoding it fails."""
+    at = photo.index(b"\xff\xc4") + 5  # the numbers of codes in its first Huffman table
+    return photo[:at] + b"\xff" * 16 + photo[at + 16 :]
+
+
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+
+
 def curve(folder: Path, tag: str) -> dict[int, float]:
-    """A curve as TensorBoard reads it: step -> value. Each step has one value only."""
-    events = EventAccumulator(str(folder)).Reload()
-    points = [(point.step, point.value) for point in events.Scalars(tag)]
+    """Return a curve as TensorBoard reads it, step -> value; each step must have one value."""
+    points = [(point.step, point.value) for point in events(folder).Scalars(tag)]
     assert len(dict(points)) == len(points)
     return dict(points)
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors, or those of a state's network and momentum."""
+    """Return a checkpoint's tensors, or those of a state's network and optimizer."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     if "optimizer" in saved:
-        momentum = {f"momentum {k}": v["momentum_buffer"] for k, v in saved["optimizer"]["state"].items()}
-        saved = saved["network"] | momentum
+        state = saved["optimizer"]["state"]
+        saved = saved["network"] | {f"{k} {n}": tensor for k, values in state.items() for n, tensor in values.items()}
     return {name: tensor.numpy() for name, tensor in saved.items()}
 
 
 def same_tensors(first: Path, second: Path) -> bool:
-    """Whether two files hold the same tensors, bit for bit on a CPU."""
+    """Return whether two files hold the same tensors, on a CPU bit for bit."""
     a, b = tensors(first), tensors(second)
     return a.keys() == b.keys() and all(devices.same(a[name], b[name]) for name in a)
 
 
-def same_curves(first: Path, second: Path, tag: str) -> bool:
-    """Whether two runs' folders hold the same curve, bit for bit on a CPU."""
-    a, b = curve(first, tag), curve(second, tag)
-    return list(a) == list(b) and devices.same(np.array(list(a.values())), np.array(list(b.values())))
-
-
-def cut(path: Path) -> None:
-    """Leave half of a file; a photo's header stays whole."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def check_bad_photos(commands: Commands, cwd: Path, script: str, flags: tuple, patterns: list[str], of: str) -> None:
-    """A run that finds these bad photos, a line each that matches, among those `of` a list, and writes nothing."""
-    command = commands.run(cwd, script, *flags, status=1)
-    for pattern, line in zip(patterns, command.stderr, strict=False):
-        assert re.match(pattern, line), line
-    end = f"{len(patterns)} of the {of} can't be trained on, listed above; --skip_errors trains without them"
-    assert command.stderr[len(patterns) :] == [f"{script}: error: {end}"]
-    assert not (cwd / "checkpoints").exists()
-
-
-def check_full_disk(commands: Commands, cwd: Path, script: str, flags: tuple, room: int, whole: Path) -> None:
-    """A run whose disk has `room` bytes says so, and resumed with more ends as the one in the folder `whole`."""
-    with small_disk(cwd / "checkpoints", room) as limits:
-        line = commands.error(cwd, script, *flags, "--save_every", 1, limits=limits)
-    assert re.search(f"cannot write .*: {FULL}$", line), line
-    commands.run(cwd, script, *flags, "--save_every", 1, "--resume")
-    assert same_tensors(whole / "checkpoints/s/s.pth", cwd / "checkpoints/s/s.pth")
-
-
-def check_killed(commands: Commands, cwd: Path, script: str, flags: tuple, after: int, whole: Path) -> None:
-    """A run that is killed once its state has seen so many steps, and resumed, ends as the one in the folder `whole`."""
-    flags = (*flags, "--save_every", 1, "--resume")
-    command, state = commands.start(cwd, script, *flags), cwd / "checkpoints/s/state.pth"
-    assert command.until(lambda: state.is_file() and torch.load(state, weights_only=True)["step"] >= after)
-    assert command.send(signal.SIGKILL) == -signal.SIGKILL
-    done = commands.run(cwd, script, *flags)
-    assert re.search(r"resumed checkpoints/s/state.pth after step [1-6] of 6", done.stdout)
-    assert same_tensors(whole / "checkpoints/s/s.pth", cwd / "checkpoints/s/s.pth")
+def same_run(folder: Path, expected: Path, name: str) -> bool:
+    """Return whether two folders hold the same run: files, weights, momentum, and curves."""
+    session, other = folder / "checkpoints" / name, expected / "checkpoints" / name
+    names = sorted(path.name for path in session.iterdir())
+    curves = [(curve(folder / "runs" / name, t), curve(expected / "runs" / name, t)) for t in ("Train/Loss", "Lr")]
+    return (
+        names == sorted(path.name for path in other.iterdir())
+        and all(same_tensors(session / file, other / file) for file in names if file.endswith(".pth"))
+        and all(list(a) == list(b) for a, b in curves)
+        and all(devices.same(np.array(list(a.values())), np.array(list(b.values()))) for a, b in curves)
+    )

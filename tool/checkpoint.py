@@ -73,17 +73,9 @@ def prepare_session(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def find_state(resume: str, session: Path) -> Path | None:
-    """Return the path of the state file that --resume names.
+    """Return the state file that --resume names: a file, one in a run's folder, or "latest", the one in `session`.
 
-    Args:
-        resume: a state file, a run's folder, or "latest" for the state in `session`.
-        session: this run's folder.
-
-    Returns:
-        None if "latest" finds no state: jobs that are always started with --resume begin then.
-
-    Raises:
-        UserError: the named path does not exist.
+    None if "latest" finds no state: jobs that are always started with --resume then begin. UserError: no such path.
     """
     if resume == "latest":
         return session / STATE if (session / STATE).is_file() else None
@@ -113,11 +105,7 @@ def catch_signals() -> list[int]:
 class TrainingState:
     """State of a run in a file, to resume from. It holds no random states: they follow from seed and step.
 
-    Args:
-        net: network to save and restore.
-        optimizer: its optimizer.
-        scaler: its gradient scaler.
-        settings: JSON values that a resumed run must share with the interrupted one.
+    settings: JSON values that a resumed run must share with the interrupted one.
     """
 
     def __init__(
@@ -136,11 +124,7 @@ class TrainingState:
         save_torch(path, {**states, "step": step, "settings": self.settings})
 
     def restore(self, path: Path, max_step: int) -> int:
-        """Load a state file and return its number of finished steps.
-
-        Raises:
-            UserError: the file is damaged, no state, or of another network or other settings.
-        """
+        """Load a state file and return its finished steps. UserError: damaged, no state, other network or settings."""
         saved = read_torch_file(path)
         if not isinstance(saved, dict) or not {*self.parts, "step", "settings"} <= saved.keys():
             raise UserError(f"{path} is not the state of a training run. Resume from a {STATE}.")

@@ -26,11 +26,9 @@ class Monitor:
     Events are written without tensorboardX's SummaryWriter: its thread would lose them on a full disk, then hang.
 
     Args:
-        args: the script's flags: session_name, log_dir, batch_size.
-        session: the run's folder, for train.log.
-        resumes: the run continues the one in `session`; otherwise that folder and its events are backed up.
+        args: flags with session_name, log_dir, batch_size.
+        session: the run's folder, for train.log; it and its events are backed up unless this run `resumes` them.
         start: first step; events of an interrupted run from this step on are void.
-        max_step: steps of the whole run.
         photos: photos in one item of a batch.
     """
 

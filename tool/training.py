@@ -35,12 +35,8 @@ TRAIN, STOP, FAIL = 0, 1, 2  # what the ranks agree on before each step
 class TrainingData(Dataset):
     """A map-style dataset over positions in the whole run: position p belongs to step p // batch_size.
 
-    An item depends on the seed and its position alone, so that a resumed run repeats it.
+    `data[position]` are tensors that depend on the seed and the position alone, so that a resumed run repeats them.
     """
-
-    def __getitem__(self, position: int) -> Any:
-        """Return the tensors of a position. UserError if its files cannot be read."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         """Return the number of positions in an epoch."""
@@ -86,13 +82,7 @@ class Task:
 
 
 def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str) -> None:
-    """Add the flags that all training scripts share.
-
-    Args:
-        parser: the script's.
-        session_name: default of --session_name.
-        pictures: words for what --vis_every shows.
-    """
+    """Add the flags that all training scripts share. pictures: words for what --vis_every shows."""
     add, count = parser.add_argument, cli.count()
     add("--wt_dec", type=cli.number(float, 0), default=5e-4, help="weight decay")
     add("--seed", type=count, default=0, help="seed of initial weights, augmentation and dropout")
@@ -115,15 +105,9 @@ def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str)
 
 
 def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch.device], Task], remedy: str) -> None:
-    """Train a task.
+    """Train the task of `make_task(args, device)`. UserError: bad input, or a loss that is not finite.
 
-    Args:
-        args: the script's flags.
-        make_task: (args, device) -> task.
-        remedy: what to do against lack of memory.
-
-    Raises:
-        UserError: bad input, or a loss that is not finite.
+    remedy: what to do against lack of memory.
     """
     device, rank, world = distributed.setup(args.device)
     with distributed.translate_errors(remedy):
@@ -136,14 +120,9 @@ def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch
 
 
 class Training:
-    """A run, whose batches are shared by `world` processes.
+    """A run, whose batches are shared by `world` processes, of which this is `rank`.
 
-    Args:
-        args: flags of `add_flags`, with network, weights, batch_size, lr.
-        task: what to train.
-        device: device of this process.
-        rank: number of this process.
-        world: number of processes.
+    args: flags of `add_flags`, with network, weights, batch_size, lr.
     """
 
     def __init__(self, args: argparse.Namespace, task: Task, device: torch.device, rank: int, world: int) -> None:

@@ -121,12 +121,9 @@ class LabelledPhotos(ShuffledPhotos):
     Items: photo float32 (3, crop, crop), labels uint8 (crop, crop), 255 where unknown.
 
     Args:
-        ids: photos of an epoch.
-        dataset: their dataset.
+        dataset: the photos' dataset.
         label_dir: folder of label PNGs, <id>.png.
-        crop_size: side of the square crops.
-        seed: seed of order and augmentation.
-        normalization: normalization of the network's input.
+        ids, crop_size, seed, normalization: as of `ShuffledPhotos`.
     """
 
     augment: Callable[..., tuple[Tensor, Tensor]] = staticmethod(augment_labelled)
@@ -190,9 +187,7 @@ class PairedPhotos(ShuffledPhotos):
     Args:
         pairs: photo -> its mask, both relative to `root`; the photo is the id.
         root: folder of both.
-        crop_size: side of the square crops; None: whole photos.
-        seed: seed of order and augmentation.
-        normalization: normalization of the network's input.
+        crop_size, seed, normalization: as of `ShuffledPhotos`.
     """
 
     augment = staticmethod(augment_masked)

@@ -1,4 +1,4 @@
-"""What is done with a photo and its label map: augmentation, resizing, losses."""
+"""Augmentations of the trainings: figures of the published code, torchvision's colours, Pillow's sizes."""
 
 import math
 
@@ -7,18 +7,18 @@ import pytest
 import torch
 from conftest import PARITY
 from PIL import Image
+from torchvision.transforms import functional
 
 from network.deeplab_v2 import Net
-from network.segmentation_loss import balanced_cross_entropy, cross_entropy, multi_scale_loss
 from tool.image_ops import IMAGENET, Normalization, resize_labels
-from voc12.augment import augment_labelled, augment_labelled_at
+from voc12.augment import augment_labelled, augment_labelled_at, color_jitter, shift_hue
 
 FOLDER = PARITY / "deeplab_v2"
 PHOTO, LABEL = (np.load(FOLDER / "salt0.npz")[f"2007_100000_{kind}"] for kind in ("image", "label"))
 PLAIN = Normalization("RGB", (0.0, 0.0, 0.0))
 
 
-def test_augmentation_is_the_published_one():
+def test_augmentation_of_the_published_code():
     figures = np.load(FOLDER / "augment.npz")
     for i, (scale, top, left, mirror) in enumerate(figures["cases"]):
         image, label = augment_labelled_at(PHOTO, LABEL, scale, int(top), int(left), bool(mirror), 97, Net.input)
@@ -27,7 +27,7 @@ def test_augmentation_is_the_published_one():
         assert label.dtype == torch.uint8
 
 
-def test_labels_are_resized_as_pillow_does():
+def test_labels_resized_by_pillow():
     generator = np.random.default_rng(0)
     for _ in range(300):
         height, width, h, w = (int(n) for n in generator.integers(1, 400, 4))
@@ -36,7 +36,7 @@ def test_labels_are_resized_as_pillow_does():
         np.testing.assert_array_equal(resize_labels(torch.from_numpy(label), (h, w)), expected)
 
 
-def test_augmentation_follows_from_the_generator():
+def test_augmentation_depends_on_the_generator_alone():
     def drawn(seed):
         return augment_labelled(PHOTO, LABEL, 65, np.random.default_rng(seed), Net.input)
 
@@ -45,8 +45,8 @@ def test_augmentation_follows_from_the_generator():
     assert len({tuple(drawn(seed)[1].flatten().tolist()) for seed in range(20)}) == 20
 
 
-def test_every_choice_is_drawn_about_as_often():
-    """A label map that holds its own column numbers tells what was chosen."""
+def test_choices_are_uniform():
+    """The label map holds its own column numbers, which show the choices."""
     label = np.broadcast_to(np.arange(40, dtype=np.uint8), (20, 40)).copy()
     photo = np.zeros((20, 40, 3), np.uint8)
     seen = {}
@@ -64,14 +64,14 @@ def test_every_choice_is_drawn_about_as_often():
     assert sum(seen.values()) == 2000
 
 
-def test_padding_is_void_and_the_mean_colour():
+def test_padding_is_void_in_the_mean_colour():
     image, label = augment_labelled_at(PHOTO[:4, :6], LABEL[:4, :6], 1.0, 0, 0, False, 8, Net.input)
     assert (label[4:] == 255).all() and (label[:, 6:] == 255).all()
     assert (image[:, 4:] == 0).all() and (image[:, :, 6:] == 0).all()
     np.testing.assert_array_equal(label[:4, :6], LABEL[:4, :6])
 
 
-def test_statistics():
+def test_normalization():
     photo = torch.from_numpy(PHOTO)
     imagenet = (PHOTO / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     np.testing.assert_allclose(IMAGENET.normalise(photo).permute(1, 2, 0), imagenet, rtol=0, atol=1e-5)
@@ -79,38 +79,21 @@ def test_statistics():
     np.testing.assert_allclose(Net.input.normalise(photo).permute(1, 2, 0), expected, rtol=0, atol=1e-5)
 
 
-def slow_loss(logits: np.ndarray, labels: np.ndarray, balanced: bool) -> float:
-    """Pixel by pixel, in float64."""
-    lost: dict[bool, list[float]] = {False: [], True: []}
-    height, width = logits.shape[2:]
-    for n in range(len(labels)):
-        for y in range(height):
-            for x in range(width):
-                at = math.floor((y + 0.5) * labels.shape[1] / height), math.floor((x + 0.5) * labels.shape[2] / width)
-                label = int(labels[n][at])
-                if label != 255:
-                    scores = logits[n, :, y, x].astype(np.float64)
-                    lost[balanced and label > 0].append(math.log(np.exp(scores).sum()) - scores[label])
-    parts = [sum(part) / len(part) if part else 0.0 for part in lost.values()]
-    return sum(parts) / 2 if balanced else parts[0]
+@pytest.fixture
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_losses_against_a_slow_reference(balanced):
-    generator = np.random.default_rng(0)
-    labels = generator.choice(np.array([0, 0, 0, 1, 2, 255], np.uint8), (2, 21, 17))
-    maps = [generator.normal(size=(2, 3, h, w)).astype(np.float32) for h, w in ((7, 5), (4, 3), (9, 6))]
-    loss = multi_scale_loss([torch.from_numpy(map_) for map_ in maps], torch.from_numpy(labels), balanced)
-    assert loss.item() == pytest.approx(sum(slow_loss(map_, labels, balanced) for map_ in maps), rel=1e-6)
+@pytest.mark.parametrize("turn", [-0.5, -0.1, -0.003, 0.0, 0.003, 0.0765, 0.1, 0.5])
+def test_hue_of_torchvision(noise, turn):
+    assert np.array_equal(shift_hue(noise, turn), functional.adjust_hue(noise, turn))
 
 
-def test_a_map_without_known_pixels_costs_nothing():
-    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
-    void = torch.full((2, 8, 8), 255, dtype=torch.uint8)
-    for balanced in (False, True):
-        loss = multi_scale_loss([logits], void, balanced)
-        loss.backward()
-        assert loss.item() == 0 and (logits.grad == 0).all()
-    background = torch.zeros(2, 4, 4, dtype=torch.uint8)
-    half = cross_entropy(logits, background).item() / 2
-    assert balanced_cross_entropy(logits, background).item() == pytest.approx(half, rel=1e-6)
+def test_jitter_in_random_order(noise):
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        factors, turn, wanted = rng.uniform(0.7, 1.3, 3), rng.uniform(-0.1, 0.1), noise
+        for step in rng.permutation(4):
+            name = ("brightness", "contrast", "saturation", "hue")[step]
+            wanted = getattr(functional, f"adjust_{name}")(wanted, [*factors, turn][step])
+        assert np.array_equal(color_jitter(noise, np.random.default_rng(seed)), wanted)
