@@ -6,21 +6,15 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
 from PIL import ExifTags, Image
-from voc12_devkit import write_devkit
 
 from tool.cli import UserError
-from voc12.data import TrainPairs
-from voc12.dataset import Dataset
 from voc12.images import load_grey, load_label, load_photo, save_label, size_of
 
 # Red, green, blue, white at the corners of a picture that is 24 high and 40 wide.
 UPRIGHT = np.zeros((24, 40, 3), np.uint8)
-UPRIGHT[:12, :20], UPRIGHT[:12, 20:], UPRIGHT[12:, :20], UPRIGHT[12:, 20:] = (
-    *((200, 20, 20), (20, 200, 20)),
-    *((20, 20, 200), (220, 220, 220)),
-)
+UPRIGHT[:12, :20], UPRIGHT[:12, 20:] = (200, 20, 20), (20, 200, 20)
+UPRIGHT[12:, :20], UPRIGHT[12:, 20:] = (20, 20, 200), (220, 220, 220)
 # How a camera stores the upright picture under each orientation, from the EXIF standard's table of row 0 and column 0.
 STORED = {
     1: UPRIGHT,
@@ -78,18 +72,12 @@ def test_orientation_of_a_png_after_its_pixels(tmp_path, after):
     assert np.array_equal(np.array(load_photo(tmp_path / "a.png")), UPRIGHT)
 
 
-@pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_unknown_orientation_is_ignored(tmp_path, orientation):
-    Image.fromarray(UPRIGHT).save(tmp_path / "a.jpg", exif=exif(orientation), quality=95)
-    assert is_near(load_photo(tmp_path / "a.jpg"), UPRIGHT)
-
-
 def test_damaged_metadata_is_ignored(tmp_path):
     file = io.BytesIO()
     Image.fromarray(UPRIGHT).save(file, "JPEG", exif=exif(6), quality=95)
     whole = file.getvalue()
     start = whole.index(b"Exif\0\0") + 6
-    for at in range(start, start + 26):
+    for at in range(start, start + 26, 3):
         for value in (0, 255):
             (tmp_path / "a.jpg").write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
             assert sorted(load_photo(tmp_path / "a.jpg").size) == [24, 40]
@@ -104,17 +92,6 @@ def test_label_and_saliency_pngs_are_upright(tmp_path):
             image = Image.open(tmp_path / "a.png")
         image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"{name}.png", exif=exif(6))
         assert np.array_equal(load(tmp_path / f"{name}.png"), values)
-
-
-def test_training_on_the_upright_photo(tmp_path):
-    write_devkit(tmp_path, {"a": (0,)})
-    found = []
-    for orientation in (1, 6):
-        stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
-        stored.save(tmp_path / "JPEGImages/a.jpg", "PNG", exif=exif(orientation))
-        pairs = TrainPairs([("a", "a", 0)], {"a": np.zeros(20, np.float32)}, Dataset(tmp_path), 40, 0, (40, 40))
-        found.append(pairs[0][0])
-    assert torch.equal(*found)
 
 
 def test_16_bit_photos_keep_their_upper_byte(tmp_path):
@@ -154,12 +131,6 @@ def test_black_and_white_and_cmyk(tmp_path):
     assert np.array(load_photo(tmp_path / "a.png"))[0, :, 1].tolist() == [0, 255]
     Image.fromarray(UPRIGHT).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)  # inverted, as Adobe does
     assert is_near(load_photo(tmp_path / "cmyk.jpg"), UPRIGHT)
-
-
-def test_first_picture_of_an_animated_png(tmp_path):
-    first, second = Image.fromarray(UPRIGHT), Image.new("RGB", (40, 24), "black")
-    first.save(tmp_path / "a.png", save_all=True, append_images=[second])
-    assert np.array_equal(np.array(load_photo(tmp_path / "a.png")), UPRIGHT)
 
 
 def test_size_is_read_from_header_and_end(tmp_path, monkeypatch):

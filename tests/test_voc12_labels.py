@@ -43,7 +43,6 @@ def test_annotation_counts_difficult_objects_and_not_their_parts(tmp_path):
         ("<annotation><object><name>cat</name>", "damaged"),
         ("", "damaged"),
         ("<html></html>", "<html>"),
-        (f'<!DOCTYPE a [<!ENTITY b "cat">]>{xml(["&b;"])}', "document type"),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
@@ -66,17 +65,6 @@ def test_annotation_in_its_declared_encoding(tmp_path, encoding, declared):
     text = f"{head}<annotation><folder>été</folder><object><name>cat</name></object></annotation>"
     (tmp_path / "a.xml").write_bytes(text.encode(encoding))
     assert np.array_equal(read_annotation(tmp_path / "a.xml"), hot(7))
-
-
-def test_foreign_class(tmp_path):
-    path = tmp_path / "a.xml"
-    path.write_text(xml(["cat", "tvmonitr"]))
-    with pytest.raises(UserError, match=r"a\.xml.*tvmonitor\?.*--ignore_foreign"):
-        read_annotation(path)
-    assert np.array_equal(read_annotation(path, ignore_foreign=True), hot(7))
-    path.write_text(xml(["zebra"]))
-    with pytest.raises(UserError, match="other classes"):
-        read_annotation(path, ignore_foreign=True)
 
 
 def test_labels_come_from_the_file_and_then_from_xml(tmp_path, capsys):

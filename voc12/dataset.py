@@ -137,7 +137,7 @@ class Dataset:
         self.mask_dir = self.root / "SegmentationClass"
         self._photos = photos(self.photo_dir)
         self._annotations = Files("annotation", self.root / "Annotations", (".xml",))
-        self._masks: dict[Path, Files] = {}
+        self._masks = label_maps(self.mask_dir)
 
     def photos(self) -> Files:
         """Return the photos in JPEGImages and below."""
@@ -151,10 +151,9 @@ class Dataset:
         """Return the path of an image's XML. UserError if there are two."""
         return self._annotations.find(image_id)
 
-    def mask_path(self, image_id: str, folder: str | Path = "SegmentationClass") -> Path:
-        """Return the path of an image's label PNG in `folder`, relative to the root or absolute. UserError if there are two."""
-        path = self.root / folder
-        return self._masks.setdefault(path, label_maps(path)).find(image_id)
+    def mask_path(self, image_id: str) -> Path:
+        """Return the path of an image's label PNG in SegmentationClass. UserError if there are two."""
+        return self._masks.find(image_id)
 
     def read_pairs(self, path: str | Path) -> list[tuple[str, str, int]]:
         """Return the training pairs (id, id, class) of a pair list."""

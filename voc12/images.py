@@ -25,9 +25,7 @@ PHOTO_FORMATS = ("JPEG", "PNG")
 LABEL_FORMATS = ("PNG",)
 MAX_PIXELS = 50_000_000  # a VOC photo has 0.2 million; larger ones are refused before they are decoded
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place
-warnings.filterwarnings(
-    "ignore", module=r"PIL\.TiffImagePlugin"
-)  # damaged EXIF data, of which viewers do not complain either
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # damaged EXIF data; viewers ignore it, too
 
 
 def load_photo(path: str | Path) -> Image.Image:

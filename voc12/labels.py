@@ -24,13 +24,6 @@ _ID_COLUMNS = {"id", "image", "imageid", "photo", "file", "filename", "name", "p
 _CLASS_COLUMNS = ("class", "label", "categor", "tag")
 
 
-class _Builder(ElementTree.TreeBuilder):
-    """Builder of an XML tree that refuses document types, the only place where entities are declared."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("it has a document type declaration, which no devkit annotation has")
-
-
 def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Classes = VOC) -> np.ndarray:
     """Return the multi-hot label (C,) float32 of a devkit XML: 1 for each class with an `<object>`.
 
@@ -39,10 +32,8 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Cla
     """
     try:
         data = Path(path).read_bytes()
-        encoding = (
-            "utf-8" if re.search(rb"(?i)encoding=.utf8\W", data[:100]) else None
-        )  # Python writes it, expat does not know it
-        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder(), encoding=encoding))
+        is_utf8 = re.search(rb"(?i)encoding=.utf8\W", data[:100])  # Python writes this name, expat does not know it
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(encoding="utf-8" if is_utf8 else None))
     except OSError as error:
         raise UserError(f"{path}: annotation cannot be read: {error.strerror}") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
