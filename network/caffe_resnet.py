@@ -1,9 +1,10 @@
-"""The dilated bottleneck ResNet (He et al., 2016) of networks that began in Caffe: DeepLab-v2 and PoolNet stand on it.
+"""The dilated bottleneck ResNet (He et al., 2016) of networks that began in Caffe: the backbone of DeepLab-v2 and PoolNet.
 
 It differs from torchvision's: the stride is on the first 1x1 convolution of a block, the pooling rounds its size up, all blocks of a
 stage have one dilation, the first block of every stage has a projection, and the batch norms are never trained.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -12,15 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.frozen_norm import FrozenBatchNorm2d, fold, scale_and_shift
-
-# Convolutions with, in place of their own, the weight and the bias that do the work of the batch norm after them as well.
-Folded = dict[nn.Module, tuple[Tensor, Tensor]]
+from network.frozen_norm import FrozenBatchNorm2d, fold
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the parts of a ResNet are called in its state_dict. A pair is a convolution and the batch norm after it.
+    """Names of a ResNet's parts in its state_dict. A pair is a convolution and the batch norm after it.
 
     Attributes:
         stem: the first pair.
@@ -35,7 +33,7 @@ class Names:
     pairs: tuple[tuple[str, str], ...]
 
     def block_name(self, stage: int, block: int) -> str:
-        """Both counted from 0."""
+        """Return the name of a block; both numbers are counted from 0."""
         return self.block.format(self.first_stage + stage, self.first_block + block)
 
 
@@ -44,7 +42,7 @@ TORCHVISION = Names(
     "layer{}.{}",
     1,
     0,
-    (*((f"conv{i}", f"bn{i}") for i in (1, 2, 3)), ("downsample.0", "downsample.1")),
+    (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("downsample.0", "downsample.1")),
 )
 DEEPLAB = Names(
     ("layer1.conv1.conv", "layer1.conv1.bn"),
@@ -56,7 +54,7 @@ DEEPLAB = Names(
 
 
 def put(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Register a module under a dotted name, within plain containers where there are none yet."""
+    """Register a module under a dotted name; containers are added where they are missing."""
     *parents, last = name.split(".")
     for parent in parents:
         if not hasattr(root, parent):
@@ -65,12 +63,10 @@ def put(root: nn.Module, name: str, module: nn.Module) -> None:
     root.add_module(last, module)
 
 
-def apply_pair(root: nn.Module, names: tuple[str, str], x: Tensor, folded: Folded) -> Tensor:
-    """The convolution and the batch norm of these names. They are looked up at each call: replicas of DataParallel have their own."""
-    conv = cast(nn.Conv2d, root.get_submodule(names[0]))
-    if conv not in folded:
-        return root.get_submodule(names[1])(conv(x))
-    return F.conv2d(x, *folded[conv], conv.stride, cast(tuple[int, ...], conv.padding), conv.dilation)
+def apply_pair(root: nn.Module, pair: tuple[str, str], x: Tensor) -> Tensor:
+    """Return norm(conv(x)). Both are looked up at each call: replicas of DataParallel have their own."""
+    conv, norm = pair
+    return root.get_submodule(norm)(root.get_submodule(conv)(x))
 
 
 class Bottleneck(nn.Module):
@@ -101,11 +97,11 @@ class Bottleneck(nn.Module):
             put(self, conv_name, conv)
             put(self, norm_name, norm(conv.out_channels))
 
-    def forward(self, x: Tensor, folded: Folded) -> Tensor:
-        shortcut = apply_pair(self, self.pairs[3], x, folded) if self.projects else x
-        x = apply_pair(self, self.pairs[0], x, folded).relu_()
-        x = apply_pair(self, self.pairs[1], x, folded).relu_()
-        return apply_pair(self, self.pairs[2], x, folded).add_(shortcut).relu_()
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = apply_pair(self, self.pairs[3], x) if self.projects else x
+        x = apply_pair(self, self.pairs[0], x).relu_()
+        x = apply_pair(self, self.pairs[1], x).relu_()
+        return apply_pair(self, self.pairs[2], x).add_(shortcut).relu_()
 
 
 class CaffeResNet(nn.Module):
@@ -114,9 +110,10 @@ class CaffeResNet(nn.Module):
     Args:
         depths: blocks of each stage.
         widths: channels of the stem and of each stage.
-        strides, dilations: of each stage.
+        strides: of each stage.
+        dilations: of each stage.
         names: DEEPLAB or TORCHVISION.
-        norm: makes the batch norm of so many channels; the default is never trained.
+        norm: makes a batch norm of so many channels; the default is never trained.
         stride_on_3x3: as in torchvision, instead of on the first 1x1.
     """
 
@@ -145,59 +142,36 @@ class CaffeResNet(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """He initialisation; the branches add, all together, about as much variance as there is in the shortcuts."""
+        """Apply He initialisation; scale the branches to add, all together, about the variance of the shortcuts."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             elif isinstance(module, Bottleneck):
                 module.get_submodule(module.pairs[2][1]).weight *= sum(self.depths) ** -0.5
 
-    def stages(self, x: Tensor, folded: Folded | None = None) -> Iterator[Tensor]:
-        """(N, 3, H, W) -> the features of the stem (N, widths[0], ceil(H/2), ceil(W/2)), then of each stage.
-
-        folded: what `folded` returns, where it serves several calls.
-        """
-        folded = self.folded() if folded is None else folded
-        x = apply_pair(self, self.names.stem, x, folded).relu_()
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the features of the stem (N, widths[0], ceil(H/2), ceil(W/2)), then of each stage, for x (N, 3, H, W)."""
+        x = apply_pair(self, self.names.stem, x).relu_()
         yield x
         x = F.max_pool2d(x, 3, 2, padding=1, ceil_mode=True)
         for stage, depth in enumerate(self.depths):
             for b in range(depth):
-                x = self.get_submodule(self.names.block_name(stage, b))(x, folded)
+                x = self.get_submodule(self.names.block_name(stage, b))(x)
             yield x
 
-    def features(self, x: Tensor, folded: Folded | None = None) -> Tensor:
-        """Those of the last stage, (N, channels, h, w)."""
-        for x in self.stages(x, folded):  # noqa: B007, B020
-            pass
-        return x
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features of the last stage, (N, channels, h, w)."""
+        return deque(self.stages(x), maxlen=1).pop()  # the others are freed as early as possible
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Names of all convolutions and the batch norms after them."""
+        """Yield the names of every convolution and of the batch norm after it."""
         yield self.names.stem
         for name, block in self.named_modules():
             if isinstance(block, Bottleneck):
                 yield from ((f"{name}.{conv}", f"{name}.{norm}") for conv, norm in block.pairs)
 
-    def folded(self) -> Folded:
-        """What convolutions before norms that never learn compute with in one forward pass, whatever the sizes of its pictures.
-
-        To scale the weights is less work than to scale what they make of every size, and gradients reach them all the same.
-        """
-        folded: Folded = {}
-        for conv_name, norm_name in self.pairs():
-            conv, norm = cast(nn.Conv2d, self.get_submodule(conv_name)), self.get_submodule(norm_name)
-            if isinstance(norm, FrozenBatchNorm2d):
-                scale, shift = scale_and_shift(norm)
-                device, weight = conv.weight.device.type, conv.weight * scale[:, None, None, None]
-                # Autocast would cast the weight anew for every size; of the device that only counts it knows nothing.
-                if device != "meta" and torch.is_autocast_enabled(device):
-                    weight = weight.to(torch.get_autocast_dtype(device))
-                folded[conv] = weight, shift
-        return folded
-
     def fold_batch_norms(self) -> None:
-        """For inference: let the convolutions do the work of the batch norms. The network can't be trained then."""
+        """Fold the batch norms into the convolutions, for inference. The network can't be trained afterwards."""
         for conv, norm in list(self.pairs()):
             fold(cast(nn.BatchNorm2d, self.get_submodule(norm)), cast(nn.Conv2d, self.get_submodule(conv)))
             put(self, norm, nn.Identity())

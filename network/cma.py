@@ -1,12 +1,11 @@
 """CMA, the Collaborative Multi-Attention of EDAM (Wu et al., CVPR 2021, section 3.3), for several classes and all pairs at once.
 
-Each class has a transformer block of its own. Its parameters live in modules named as in the published checkpoints; the computation
-stacks them over the classes and is batched: x is (C, N, D) with C classes and N = pairs x 2 x tokens of an image.
+Each class has its own transformer block. The modules hold its parameters, named as in the published checkpoints; the functions stack
+them over the classes and compute all blocks in batches: x is (C, N, D) with C classes and N = pairs x 2 x tokens of an image.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,16 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from network.attention import attention, computes_by_tiles
-from network.dropout import Dropout
+from network.attention import attention
 
-# Numbers in the tokens of several classes: EDAM as published has 2.7 million at its crop, with a backbone of stride 16 and crop 256
-# there are 0.2 million a pair. Few are fast rather than frugal: what is kept of them takes 30 times their memory.
-_FEW = 2**20
+# Above this size of x, backward recomputes activations instead of keeping 30 times the memory of x; below it that is faster.
+_RECOMPUTE_ABOVE = 2**20
 
 
 def sinusoidal_encoding(length: int, dim: int) -> Tensor:
-    """Position encoding (length, dim), base 10000: sine on even and cosine on odd channels (Vaswani et al., 2017, section 3.5)."""
+    """Return the position encoding (length, dim): sine on even, cosine on odd channels (Vaswani et al., 2017, section 3.5)."""
     position = torch.arange(length, dtype=torch.float32)[:, None]
     frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * -(math.log(10000.0) / dim))
     encoding = torch.empty(length, dim)
@@ -33,7 +30,7 @@ def sinusoidal_encoding(length: int, dim: int) -> Tensor:
 
 
 class PositionEncoding(nn.Module):
-    """The fixed table `pe` (1, length, dim); longer inputs get a table of their own."""
+    """The fixed table `pe` (1, length, dim); for longer inputs a longer one is computed."""
 
     pe: Tensor
 
@@ -42,30 +39,30 @@ class PositionEncoding(nn.Module):
         self.register_buffer("pe", sinusoidal_encoding(length, dim)[None])
 
     def forward(self, length: int) -> Tensor:
-        """(length, dim)."""
+        """Return the encoding of the first positions, (length, dim)."""
         if length <= self.pe.shape[1]:
             return self.pe[0, :length]
         return sinusoidal_encoding(length, self.pe.shape[2]).to(self.pe)
 
 
 class PairEmbedding(nn.Module):
-    """Adds to each token where it lies in its image and which image of the pair it comes from."""
+    """Sum of each token, the encoding of its position and the embedding of its image's index in the pair; with dropout."""
 
     def __init__(self, length: int, dim: int, dropout: float) -> None:
         super().__init__()
         self.position = PositionEncoding(length, dim)
         self.segment = nn.Embedding(5, dim)  # five rows as published; a pair uses the first two
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(C, P, 2, T, D) -> same shape."""
+        """Return the embedded tokens, in the shape of `tokens` (C, P, 2, T, D)."""
         images, length = tokens.shape[2:4]
         encoding = self.position(length) + self.segment.weight[:images, None]  # (2, T, D)
         return self.dropout(tokens + encoding)
 
 
 class LayerNorm(nn.Module):
-    """Holds `a_2` and `b_2` of `a_2 * (x - mean) / (std + 1e-6) + b_2`, with the unbiased standard deviation: not nn.LayerNorm."""
+    """Parameters of `a_2 * (x - mean) / (std + 1e-6) + b_2`, with the unbiased standard deviation: not nn.LayerNorm."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -74,7 +71,7 @@ class LayerNorm(nn.Module):
 
 
 class Sublayer(nn.Module):
-    """Holds the norm in front of a residual branch."""
+    """Parameters of the norm before a residual branch."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -82,7 +79,7 @@ class Sublayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Holds the projections of multi-head attention: query, key, value; output."""
+    """Parameters of the projections of multi-head attention: query, key, value; output."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -91,7 +88,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Holds the two layers of the feed-forward network."""
+    """Parameters of the two layers of the feed-forward network."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -100,7 +97,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Holds the parameters of one class's pre-norm transformer block; `transformer_blocks` computes with them."""
+    """Parameters of one class's pre-norm transformer block; `transformer_blocks` computes it."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -111,59 +108,45 @@ class TransformerBlock(nn.Module):
 
 
 class CMADropout(nn.Module):
-    """The dropouts of the transformer blocks, shared by the classes. It has no parameters."""
+    """Dropout layers of the transformer blocks, shared by the classes."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.attention = Dropout(dropout)  # on the attention weights
-        self.activation = Dropout(dropout)  # in the feed-forward network
-        self.residual = Dropout(dropout)  # on each residual branch
-        self.output = Dropout(dropout)  # on the block's output
-
-    @property
-    def of_weights(self) -> float:
-        """The probability of dropping an attention weight; 0 outside training."""
-        return self.attention.p if self.attention.training else 0.0
+        self.attention = nn.Dropout(dropout)  # on the attention weights
+        self.activation = nn.Dropout(dropout)  # in the feed-forward network
+        self.residual = nn.Dropout(dropout)  # on each residual branch
+        self.output = nn.Dropout(dropout)  # on the block's output
 
 
 def transformer_blocks(
-    x: Tensor,
-    pairs: int,
-    blocks: list[TransformerBlock],
-    heads: int,
-    dropout: CMADropout,
-    kept: list[tuple[Tensor, ...]] | None = None,
+    x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int, dropout: CMADropout
 ) -> Tensor:
-    """The transformer blocks of several classes, joint attention over the tokens of both images of a pair.
-
-    For the backward pass of more than _FEW numbers only x, q, k, v and the attention's output are kept; what lies before and behind
-    the attention is computed again. With `keeps_attention_alone` the caller has all of it computed again but the attention.
+    """Apply the transformer block of each class, with joint attention over the tokens of both images of a pair.
 
     Args:
         x: tokens (C, N, D), N = pairs x T tokens a pair.
+        pairs: number of pairs.
         blocks: the C classes' parameters.
-        kept: as for `attention`, where all of this is computed again.
+        heads: number of attention heads.
+        dropout: layers shared by the blocks.
 
     Returns:
         (C, N, D).
     """
-    again = partial(checkpoint, use_reentrant=False) if x.numel() > _FEW and kept is None else _kept
-    q, k, v = again(_projections, x, pairs, blocks, heads)
-    attended = attention(q, k, v, dropout.of_weights, kept)
-    return again(_after_attention, x, attended, blocks, dropout)
+    q, k, v = _recompute(_projections, x, pairs, blocks, heads)
+    attended = attention(q, k, v, dropout.attention.p if dropout.training else 0.0)
+    return _recompute(_after_attention, x, attended, blocks, dropout)
 
 
-def keeps_attention_alone(numbers: int, x: Tensor, dropout: CMADropout) -> bool:
-    """Whether to keep nothing but the attention's results for backward of so many numbers, of the type and on the device of x."""
-    return numbers > _FEW and computes_by_tiles(x, dropout.of_weights)
-
-
-def _kept(function: Callable, *inputs: Any) -> Any:
-    return function(*inputs)
+def _recompute(function: Callable, x: Tensor, *inputs: Any) -> Any:
+    """Call function(x, *inputs); for a large x let backward recompute what lies between its inputs and its output."""
+    if x.numel() > _RECOMPUTE_ABOVE:
+        return checkpoint(function, x, *inputs, use_reentrant=False)
+    return function(x, *inputs)
 
 
 def _projections(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int) -> tuple[Tensor, ...]:
-    """Tokens (C, N, D) -> queries, keys and values, (C * P, heads, T, D / heads) each."""
+    """Return queries, keys and values, (C * P, heads, T, D / heads) each, of tokens x (C, N, D)."""
     classes, tokens, dim = x.shape
     y = norm(x, [block.input_sublayer.norm for block in blocks])
     return tuple(
@@ -175,7 +158,7 @@ def _projections(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: i
 
 
 def _after_attention(x: Tensor, attended: Tensor, blocks: list[TransformerBlock], dropout: CMADropout) -> Tensor:
-    """Tokens (C, N, D) and the attention's output (C * P, heads, T, D / heads) -> (C, N, D)."""
+    """Return the block's output (C, N, D), of its input x (C, N, D) and the attention's output (C * P, heads, T, D / heads)."""
     y = linear(attended.transpose(1, 2).reshape(x.shape), [block.attention.output_linear for block in blocks])
     x = x + dropout.residual(y)
     y = norm(x, [block.output_sublayer.norm for block in blocks])
@@ -186,24 +169,24 @@ def _after_attention(x: Tensor, attended: Tensor, blocks: list[TransformerBlock]
 
 
 def norm(x: Tensor, layers: list[LayerNorm]) -> Tensor:
-    """(C, N, D) -> (C, N, D), each class through its own norm."""
+    """Apply to each class of x (C, N, D) its own norm."""
     a, b = torch.stack([layer.a_2 for layer in layers]), torch.stack([layer.b_2 for layer in layers])
     return standardise(x) * a[:, None] + b[:, None]
 
 
 def linear(x: Tensor, layers: list[nn.Linear]) -> Tensor:
-    """(C, N, in) -> (C, N, out), each class through its own layer."""
+    """Apply to each class of x (C, N, in) its own layer: (C, N, out)."""
     weight, bias = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
     return torch.baddbmm(bias[:, None], x, weight.mT)  # (C, N, in) x (C, in, out)
 
 
 def standardise(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """(x - mean) / (std + eps) over the last dimension, with the unbiased standard deviation."""
+    """Return (x - mean) / (std + eps) over the last dimension, with the unbiased standard deviation."""
     return _Standardise.apply(x, eps)
 
 
 class _Standardise(torch.autograd.Function):
-    """Keeps its output and one number per token; autograd would keep three copies of x."""
+    """The function above. It keeps its output and one number a token; autograd would keep three copies of x."""
 
     @staticmethod
     def forward(ctx, x: Tensor, eps: float) -> Tensor:

@@ -29,21 +29,21 @@ class ASPP(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """DeepLab-v2's head on any backbone, at several scales. The ASPP's tensors stand beside the backbone's.
+    """DeepLab-v2's head on any backbone, at several scales. The ASPP is registered in the backbone, as published.
 
-    `make_backbone` returns a module with `features`, (N, 3, H, W) as `input` describes them -> (N, channels, h, w) >= 0, their
+    `make_backbone` returns a module with `features`, (N, 3, H, W) normalised by `input` -> (N, channels, h, w) >= 0, their
     number `channels`, and `fold_batch_norms`.
 
     Args:
-        num_labels: background included.
-        scales: beside the whole size.
+        num_labels: number of labels, background included.
+        scales: of the photo, in addition to 1.
         rates: dilations of the ASPP.
         backbone: options of the backbone.
     """
 
     make_backbone: Callable[..., Any]
     input: Normalization
-    # On learning rate and weight decay of each parameter group.
+    # Factors on the learning rate and weight decay of each of the groups of `get_parameter_groups`.
     group_factors: Sequence[tuple[float, float]] = ((1, 1), (10, 1), (20, 0))
 
     def __init__(
@@ -58,31 +58,33 @@ class DeepLab(nn.Module):
         self.base = self.make_backbone(**backbone)
         self.base.aspp = ASPP(self.base.channels, num_labels, rates)
 
-    def one_scale(self, x: Tensor, **shared: Any) -> Tensor:
-        """(N, 3, H, W) -> logits (N, labels, h, w). shared: what the backbone computes once for all scales."""
-        return self.base.aspp(self.base.features(x, **shared))
+    def one_scale(self, x: Tensor) -> Tensor:
+        """Return the logits (N, labels, h, w) of photos (N, 3, H, W) at their own size."""
+        return self.base.aspp(self.base.features(x))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Logits of pictures as `input` describes them, (N, 3, H, W) float.
+        """Return the logits of photos.
+
+        Args:
+            x: (N, 3, H, W) float, normalised by `input`.
 
         Returns:
-            (N, labels, h, w), the maximum over the scales. In training mode the list of the logits that each have a loss: the whole
-            size's, each scale's at its own size, the maximum; without scales the whole size's alone.
+            (N, labels, h, w), the maximum over the scales. In training mode the list of logits that each have a loss: at scale 1,
+            at each other scale in its own size, and the maximum; with `scales` empty, at scale 1 only.
         """
-        shared = {"folded": self.base.folded()} if isinstance(self.base, CaffeResNet) else {}
-        logits = [self.one_scale(x, **shared)]
+        logits = [self.one_scale(x)]
         if not self.scales:
             return logits if self.training else logits[0]
         for scale in self.scales:  # the size is floor(side * scale), the coordinates follow the factor itself
             scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-            logits.append(self.one_scale(scaled, **shared))
+            logits.append(self.one_scale(scaled))
         size = logits[0].shape[2:]
         same_size = [logits[0], *(F.interpolate(y, size, mode="bilinear", align_corners=False) for y in logits[1:])]
         highest = torch.stack(same_size).max(0).values
         return [*logits, highest] if self.training else highest
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
-        """Trained parameters: the backbone's, the ASPP's weights, the ASPP's biases. `group_factors` has a pair for each group."""
+        """Return the trained parameters in three groups: the backbone, the ASPP's weights, the ASPP's biases."""
         groups: list[list[nn.Parameter]] = [[], [], []]
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -90,12 +92,12 @@ class DeepLab(nn.Module):
         return groups
 
     def fold_batch_norms(self) -> None:
-        """For inference; see the backbone."""
+        """Fold the backbone's batch norms into its convolutions, for inference."""
         self.base.fold_batch_norms()
 
 
 class Net(DeepLab):
-    """DeepLab-v2 as published; tensor names and shapes are those of the published checkpoint.
+    """DeepLab-v2 as published, with the tensor names and shapes of the published checkpoint.
 
     A side H becomes ceil(H/2), then floor(./2) + 1, then ceil(./2).
     """

@@ -8,14 +8,14 @@ from tool.image_ops import IMAGENET
 
 
 class Backbone(ResNet38d):
-    """With the ReLU that the classifier of its ImageNet training has in front."""
+    """ResNet38d with the ReLU that precedes its ImageNet classifier."""
 
     def features(self, x: Tensor) -> Tensor:
         return super().features(x).relu_()
 
 
 class Net(DeepLab):
-    """Like `deeplab_v2.Net`, with an output stride of 8 as well."""
+    """DeepLab-v2 on ResNet38d, with an output stride of 8."""
 
     make_backbone = Backbone
     input = IMAGENET

@@ -1,11 +1,11 @@
-"""DeepLab-v2's head on a backbone of timm, small enough for a laptop. Not the published network: that is network.deeplab_v2."""
+"""DeepLab-v2's head on a timm backbone, small enough for a laptop. The published network is network.deeplab_v2."""
 
 from network.deeplab_v2 import DeepLab
 from network.timm_backbone import TimmBackbone
 
 
 class Net(DeepLab):
-    """DeepLab-v2 on `backbone` (timm's name); see TimmBackbone. The ASPP's dilations follow the output stride."""
+    """DeepLab-v2 on a TimmBackbone. The ASPP's dilations follow the output stride."""
 
     make_backbone = TimmBackbone
 

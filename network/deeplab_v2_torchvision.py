@@ -1,7 +1,7 @@
 """DeepLab-v2 on torchvision's ResNet-101: the stride of a block is on its 3x3 convolution, photos are RGB with ImageNet's statistics.
 
-The published network starts from a Caffe model. With torchvision's ImageNet weights it would compute something else, so this is the
-network for those. Tensor names are torchvision's after "base.".
+The published network starts from a Caffe model; torchvision's ImageNet weights need this one.
+Tensor names are torchvision's after "base.".
 """
 
 from network import deeplab_v2
@@ -10,7 +10,7 @@ from tool.image_ops import IMAGENET
 
 
 class Net(deeplab_v2.Net):
-    """Like `deeplab_v2.Net`, for `resnet101` of torchvision."""
+    """`deeplab_v2.Net` for the weights of torchvision's `resnet101`."""
 
     input = IMAGENET
 

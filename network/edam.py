@@ -6,42 +6,26 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from network.cma import CMADropout, PairEmbedding, TransformerBlock, keeps_attention_alone, transformer_blocks
+from network.cma import CMADropout, PairEmbedding, TransformerBlock, transformer_blocks
 from tool.image_ops import IMAGENET, Normalization
-from tool.memory import give_back_freed_memory
 
-_TOGETHER = 5  # classes that the CMA computes at once: its largest tensor has 43 MB a pair then, at the published crop
-# Classes; where there are more, freed memory is handed back after each so many: 2 GB a pair of 80 classes.
-_UNTRIMMED = 20
-
-
-class _GiveBack(torch.autograd.Function):
-    """x itself. Freed memory goes back to the system, now and when the gradient of x has been computed."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        give_back_freed_memory()
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        give_back_freed_memory()
-        return grad
+_CLASSES_AT_ONCE = 5  # in the CMA, whose largest tensor then has 43 MB a pair at the published crop
 
 
 class EDAM(nn.Module):
     """The head, as the first base of a network whose second base is the backbone: `class Net(EDAM, ResNet38d)`.
 
-    The backbone is a module with `features`, (N, 3, H, W) pictures as `input` describes them -> (N, channels, h, w), and their
-    number `channels`.
-    The head's tensors stand beside the backbone's, under the names of the published checkpoint.
+    The backbone is a module with `features`, (N, 3, H, W) photos normalised by `input` -> (N, channels, h, w), and their number
+    `channels`. Tensor names are those of the published checkpoint.
 
     Args:
         num_classes: classes without background.
-        dim: width of the tokens. heads, hidden: of the transformer blocks. cma_dropout: everywhere in the CMA.
-        crop_size: the position table's crop, at an output stride of 8; other sizes work as well.
+        dim: width of the tokens.
+        heads: of the attention.
+        hidden: width of the feed-forward network.
+        cma_dropout: probability of every dropout in the CMA.
+        crop_size: crop for which the position table is stored, at an output stride of 8; other crops work, too.
         backbone: options of the backbone.
     """
 
@@ -76,14 +60,13 @@ class EDAM(nn.Module):
                     nn.init.xavier_uniform_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits of each image of each pair.
+        """Return class logits of each image of each pair.
 
         Args:
-            images: (P, 2, 3, H, W) float, pairs of images as `input` describes them; or (2P, 3, H, W), images 2i and 2i + 1 being a
-                pair.
+            images: (P, 2, 3, H, W) float, pairs of images normalised by `input`; or (2P, 3, H, W), images 2i and 2i + 1 a pair.
 
         Returns:
-            (P, 2, C) float, C classes; or (2P, C). Networks may give each class several logits: (P, 2, K * C), all classes K times.
+            (P, 2, C) float, C classes; or (2P, C). Subclasses may return K logits of each class: (P, 2, K * C), all classes K times.
 
         Raises:
             ValueError: on another shape.
@@ -97,57 +80,53 @@ class EDAM(nn.Module):
         return self.pair_logits(images, features, self.activate(features))
 
     def pair_logits(self, images: Tensor, features: Tensor, masks: Tensor) -> Tensor:
-        """What `forward` returns of P pairs: images (2P, 3, H, W), their features (2P, channels, h, w) and masks (2P, C + 1, h, w)."""
+        """Return the logits (P, 2, C) of P pairs.
+
+        Args:
+            images: (2P, 3, H, W).
+            features: of the images, (2P, channels, h, w).
+            masks: of the images, (2P, C + 1, h, w).
+        """
         pairs = len(features) // 2
         reduced = self.d_d(features)  # (2P, D, h, w)
         reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
         masks = masks[:, : self.num_classes].flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
-        starts = range(0, self.num_classes, _TOGETHER)
-        many = masks.device.type == "cpu" and self.num_classes > _UNTRIMMED
-        if many:
-            reduced = _GiveBack.apply(reduced)
-        logits = []
-        for start, part in zip(starts, masks.split(_TOGETHER), strict=True):
-            inputs: tuple = (reduced, part, range(start, start + len(part)))
-            if keeps_attention_alone(part.numel() * reduced.shape[-1], reduced, self.cma_dropout):
-                logits.append(checkpoint(self.class_logits, *inputs, [], use_reentrant=False))
-            else:
-                logits.append(self.class_logits(*inputs))
-            if many and (start + len(part)) % _UNTRIMMED == 0:
-                logits[-1] = _GiveBack.apply(logits[-1])
+        starts = range(0, self.num_classes, _CLASSES_AT_ONCE)
+        logits = [
+            self.class_logits(reduced, part, range(start, start + len(part)))
+            for start, part in zip(starts, masks.split(_CLASSES_AT_ONCE), strict=True)
+        ]
         return torch.cat(logits).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
 
-    def class_logits(
-        self, reduced: Tensor, masks: Tensor, classes: Sequence[int], kept: list[tuple[Tensor, ...]] | None = None
-    ) -> Tensor:
-        """Logits of some classes: the CMA (section 3.3).
+    def class_logits(self, reduced: Tensor, masks: Tensor, classes: Sequence[int]) -> Tensor:
+        """Return the CMA's logits of some classes (section 3.3).
 
         Args:
             reduced: features (P, 2, T, D) at the T positions of each image.
             masks: of these classes, (C, P, 2, T).
-            kept: as for `attention`, where all of this is computed again.
+            classes: their numbers.
 
         Returns:
             (C, P, 2).
         """
         tokens = self.embedding(reduced * masks[..., None])  # features times the mask of each class, (C, P, 2, T, D)
         blocks = [cast(TransformerBlock, cast(nn.Sequential, self.trans_list[c])[0]) for c in classes]
-        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout, kept)
+        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout)
         pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
         fc = torch.stack([cast(nn.Linear, self.fc_list[c]).weight.flatten() for c in classes])  # (C, D)
         return (pooled * fc[:, None, None]).sum(-1)
 
     def forward_cam(self, images: Tensor) -> Tensor:
-        """Class masks. (N, 3, H, W) float -> (N, C + 1, h, w) in 0..1; the last channel is background."""
+        """Return class masks (N, C + 1, h, w) in 0..1, background last, of images (N, 3, H, W)."""
         return self.activate(self.features(images))
 
     def activate(self, features: Tensor) -> Tensor:
-        """The DA layer (section 3.2): mask scores, L2-normalised over the channels at each position, absolute value."""
+        """Return the output of the DA layer (section 3.2): |scores|, L2-normalised over the channels at each position."""
         scores = self.mask_layer(features)
         return F.normalize(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=1).abs()
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
-        """The six groups of trained parameters that the published optimiser knows; their factors are `group_factors`.
+        """Return the trained parameters in the six groups of the published optimiser; see `group_factors`.
 
         Backbone weights, backbone biases, new convolutions' weights, their biases, embedding and transformers, and an empty one.
         """

@@ -5,16 +5,16 @@ from torch import Tensor, nn
 
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """(C,) each: with its stored statistics the norm computes `x * scale + shift`."""
+    """Return the (C,) tensors of `x * scale + shift`, which the norm computes with its stored statistics."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that always uses its stored statistics and is never trained, as EDAM, DeepLab-v2 and PoolNet keep all of them.
+    """Batch norm that always uses its stored statistics and is never trained, as in EDAM, DeepLab-v2 and PoolNet.
 
-    In float32 it is computed as an affine map, which keeps nothing for the backward pass but its own scale.
+    In float32 it is an affine map, which keeps no activation for the backward pass.
     """
 
     def __init__(self, channels: int) -> None:
@@ -34,12 +34,12 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 class FrozenNorms(nn.Module):
-    """A part of a network whose batch norms, of whatever kind, always use their stored statistics and are never trained."""
+    """Part of a network whose batch norms, of whatever kind, always use their stored statistics and are never trained."""
 
     frozen = True
 
     def freeze(self) -> None:
-        """To be called when all batch norms are there."""
+        """Freeze all batch norms; call it after they have been added."""
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(False)
@@ -54,14 +54,14 @@ class FrozenNorms(nn.Module):
 
 
 def unfreeze_batch_norms(net: nn.Module) -> None:
-    """Put ordinary batch norms, which learn, in place of frozen ones. Other layers that are not trained stay so."""
+    """Replace frozen batch norms by ordinary ones, which learn. Other frozen layers stay frozen."""
     for module in list(net.modules()):
         if isinstance(module, FrozenNorms):
             module.frozen = False
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(True)
         for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d) and type(child) in (nn.BatchNorm2d, FrozenBatchNorm2d):
+            if type(child) in (nn.BatchNorm2d, FrozenBatchNorm2d):  # timm's own kinds hold the activation, too
                 norm = nn.BatchNorm2d(child.num_features, child.eps, momentum=0.05)
                 norm.load_state_dict(child.state_dict())
                 setattr(module, name, norm)
@@ -69,7 +69,7 @@ def unfreeze_batch_norms(net: nn.Module) -> None:
 
 
 def has_frozen_norms(net: nn.Module) -> bool:
-    """Of a network in training mode."""
+    """Return whether a network in training mode has batch norms that use their stored statistics."""
     return any(isinstance(module, nn.BatchNorm2d) and not module.training for module in net.modules())
 
 

@@ -16,19 +16,19 @@ POOLED = (1, 3, 5)  # sides of the pyramid's maps
 
 
 def upsample(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear resize to the height and width of `like`, corners aligned."""
+    """Resize bilinearly to the height and width of `like`, with corners aligned."""
     if x.shape[2:] == like.shape[2:]:
         return x
     return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=True)
 
 
 def conv(in_channels: int, out_channels: int, kernel: int = 3, bias: bool = False) -> nn.Conv2d:
-    """A convolution that keeps the size."""
+    """Return a convolution that keeps the size."""
     return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
 
 
 class GuidedBackbone(nn.Module):
-    """The backbone, and the global guidance (section 3.2): what a pyramid of pooled features says at each level of the decoder.
+    """The backbone and the global guidance module (section 3.2): a pooling pyramid that guides each level of the decoder.
 
     (N, 3, H, W) -> features f0 .. f4, and guides g0 .. g3 of the sizes of f3, f2, f1, f0.
     """
@@ -47,7 +47,7 @@ class GuidedBackbone(nn.Module):
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         features = list(self.resnet.stages(x))
         last = self.ppms_pre(features[-1])
-        # What the convolution makes of the features and of the pooled ones, enlarged, is computed one by one.
+        # ppm_cat(cat[last, enlarged pooled maps]), one input of the concatenation after the other.
         weight, *weights = cast(nn.Conv2d, self.ppm_cat[0]).weight.split(last.shape[1], dim=1)
         pyramid = F.conv2d(last, weight, padding=1)
         for pooled, weight in zip(self.ppms, weights, strict=True):
@@ -60,7 +60,7 @@ class GuidedBackbone(nn.Module):
 
 
 class PooledSum(nn.Module):
-    """What feature aggregation modules begin with: the features and what convolutions make of their pooled versions, added up."""
+    """First half of a feature aggregation module: pool by 2, 4 and 8, convolve, resize, and add to the input."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PooledSum(nn.Module):
         self.conv_sum = conv(in_channels, out_channels)
 
     def add_pooled(self, x: Tensor) -> Tensor:
-        """(N, in, h, w) -> the same shape, >= 0."""
+        """Return the ReLU of the sum, of the shape of x (N, in, h, w)."""
         pooled = (upsample(layer(F.avg_pool2d(x, side)), x) for side, layer in zip((2, 4, 8), self.convs, strict=True))
         total = x + next(pooled)
         for more in pooled:
@@ -77,38 +77,52 @@ class PooledSum(nn.Module):
 
 
 class FeatureAggregation(PooledSum):
-    """The feature aggregation module (section 3.3). (N, in, h, w), skip and guide -> (N, out, H, W), of their size."""
+    """Feature aggregation module (section 3.3)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels)
         self.conv_sum_c = conv(out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor, guide: Tensor) -> Tensor:
-        """skip: features from the side, guide: the global guidance, both (N, out, H, W)."""
+        """Fuse features with a skip connection and a guide.
+
+        Args:
+            x: (N, in, h, w).
+            skip: lateral features (N, out, H, W).
+            guide: global guidance (N, out, H, W).
+
+        Returns:
+            (N, out, H, W).
+        """
         return self.conv_sum_c(self.conv_sum(upsample(self.add_pooled(x), skip)).add_(skip).add_(guide))
 
 
 class LastAggregation(PooledSum):
-    """The last one, which adds nothing from the side, together with a layer of one output that follows."""
+    """Last feature aggregation module, without skip connection, and the one-channel layer after it."""
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        """(N, in, h, w), and that layer's weight (1, out, k, k) -> (N, 1, h, w)."""
+        """Return the output (N, 1, h, w) of that layer.
+
+        Args:
+            x: (N, in, h, w).
+            weight: of the layer, (1, out, k, k).
+        """
         return two_convolutions(self.add_pooled(x), self.conv_sum, weight)
 
 
 class Net(nn.Module):
-    """PoolNet without edges; tensor names and shapes are those of the published checkpoint (its run-0).
+    """PoolNet without edges, with the tensor names and shapes of the published checkpoint (its run-0).
 
     Args:
-        laterals: channels of the backbone's features in the decoder, from the stem's to the last stage's.
-        width: of the global guidance.
-        std: of the initial weights of all new convolutions. None is for training from scratch: half of what keeps the variance,
-            as each level of the decoder adds up several maps; with He initialisation logits start in the hundreds.
+        laterals: channels of the lateral connections, from the stem to the last stage.
+        width: channels of the global guidance.
+        std: of the initial weights of new convolutions. None, for training from scratch: 0.5 / sqrt(fan in), as each level of
+            the decoder adds several maps; with He initialisation logits start in the hundreds.
         resnet: options of CaffeResNet.
     """
 
     input = Normalization("BGR", (104.00699, 116.66877, 122.67892))
-    group_factors = ((1, 1),)  # on learning rate and weight decay of each parameter group
+    group_factors = ((1, 1),)  # on the learning rate and weight decay of the parameter group
 
     def __init__(
         self,
@@ -136,14 +150,14 @@ class Net(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def _add_edges(self, channels: Sequence[int]) -> None:
-        """Where `JointNet` adds its blocks: the order of registration is that of the published checkpoints."""
+        """Add JointNet's edge blocks, at this place for the order of tensors in the published checkpoints."""
 
     def _add_head(self, channels: int) -> None:
         self.score = nn.ModuleDict({"score": conv(channels, 1, 1, bias=True)})
 
     @property
     def smallest_side(self) -> int:
-        """In pixels: with a shorter one the last features are smaller than the largest average pool, and the network fails."""
+        """Return the shortest side of a photo in pixels: the 8x8 average pool needs 8 positions in the last features."""
         side, size = 0, 0
         while size < 8:
             side += 1
@@ -153,7 +167,7 @@ class Net(nn.Module):
         return side
 
     def decode(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> the outputs of the aggregations that fuse, from the coarsest to half the picture's size."""
+        """Return the outputs of all aggregation modules but the last, from the coarsest to half the size of x (N, 3, H, W)."""
         features, guides = self.base(x)
         laterals: Any = self.convert["convert0"]
         *skips, x = (lateral(f) for lateral, f in zip(laterals, features, strict=True))
@@ -163,17 +177,17 @@ class Net(nn.Module):
         return outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """Saliency logits (N, 1, H, W) of pictures as `input` describes them, (N, 3, H, W) float."""
+        """Return saliency logits (N, 1, H, W) of photos (N, 3, H, W), normalised by `input`."""
         score = cast(nn.Conv2d, self.score["score"])
         logits = self.deep_pool[-1](self.decode(x)[-1], score.weight)
         return upsample(logits + cast(Tensor, score.bias)[:, None, None], x)
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
-        """One group: all trained parameters."""
+        """Return one group with all trained parameters."""
         return [[parameter for parameter in self.parameters() if parameter.requires_grad]]
 
     def fold_batch_norms(self) -> None:
-        """For inference; see CaffeResNet."""
+        """Fold the backbone's batch norms into its convolutions, for inference."""
         self.base.resnet.fold_batch_norms()
 
 
@@ -202,7 +216,7 @@ class EdgeBlock(nn.Module):
 
 
 class JointNet(Net):
-    """PoolNet trained together with edge detection (section 4); names and shapes of the published checkpoint (its run-1)."""
+    """PoolNet trained jointly with edge detection (section 4), with the tensor names of the published checkpoint (its run-1)."""
 
     def _add_edges(self, channels: Sequence[int]) -> None:
         self.block = nn.ModuleList(EdgeBlock(k, 16) for k in channels)
@@ -217,19 +231,12 @@ class JointNet(Net):
         self.score = nn.ModuleDict({"score": conv(2 * channels, 1, bias=True)})
 
     def freeze_edges(self) -> None:
-        """For training without pictures of edges, which alone teach these layers: the saliency takes their hints detached."""
+        """Exclude the edge branch from training, for data without edges: saliency has no gradient for it."""
         for part in (self.block, self.fuse):
             part.requires_grad_(False)
 
-    def edges(self, x: Tensor) -> list[Tensor]:
-        """Edge logits (N, 1, H, W): the fused ones, then each level's."""
-        transitions: Any = self.fuse["trans"]
-        blocks = [block(y) for block, y in zip(self.block, self.decode(x), strict=True)]
-        levels = [upsample(transition(y), x) for transition, y in zip(transitions, blocks, strict=True)]
-        return [self.fuse["fuse"](torch.cat(levels, dim=1)), *levels]
-
     def forward(self, x: Tensor) -> Tensor:
-        """Saliency logits (N, 1, H, W)."""
+        """Return saliency logits (N, 1, H, W) of photos (N, 3, H, W), normalised by `input`."""
         decoded = self.decode(x)
         blocks = [block(y) for block, y in zip(self.block, decoded, strict=True)]
         hints = self.edgeinfo["trans"](torch.cat([upsample(y.detach(), decoded[-1]) for y in blocks], dim=1))
@@ -240,5 +247,5 @@ class JointNet(Net):
 
 
 def is_joint(names: Iterable[str]) -> bool:
-    """Whether a checkpoint with tensors of these names is of `JointNet`, rather than of `Net`."""
+    """Return whether these tensor names are those of `JointNet`, rather than `Net`."""
     return any(name.startswith("edgeinfo.") for name in names)

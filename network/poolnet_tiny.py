@@ -6,7 +6,7 @@ from network import poolnet
 
 
 class Net(poolnet.Net):
-    """Like `poolnet.Net`, with 0.4 % of its parameters, for photos of about 128 pixels; its batch norms are trained."""
+    """`poolnet.Net` with 0.4 % of its parameters, for photos of about 128 pixels; its batch norms are trained."""
 
     def __init__(self, **options) -> None:
         tiny = {

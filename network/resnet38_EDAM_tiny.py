@@ -4,7 +4,7 @@ from typing import Any
 
 from network import resnet38_EDAM_cls
 
-# Its backbone. Photos of 16 x 16 positions: with the dilation meant for 60 x 60 every position would see the whole photo.
+# Options of the backbone. Photos have 16 x 16 positions: the published dilation, for 60 x 60, would reach across the photo.
 BACKBONE: dict[str, Any] = {
     "widths": (16, 32, 64, 96, 128, 192, 256),
     "depths": (1, 1, 2, 1),
@@ -15,7 +15,7 @@ BACKBONE: dict[str, Any] = {
 
 
 class Net(resnet38_EDAM_cls.Net):
-    """Like `resnet38_EDAM_cls.Net`, with 1 % of its parameters; no dropout, and every layer is trained."""
+    """`resnet38_EDAM_cls.Net` with 1 % of its parameters; no dropout, and every layer is trained."""
 
     def __init__(self, num_classes: int = 20) -> None:
         super().__init__(num_classes, dim=32, hidden=64, cma_dropout=0.0, crop_size=104, **BACKBONE)

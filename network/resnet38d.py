@@ -86,7 +86,8 @@ class ResNet38d(nn.Module):
     Args:
         widths: channels after conv1a, b2, b3, b4, b5, b6 and b7.
         depths: blocks in the stages b2, b3, b4 and b5.
-        dropout, dilation: of the bottlenecks b6 and b7.
+        dropout: of the bottlenecks b6 and b7.
+        dilation: of the bottlenecks b6 and b7.
         norm: the batch norm layer; the default is never trained.
         freeze_stem: conv1a and the stage b2 are not trained (EDAM starts from ImageNet weights).
     """
@@ -132,7 +133,7 @@ class ResNet38d(nn.Module):
                 getattr(self, name).requires_grad_(False)
 
     def features(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, widths[-1], ceil(H/8), ceil(W/8)), batch-normed by bn7 without a ReLU."""
+        """Return the output of bn7, without a ReLU: (N, widths[-1], ceil(H/8), ceil(W/8)), of x (N, 3, H, W)."""
         x = self.conv1a(x)
         for name in self.block_names:
             x = getattr(self, name)(x)
@@ -143,9 +144,9 @@ class ResNet38d(nn.Module):
 
     @torch.no_grad()
     def fold_batch_norms(self) -> None:
-        """For inference: let convolutions do the work of the batch norms that follow them. The network can't be trained then.
+        """Fold batch norms into the convolutions before them, for inference. The network can't be trained afterwards.
 
-        The first norm of each block stays, because the block's input is needed without it, too.
+        The first norm of each block stays, as the block also needs its input without it.
         """
         blocks = [getattr(self, name) for name in self.block_names]
         for block in blocks:

@@ -1,9 +1,9 @@
-"""Convolutions computed tap by tap: the same sums in another order, where that takes fewer or faster operations.
+"""Faster forms of three compositions of convolutions: the same sums in another order.
 
 A 3x3 convolution is the sum of nine 1x1 convolutions, one for each tap of its kernel, each shifted to its place. So
-- with few output channels, all taps together are one large matrix product, which is several times as fast as the convolution;
-- of an enlarged map, the taps can be computed before it is enlarged, where there are fewer positions;
-- before a layer with few outputs, and no nonlinearity between, the taps of that layer can be folded into the convolution.
+- with few output channels, all taps together are one large matrix product, several times as fast as the convolution;
+- of an enlarged map, the taps can be computed before it is enlarged, at fewer positions;
+- two convolutions in sequence, the second with one output, are one convolution of the combined taps.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,14 @@ from torch import Tensor, nn
 
 
 def sum_of_convolutions(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
-    """The sum of `conv(x)` over 3x3 convolutions that keep the size, each with its dilation: (N, in, h, w) -> (N, out, h, w).
+    """Return sum(conv(x) for conv in convs), as in ASPP.
 
-    Their taps take 9 x out numbers a position and convolution: for DeepLab-v2's four with 21 outputs, a third of the features.
+    Args:
+        x: (N, in, h, w).
+        convs: 3x3 convolutions that keep the size, each with its dilation.
+
+    Returns:
+        (N, out, h, w).
     """
     # F.fold puts the tap (i, j) of its columns where a convolution has the tap (2 - i, 2 - j).
     weights = [conv.weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2) for conv in convs]
@@ -30,14 +35,15 @@ def sum_of_convolutions(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
 
 
 def two_convolutions(x: Tensor, first: nn.Conv2d, weight: Tensor) -> Tensor:
-    """What a convolution makes of `first(x)`; both have odd kernels, keep the size, and are without bias.
+    """Return conv2d(first(x), weight, padding=k // 2).
 
     Args:
         x: (N, in, h, w).
-        weight: of the second one, (1, mid, k, k).
+        first: convolution with an odd kernel that keeps the size, without bias.
+        weight: (1, mid, k, k), k odd.
 
     Returns:
-        (N, 1, h, w). Beyond the borders of `first(x)` are zeros, as in two steps.
+        (N, 1, h, w).
     """
     side = weight.shape[2]
     of_taps = torch.einsum("mt,mikl->tikl", weight[0].flatten(1), first.weight)
@@ -49,10 +55,18 @@ def two_convolutions(x: Tensor, first: nn.Conv2d, weight: Tensor) -> Tensor:
 
 
 def convolve_enlarged(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
-    """A 3x3 convolution, without bias, of x resized to `size`: bilinear, corners aligned. (N, in, h, w) -> (N, out, *size).
+    """Return conv2d(resize(x, size), weight, padding=1), the resizing bilinear with corners aligned.
 
-    The resizing is linear, and each channel by itself: it can follow the taps. Rows, then columns of all taps are resized, shifted
+    Resizing is linear and does not mix channels, so it can follow the taps. Rows, then columns of all taps are resized, shifted
     and summed by one matrix product each.
+
+    Args:
+        x: (N, in, h, w).
+        weight: (out, in, 3, 3).
+        size: height and width.
+
+    Returns:
+        (N, out, *size).
     """
     (n, _, h, w), out = x.shape, len(weight)
     if (h, w) == tuple(size):
@@ -65,13 +79,13 @@ def convolve_enlarged(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _enlarging_taps(before: int, after: int, like: Tensor) -> Tensor:
-    """(after, 3 * before): what each tap's values, one tap after the other, give to each place: resized and shifted by the tap."""
+    """Return the matrix (after, 3 * before) that resizes the values of three taps, shifts each, and sums them."""
     identity = _in_float32(torch.eye(before, dtype=like.dtype, device=like.device))[None]
     resized = F.interpolate(identity, after, mode="linear", align_corners=True)[0]  # (before, after)
-    padded = F.pad(resized, (1, 1))  # a convolution finds zeros beyond the borders
+    padded = F.pad(resized, (1, 1))  # zeros beyond the borders, as in a convolution
     return torch.cat([padded[:, tap : tap + after] for tap in range(3)]).T.to(like)
 
 
 def _in_float32(x: Tensor) -> Tensor:
-    """So that nine values, each rounded to half precision already, are not rounded again as they are added up."""
+    """Return x in float32 at least, so that sums of half-precision values are rounded once."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The batched CMA against a plain loop over classes and pairs, written from the formula, in float64."""
+"""The batched CMA against a plain loop over classes and pairs, in float64."""
 
 import math
 
@@ -7,9 +7,7 @@ import pytest
 import torch
 from conftest import without_dropout
 
-from network.attention import _attend, attention
 from network.cma import sinusoidal_encoding
-from network.dropout import Dropout
 from network.edam import EDAM
 from network.resnet38_EDAM_cls import Net
 
@@ -21,7 +19,7 @@ def layer_norm(x, norm):
 
 
 def block_of_one_class(x, block, heads):
-    """One pre-norm transformer block on tokens (N, D)."""
+    """Return the output of a pre-norm transformer block on tokens (N, D)."""
     y = layer_norm(x, block.input_sublayer.norm)
     query, key, value = (y @ layer.weight.T + layer.bias for layer in block.attention.linear_layers)
     width = x.shape[1] // heads
@@ -41,7 +39,7 @@ def block_of_one_class(x, block, heads):
 
 
 def loop_over_classes(net, images):
-    """Logits (P, 2, C) of pairs (P, 2, 3, H, W)."""
+    """Return logits (P, 2, C) of pairs (P, 2, 3, H, W), written from the formula."""
     pairs = len(images)
     features = net.features(images.flatten(0, 1))
     scores = net.mask_layer(features)
@@ -74,7 +72,7 @@ def make(num_classes: int = 20):
 
 
 def ready(net):
-    """In float64, without dropout, and with biases and norms that do something."""
+    """Return the network in float64, without dropout, with random biases and norms."""
     for name, parameter in net.named_parameters():
         if name.endswith(("bias", "a_2", "b_2")):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -101,7 +99,7 @@ def test_batched_equals_the_loop(num_classes, size):
 
 
 class Stride16(torch.nn.Module):
-    """A backbone that is nothing like ResNet38d."""
+    """A backbone unlike ResNet38d."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -116,7 +114,7 @@ class OtherNet(EDAM, Stride16):
     pass
 
 
-def test_the_head_sits_on_any_backbone():
+def test_head_on_another_backbone():
     torch.manual_seed(0)
     net = ready(OtherNet(num_classes=7, dim=8, hidden=12, crop_size=64, width=6))
     net.embedding.position.pe = exact_encoding(64, 8)[None].to(devices.name)
@@ -136,7 +134,7 @@ def exact_encoding(length, dim):
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
 
 
-def test_position_table_is_the_formula_and_longer_inputs_extend_it(net):
+def test_position_table_and_its_extension(net):
     torch.testing.assert_close(sinusoidal_encoding(300, 16).double(), exact_encoding(300, 16), rtol=0, atol=2e-5)
     position = net.embedding.position
     table = position.pe.shape[1]
@@ -158,24 +156,18 @@ def test_gradients_of_batched_equal_the_loop(num_classes):
         torch.testing.assert_close(grad, grads[1][name], rtol=1e-7, atol=1e-9, msg=name)
 
 
-def test_every_pair_is_on_its_own(net, device):
+def test_pairs_are_independent(net, device):
     images = torch.randn(3, 2, 3, 32, 32, dtype=torch.float64).to(device)
     with torch.no_grad():
         together, alone = net(images), net(images[1:2])
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("attention_dropout", "attentions"), [(0.1, 4), (0.0, 0)]
-)  # four groups of five classes; PyTorch's own
-def test_what_backward_computes_again_drops_the_same(monkeypatch, attention_dropout, attentions):
-    """Logits and gradients, bit for bit, of a network with its dropout: kept for backward or computed again."""
+def test_recomputed_activations_have_the_same_dropout(monkeypatch):
+    """Logits and gradients are the same bits whether backward keeps or recomputes activations."""
     torch.manual_seed(0)
     net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32).double().train()
-    net.cma_dropout.attention.p = attention_dropout
     images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64)
-    computed = []
-    monkeypatch.setattr("network.attention._attend", lambda *inputs: computed.append(1) or _attend(*inputs))
 
     def results(seed: int) -> list[torch.Tensor]:
         net.zero_grad()
@@ -185,110 +177,6 @@ def test_what_backward_computes_again_drops_the_same(monkeypatch, attention_drop
         return [logits.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
 
     kept = results(1)
-    assert not torch.equal(kept[0], results(2)[0])  # it drops
-    monkeypatch.setattr("network.cma._FEW", 0)
-    computed.clear()
+    assert not torch.equal(kept[0], results(2)[0])
+    monkeypatch.setattr("network.cma._RECOMPUTE_ABOVE", 0)
     assert all(map(torch.equal, results(1), kept))
-    assert len(computed) == attentions  # not again
-
-
-@pytest.mark.parametrize(("num_classes", "times"), [(20, 0), (25, 2), (45, 3)])
-def test_many_classes_hand_freed_memory_back(monkeypatch, num_classes, times):
-    trimmed = []
-    monkeypatch.setattr("network.edam.give_back_freed_memory", lambda: trimmed.append(1))
-    net = make(num_classes).cpu()
-    net(torch.randn(1, 2, 3, 32, 32, dtype=torch.float64)).sum().backward()
-    assert len(trimmed) == 2 * times  # in both passes
-
-
-def test_cpu_dropout():
-    x = torch.rand(100, 1000) + 1
-    x.requires_grad_()
-    y = Dropout(0.3).train()(x)
-    kept = y != 0
-    assert kept.double().mean().item() == pytest.approx(0.7, abs=6e-3)  # 100000 decisions
-    torch.testing.assert_close(y[kept], x[kept] / (1 - round(0.3 * 65536) / 65536))
-    (grad,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(grad, (y / x).detach())
-    assert torch.equal(Dropout(0.3).eval()(x), x)
-    assert not Dropout(1.0).train()(x).any()
-
-
-def test_cpu_dropout_in_bfloat16_rounds_once():
-    x = torch.ones(1000, dtype=torch.bfloat16)
-    y = Dropout(0.1).train()(x * 3)
-    assert set(y.tolist()) == {0.0, torch.tensor(3 / (1 - round(0.1 * 65536) / 65536)).bfloat16().item()}
-
-
-def dropped_weights(q, k, v, p, seed):
-    """The attention weights after dropout that `attention` used, read off with v = identity."""
-    torch.manual_seed(seed)
-    return attention(q, k, v, p)
-
-
-@pytest.fixture
-def small_tiles(monkeypatch):
-    monkeypatch.setattr("network.attention._TILE", 64)
-
-
-def test_cpu_dropout_attention_drops_and_rescales(small_tiles):
-    torch.manual_seed(1)
-    tokens = 300
-    q, k = torch.randn(2, 2, 3, tokens, 8, dtype=torch.float64).unbind()
-    v = torch.eye(tokens, dtype=torch.float64).expand(2, 3, tokens, tokens)
-    weights = dropped_weights(q, k, v, 0.1, seed=5)
-    full = torch.softmax(q @ k.mT / math.sqrt(8), -1)
-    kept = weights != 0
-    assert kept.double().mean().item() == pytest.approx(0.9, abs=2e-3)  # 540000 decisions
-    torch.testing.assert_close(weights[kept], full[kept] / (1 - round(0.1 * 65536) / 65536), rtol=1e-6, atol=1e-9)
-    assert torch.equal(weights, dropped_weights(q, k, v, 0.1, seed=5))
-    assert not torch.equal(weights, dropped_weights(q, k, v, 0.1, seed=6))
-    rows = kept.double().mean(-1).flatten()
-    assert rows.std().item() == pytest.approx(math.sqrt(0.09 / tokens), rel=0.1)  # decisions are independent
-    assert len({row.tobytes() for row in kept.flatten(0, 2).numpy()}) == len(rows)  # and no two rows share theirs
-
-
-@pytest.mark.parametrize("factor", [1, 1e3])  # scores up to 1e7, whose exponentials are infinite
-def test_cpu_dropout_attention_gradients(small_tiles, factor):
-    torch.manual_seed(2)
-    tokens = 151  # the last tiles are smaller
-    q, k, v = torch.randn(3, 1, 2, tokens, 4, dtype=torch.float64)
-    q, k, v = (part.requires_grad_() for part in (q * factor, k * factor, v))
-    identity = torch.eye(tokens, dtype=torch.float64).expand(1, 2, tokens, tokens)
-    mask = (dropped_weights(q.detach(), k.detach(), identity, 0.3, seed=3) != 0).double()
-    scale = 1 / (1 - round(0.3 * 65536) / 65536)
-    upstream = torch.randn(1, 2, tokens, 4, dtype=torch.float64)
-
-    torch.manual_seed(3)
-    out = attention(q, k, v, 0.3)
-    ours = torch.autograd.grad(out, (q, k, v), upstream)
-    reference = (torch.softmax(q @ k.mT / 2, -1) * mask * scale) @ v
-    torch.testing.assert_close(out, reference, rtol=0, atol=1e-10)
-    for mine, expected in zip(ours, torch.autograd.grad(reference, (q, k, v), upstream), strict=True):
-        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("dropout", "count", "limits"),
-    [
-        (0.0, 4000, (6e-3, 9e-3, 7e-3, 6e-3)),  # 8 tiles in a row: the sums over them need float32
-        (0.3, 1000, (8e-3, 1e-2, 9e-3, 8e-3)),
-    ],
-)
-def test_cpu_bfloat16_attention(dropout, count, limits):
-    torch.manual_seed(4)
-    tokens = torch.randn(4, 1, 1, count, 16).bfloat16()
-    q, k, v = (part.requires_grad_() for part in tokens[:3].unbind())
-    exact = [part.detach().double().requires_grad_() for part in (q, k, v)]
-    weights = torch.softmax(exact[0] @ exact[1].mT / 4, -1)
-    if dropout:
-        kept = dropped_weights(q.detach(), k.detach(), torch.eye(count).bfloat16()[None, None], dropout, seed=3) != 0
-        weights = weights * kept / (1 - round(dropout * 65536) / 65536)
-    reference = weights @ exact[2]
-    torch.manual_seed(3)
-    out = attention(q, k, v, dropout)
-    assert out.dtype == torch.bfloat16
-    found = (out, *torch.autograd.grad(out, (q, k, v), tokens[3]))
-    expected = (reference, *torch.autograd.grad(reference, exact, tokens[3].double()))
-    for mine, theirs, limit in zip(found, expected, limits, strict=True):
-        assert ((mine.double() - theirs).norm() / theirs.norm()).item() < limit

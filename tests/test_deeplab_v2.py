@@ -12,7 +12,7 @@ from conftest import PARITY
 from torch import Tensor, nn
 
 from network.deeplab_v2 import Net
-from network.segmentation_loss import cross_entropy, multi_scale_loss
+from network.losses import cross_entropy, multi_scale_loss
 from pseudo_label.crf import DEEPLAB, dense_crf
 from pseudo_label.metrics import confusion, iou, segmentation_scores
 from tool.image_ops import resize_labels

@@ -54,7 +54,7 @@ def test_logits_of_a_drawn_pair(filled_net):
 
 
 def three_steps(net, images: np.ndarray, labels: np.ndarray, expected: dict) -> None:
-    """Three steps of the published recipe; asserts losses, gradients, movements."""
+    """Train three steps of the published recipe; assert losses, gradients, movements."""
     net.train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 0.01, 5e-4)
@@ -124,7 +124,7 @@ def test_output_stride_8_rounds_up(filled_net, size):
     assert mask.shape == (1, 21, -(-size[0] // 8), -(-size[1] // 8))
 
 
-def test_wrong_input_shape_is_named(filled_net):
+def test_wrong_input_shape(filled_net):
     with pytest.raises(ValueError, match=r"got \(3, 3, 8, 8\)"):
         filled_net(torch.zeros(3, 3, 8, 8))
 
@@ -138,8 +138,8 @@ def test_new_layers_start_xavier_uniform():
     assert 0.98 * bound < net.trans_list[3][0].feed_forward.w_1.weight.abs().max() <= bound
 
 
-def test_a_seed_gives_the_weights_it_always_gave():
-    """Published runs are repeated by their seed, so layers draw in a fixed order: a value of each part, and what comes next."""
+def test_initial_weights_of_a_seed():
+    """Seeds reproduce published runs, so layers draw in a fixed order: a value of each part, and the next random number."""
     torch.manual_seed(0)
     state = resnet38_EDAM_tiny.Net().state_dict()
     assert torch.rand(1).item() == pytest.approx(0.3224949836730957, abs=1e-6)
@@ -156,7 +156,7 @@ def test_a_seed_gives_the_weights_it_always_gave():
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 37])
-def test_the_number_of_classes_is_an_argument(num_classes):
+def test_number_of_classes(num_classes):
     net, published = resnet38_EDAM_tiny.Net(num_classes), resnet38_EDAM_tiny.Net()
     assert net.forward_cam(torch.zeros(1, 3, 16, 16)).shape == (1, num_classes + 1, 2, 2)
     names = {name for name in published.state_dict() if not name.startswith(("trans_list.", "fc_list."))}
@@ -170,7 +170,7 @@ def test_the_number_of_classes_is_an_argument(num_classes):
     ("module", "message"),
     [("network.nothing", "no such module"), ("no_such_package.net", "no such module"), ("tool.cli", "no class Net")],
 )
-def test_unknown_network_is_named(module, message):
+def test_unknown_network(module, message):
     with pytest.raises(UserError, match=message) as caught:
         make_net(module)
     assert module in str(caught.value)
@@ -188,7 +188,7 @@ def test_options_reach_the_network():
 
 
 @pytest.mark.parametrize("network", ["resnet38_EDAM_tiny", "deeplab_v2_tiny", "poolnet_tiny"])
-def test_nothing_is_drawn_for_a_network_that_a_file_fills(network):
+def test_init_weights_false_draws_nothing(network):
     module = f"network.{network}"
     saved = make_net(module).state_dict()
     state = torch.get_rng_state()
@@ -196,7 +196,7 @@ def test_nothing_is_drawn_for_a_network_that_a_file_fills(network):
     assert torch.equal(torch.get_rng_state(), state)
     net.load_state_dict(saved, strict=True)
     assert all(torch.equal(tensor, saved[name]) for name, tensor in net.state_dict().items())
-    make_net(module)  # as ever
+    make_net(module)
     assert not torch.equal(torch.get_rng_state(), state)
 
 

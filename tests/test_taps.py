@@ -1,4 +1,4 @@
-"""Convolutions computed tap by tap against the convolutions themselves, in float64: values and gradients."""
+"""Convolutions computed by their taps against the convolutions themselves, in float64: values and gradients."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def drawn(*shape: int) -> Tensor:
 
 
 def assert_same(computed: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
-    """Values and the gradients of some function of them."""
+    """Compare values, and the gradients of a random weighted sum of them."""
     torch.testing.assert_close(computed, expected, rtol=1e-10, atol=1e-10)
     weights = torch.randn_like(expected)
     gradients = [torch.autograd.grad((y * weights).sum(), inputs) for y in (computed, expected)]

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from network import deeplab_v2_tiny, poolnet_tiny
 from network.frozen_norm import FrozenBatchNorm2d
-from network.saliency_loss import saliency_loss
-from network.segmentation_loss import multi_scale_loss
+from network.losses import multi_scale_loss, saliency_loss
 
 
 def photos(count: int = 2, height: int = 96, width: int = 128) -> Tensor:
@@ -32,7 +31,7 @@ NETWORKS = pytest.mark.parametrize(
 
 @NETWORKS
 def test_everything_is_trained(network, loss_of):
-    """But DeepLab's batch norms, which are those of its initial weights."""
+    """DeepLab's batch norms are the exception: they stay as in its initial weights."""
     torch.manual_seed(0)
     net = network().train()
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -53,12 +52,12 @@ def test_folded_batch_norms_compute_the_same(network, loss_of):
     torch.manual_seed(0)
     net = network().train()
     with torch.inference_mode():
-        net(photos())  # statistics that are not those of the start
+        net(photos())  # changes the statistics
         before = net.eval()(photos())
         norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
         net.fold_batch_norms()
         after = net(photos())
-    # Of ResNet38d the first norm of each block stays.
+    # In ResNet38d the first norm of each block stays.
     left = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(left) == (7 if network is deeplab_v2_tiny.Net else 0) and len(norms) > 15
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
