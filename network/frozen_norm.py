@@ -61,7 +61,8 @@ def unfreeze_batch_norms(net: nn.Module) -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(True)
         for name, child in module.named_children():
-            if type(child) in (nn.BatchNorm2d, FrozenBatchNorm2d):  # timm's own kinds hold the activation, too
+            # timm's own kinds of batch norm, which contain the activation, stay.
+            if isinstance(child, nn.BatchNorm2d) and type(child) in (nn.BatchNorm2d, FrozenBatchNorm2d):
                 norm = nn.BatchNorm2d(child.num_features, child.eps, momentum=0.05)
                 norm.load_state_dict(child.state_dict())
                 setattr(module, name, norm)

@@ -1,4 +1,4 @@
-"""DeepLab-v2's head on ResNet38d: which files it starts from, and its miniature on the weights that the demo makes."""
+"""DeepLab-v2's head on ResNet38d: the files it loads, and its miniature on the demo's weights."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def net() -> nn.Module:
     return deeplab_v2_tiny.Net()
 
 
-def test_the_published_size_has_the_imagenet_backbone_under_base():
+def test_tensor_names_of_the_published_size():
     with torch.device("meta"):
         net, theirs = deeplab_v2_resnet38.Net(), ResNet38d()
     shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
@@ -31,7 +31,7 @@ def test_the_published_size_has_the_imagenet_backbone_under_base():
 
 
 @pytest.mark.parametrize("head", [None, "fc8.weight"])
-def test_the_demos_backbone_is_loaded_and_computes_the_same(tmp_path, net, head):
+def test_backbone_of_the_demo_computes_the_same(tmp_path, net, head):
     edam = resnet38_EDAM_tiny.Net()
     edam.load_state_dict(trained(edam))
     given = {name: tensor for name, tensor in edam.state_dict().items() if name in find_backbone(edam)[1]}
@@ -39,7 +39,6 @@ def test_the_demos_backbone_is_loaded_and_computes_the_same(tmp_path, net, head)
     report = load_weights(net, tmp_path / "b.pth")
     assert (report.loaded, report.missing, report.unexpected) == (len(given), ASPP, [head] if head else [])
     assert str(report).endswith(f"newly initialised: base.aspp{'; left out: fc8' if head else ''}")
-    # What both are given of a photo is the same, too.
     photo = torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8)
     theirs = edam.eval().features(IMAGENET.normalise(photo)[None]).relu()
     ours = net.eval().base.features(net.input.normalise(photo)[None])
@@ -50,7 +49,7 @@ def test_the_demos_backbone_is_loaded_and_computes_the_same(tmp_path, net, head)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_checkpoint_fills_everything(tmp_path, net, prefix):
+def test_whole_checkpoint(tmp_path, net, prefix):
     state = {name: tensor + 1 for name, tensor in net.state_dict().items()}
     torch.save({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "a.pth")
     report = load_weights(net, tmp_path / "a.pth")
@@ -58,7 +57,7 @@ def test_a_checkpoint_fills_everything(tmp_path, net, prefix):
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
 
 
-def test_files_of_other_networks_are_named(tmp_path, net):
+def test_files_of_other_networks(tmp_path, net):
     edam = resnet38_EDAM_tiny.Net()
     small = deeplab_v2.Net(depths=(1, 1, 1, 1), widths=(4, 8, 8, 8, 8))
     for into, state, message in (
@@ -76,7 +75,7 @@ def test_files_of_other_networks_are_named(tmp_path, net):
         assert all(torch.equal(tensor, before[name]) for name, tensor in into.state_dict().items())
 
 
-def test_one_size_has_one_loss(net):
+def test_one_scale_has_one_loss(net):
     picture = torch.randn(1, 3, 40, 48)
     assert [tuple(logits.shape) for logits in net.train()(picture)] == [(1, 21, 5, 6)]
     net.scales = (0.5,)
@@ -84,7 +83,7 @@ def test_one_size_has_one_loss(net):
     assert F.mse_loss(net.base.features(picture).clamp(min=0), net.base.features(picture)) == 0
 
 
-def test_batch_norms_that_learn_leave_the_frozen_stem_as_it_is():
+def test_unfrozen_batch_norms_leave_the_stem_frozen():
     net = deeplab_v2_tiny.Net(freeze_stem=True).train()
     still = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
     norms = {name for name in still if ".bn" in name}
