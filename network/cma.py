@@ -61,6 +61,18 @@ class PairEmbedding(nn.Module):
         return self.dropout(tokens + encoding)
 
 
+class TransformerBlock(nn.Module):
+    """Parameters of one class's pre-norm transformer block, named as published; `transformer_blocks` computes it."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        projections = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))  # query, key, value
+        self.attention = nn.ModuleDict({"linear_layers": projections, "output_linear": nn.Linear(dim, dim)})
+        self.feed_forward = nn.ModuleDict({"w_1": nn.Linear(dim, hidden), "w_2": nn.Linear(hidden, dim)})
+        self.input_sublayer = nn.ModuleDict({"norm": LayerNorm(dim)})
+        self.output_sublayer = nn.ModuleDict({"norm": LayerNorm(dim)})
+
+
 class LayerNorm(nn.Module):
     """Parameters of `a_2 * (x - mean) / (std + 1e-6) + b_2`, with the unbiased standard deviation: not nn.LayerNorm."""
 
@@ -68,43 +80,6 @@ class LayerNorm(nn.Module):
         super().__init__()
         self.a_2 = nn.Parameter(torch.ones(dim))
         self.b_2 = nn.Parameter(torch.zeros(dim))
-
-
-class Sublayer(nn.Module):
-    """Parameters of the norm before a residual branch."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = LayerNorm(dim)
-
-
-class Attention(nn.Module):
-    """Parameters of the projections of multi-head attention: query, key, value; output."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.linear_layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
-        self.output_linear = nn.Linear(dim, dim)
-
-
-class FeedForward(nn.Module):
-    """Parameters of the two layers of the feed-forward network."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.w_1 = nn.Linear(dim, hidden)
-        self.w_2 = nn.Linear(hidden, dim)
-
-
-class TransformerBlock(nn.Module):
-    """Parameters of one class's pre-norm transformer block; `transformer_blocks` computes it."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.attention = Attention(dim)
-        self.feed_forward = FeedForward(dim, hidden)
-        self.input_sublayer = Sublayer(dim)
-        self.output_sublayer = Sublayer(dim)
 
 
 class CMADropout(nn.Module):
@@ -148,9 +123,9 @@ def _recompute(function: Callable, x: Tensor, *inputs: Any) -> Any:
 def _projections(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int) -> tuple[Tensor, ...]:
     """Return queries, keys and values, (C * P, heads, T, D / heads) each, of tokens x (C, N, D)."""
     classes, tokens, dim = x.shape
-    y = norm(x, [block.input_sublayer.norm for block in blocks])
+    y = norm(x, [block.input_sublayer["norm"] for block in blocks])
     return tuple(
-        linear(y, [cast(nn.Linear, block.attention.linear_layers[i]) for block in blocks])
+        linear(y, [cast(nn.ModuleList, block.attention["linear_layers"])[i] for block in blocks])
         .view(classes * pairs, tokens // pairs, heads, dim // heads)
         .transpose(1, 2)
         for i in range(3)
@@ -159,22 +134,22 @@ def _projections(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: i
 
 def _after_attention(x: Tensor, attended: Tensor, blocks: list[TransformerBlock], dropout: CMADropout) -> Tensor:
     """Return the block's output (C, N, D), of its input x (C, N, D) and the attention's output (C * P, heads, T, D / heads)."""
-    y = linear(attended.transpose(1, 2).reshape(x.shape), [block.attention.output_linear for block in blocks])
+    y = linear(attended.transpose(1, 2).reshape(x.shape), [block.attention["output_linear"] for block in blocks])
     x = x + dropout.residual(y)
-    y = norm(x, [block.output_sublayer.norm for block in blocks])
-    y = linear(y, [block.feed_forward.w_1 for block in blocks])  # (C, N, hidden)
+    y = norm(x, [block.output_sublayer["norm"] for block in blocks])
+    y = linear(y, [block.feed_forward["w_1"] for block in blocks])  # (C, N, hidden)
     y = dropout.activation(F.gelu(y, approximate="tanh"))
-    x = x + dropout.residual(linear(y, [block.feed_forward.w_2 for block in blocks]))
+    x = x + dropout.residual(linear(y, [block.feed_forward["w_2"] for block in blocks]))
     return dropout.output(x)
 
 
-def norm(x: Tensor, layers: list[LayerNorm]) -> Tensor:
+def norm(x: Tensor, layers: list[Any]) -> Tensor:
     """Apply to each class of x (C, N, D) its own norm."""
     a, b = torch.stack([layer.a_2 for layer in layers]), torch.stack([layer.b_2 for layer in layers])
     return standardise(x) * a[:, None] + b[:, None]
 
 
-def linear(x: Tensor, layers: list[nn.Linear]) -> Tensor:
+def linear(x: Tensor, layers: list[Any]) -> Tensor:
     """Apply to each class of x (C, N, in) its own layer: (C, N, out)."""
     weight, bias = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
     return torch.baddbmm(bias[:, None], x, weight.mT)  # (C, N, in) x (C, in, out)

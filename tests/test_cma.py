@@ -20,8 +20,8 @@ def layer_norm(x, norm):
 
 def block_of_one_class(x, block, heads):
     """Return the output of a pre-norm transformer block on tokens (N, D)."""
-    y = layer_norm(x, block.input_sublayer.norm)
-    query, key, value = (y @ layer.weight.T + layer.bias for layer in block.attention.linear_layers)
+    y = layer_norm(x, block.input_sublayer["norm"])
+    query, key, value = (y @ layer.weight.T + layer.bias for layer in block.attention["linear_layers"])
     width = x.shape[1] // heads
     outputs = []
     for head in range(heads):
@@ -29,10 +29,10 @@ def block_of_one_class(x, block, heads):
         scores = q @ k.T / math.sqrt(width)
         weights = scores.exp() / scores.exp().sum(1, keepdim=True)
         outputs.append(weights @ v)
-    out = block.attention.output_linear
+    out = block.attention["output_linear"]
     x = x + torch.cat(outputs, 1) @ out.weight.T + out.bias
-    y = layer_norm(x, block.output_sublayer.norm)
-    first, second = block.feed_forward.w_1, block.feed_forward.w_2
+    y = layer_norm(x, block.output_sublayer["norm"])
+    first, second = block.feed_forward["w_1"], block.feed_forward["w_2"]
     y = y @ first.weight.T + first.bias
     y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
     return x + y @ second.weight.T + second.bias

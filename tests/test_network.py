@@ -135,7 +135,7 @@ def test_new_layers_start_xavier_uniform():
     bound = (6 / (9 * 16 + 9 * 21)) ** 0.5
     assert 0.98 * bound < net.mask_layer.weight.abs().max() <= bound
     bound = (6 / (128 + 512)) ** 0.5
-    assert 0.98 * bound < net.trans_list[3][0].feed_forward.w_1.weight.abs().max() <= bound
+    assert 0.98 * bound < net.trans_list[3][0].feed_forward["w_1"].weight.abs().max() <= bound
 
 
 def test_initial_weights_of_a_seed():

@@ -104,7 +104,7 @@ def test_batch_norms_are_not_trained(loaded):
     assert all(name.startswith(f"{LITE2}.") for name in groups[0])
     assert sorted(name for group in groups for name in group) == sorted(trained)
     assert loaded.embedding.segment.weight.shape == (5, 64)
-    assert loaded.trans_list[0][0].feed_forward.w_1.weight.shape == (256, 64)
+    assert loaded.trans_list[0][0].feed_forward["w_1"].weight.shape == (256, 64)
 
 
 def test_commands_of_edam(drawn, tmp_path, commands):
