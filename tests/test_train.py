@@ -47,6 +47,7 @@ def test_pictures_in_tensorboard(whole, case):
     tags = found.Tags()["images"]
     assert len(tags) == 4 and case.pictures.format(IDS[0]) in tags
     assert all([picture.step for picture in found.Images(tag)] == [2, 5] for tag in tags)
+    assert found.Images(tags[0])[0].width >= 2 * 64  # the photo, and what the network makes of it
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -196,12 +197,15 @@ def test_deeplab_weights(commands, data, tiny_weights, tmp_path):
         ("--voc12_root {0}", "--mask_dir"),
         ("--root {0} --train_list {0}/pairs.lst --crop_size 110 --network tests.small_poolnet", "--crop_size"),
         ("--root {0} --train_list {0}/list.txt --network tests.small_poolnet", "list.txt"),
-        ("--voc12_root {0} --mask_dir {0}/binary --train_list one.txt --network tests.small_poolnet", "--root"),
+        (
+            "--voc12_root {0} --mask_dir {0}/binary --train_list one.txt --network tests.small_poolnet --crop_size 112",
+            "255",
+        ),
     ],
 )
 def test_poolnet_flags_that_do_not_fit(given, keyword, commands, broken, tmp_path):
     (tmp_path / "one.txt").write_text(IDS[0])
     (broken / "binary").mkdir()
-    size = Image.open(broken / f"JPEGImages/{IDS[0]}.jpg").size
-    Image.new("L", size, 255).save(broken / f"binary/{IDS[0]}.png")
+    photo = Image.open(broken / f"JPEGImages/{IDS[0]}.jpg").convert("L")
+    photo.point(lambda value: 255 * (value > 99)).save(broken / f"binary/{IDS[0]}.png")
     assert keyword in commands.error(tmp_path, "train_sal.py", *given.format(broken).split())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from disks import FULL, small_disk
-from training import NETWORK, curve, events, flags, image_id, same_tensors, tensors, write_pairs
+from training import NETWORK, curve, flags, image_id, same_tensors, tensors, write_pairs
 
 from train_EDAM_cls import get_parser
 
@@ -20,7 +20,7 @@ def run(commands, drawn, tmp_path_factory):
     """A run of 12 steps, fewer than its 25 checkpoints: its folder and its command."""
     folder = tmp_path_factory.mktemp("run")
     write_pairs(folder / "pairs.txt", 12)
-    return folder, commands.run(folder, SCRIPT, *flags(drawn, "--session_name", "short", "--vis_every", 5))
+    return folder, commands.run(folder, SCRIPT, *flags(drawn, "--session_name", "short"))
 
 
 def test_output_and_log(run, drawn, device):
@@ -39,15 +39,6 @@ def test_output_and_log(run, drawn, device):
     steps = [found for line in log if (found := re.search(r"step (\d+)/12, loss (\S+), lr (\S+), \S+ images/s$", line))]
     assert [int(step[1]) for step in steps] == list(range(1, 13))
     assert [step[2] for step in steps] == [f"{v:.4f}" for v in curve(folder / "runs/short", "Train/Loss").values()]
-
-
-def test_class_maps_in_tensorboard(run):
-    found = events(run[0] / "runs/short")
-    shown = [image_id(number) for number in (1, 21, 2, 22)]  # the first four photos of the list
-    assert sorted(found.Tags()["images"]) == sorted(f"Class_maps/{i}" for i in shown)
-    pictures = found.Images(f"Class_maps/{shown[0]}")
-    assert [picture.step for picture in pictures] == [4, 9, 11]
-    assert pictures[0].width > 64 and pictures[0].width % 64 == 0  # the photo, then a map of each of its classes
 
 
 def test_checkpoints_and_settings(run):
