@@ -1,7 +1,9 @@
 """voc12/prepare_coco.py on COCO 2014 in miniature: labels and masks against pycocotools' own decoding."""
 
+import errno
 import io
 import json
+import os
 import shutil
 import sys
 import zipfile
@@ -139,47 +141,153 @@ def test_rerun_writes_only_what_is_missing(coco, capsys):
     assert contents(coco) == before
 
 
-def remove_toothbrushes(content: dict) -> None:
-    content["annotations"] = [found for found in content["annotations"] if found["category_id"] != 90]
+def change(root: Path, split: str, edit) -> None:
+    """Let `edit` change the content of a split's annotations."""
+    path = root / f"annotations/instances_{split}2014.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
-    ("split", "damage", "keywords"),
+    ("split", "edit", "keywords"),
     [
-        ("train", None, "instances_train2014.json: .*Unpack"),
+        ("train", lambda content: content.clear(), "instances_train2014.json: .*Unpack"),
         ("train", lambda content: content["categories"][0].pop("name"), "instances_train2014.json: .*Unpack"),
-        ("train", lambda content: content["annotations"][0].update(category_id=7), "instances_train2014.json: .*7"),
-        ("val", lambda content: content["annotations"][0].update(segmentation=[[1, 2]]), "annotation 1 is damaged"),
+        ("train", lambda content: content["images"][1].update(id=1), "instances_train2014.json: two photos .*id 1"),
+        ("val", lambda content: content["annotations"].clear(), "instances_val2014.json: none of 0 annotations"),
         ("val", lambda content: content["categories"][0].update(name="cat"), "annotations: .*categories"),
-        ("train", remove_toothbrushes, "annotations: .*toothbrush"),
     ],
 )
-def test_damaged_annotations_are_errors(coco, split, damage, keywords):
-    path = coco / f"annotations/instances_{split}2014.json"
-    content = json.loads(path.read_text())
-    if damage:
-        damage(content)
-    path.write_text(json.dumps(content) if damage else "{")
+def test_damaged_files_are_errors(coco, split, edit, keywords):
+    change(coco, split, edit)
     with pytest.raises(UserError, match=keywords):
         main(coco)
 
 
-def test_missing_folder_and_missing_pycocotools_are_errors(coco, monkeypatch):
-    shutil.rmtree(coco / "val2014")
-    with pytest.raises(UserError, match=rf"--coco_root {coco}: no folder val2014.*val2014\.zip"):
-        main(coco)
-    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
-    with pytest.raises(UserError, match=r"pycocotools: .*requirements-coco\.txt"):
-        prepare_coco.Annotations(coco / "annotations/instances_val2014.json")
-
-
-def test_missing_photos_and_other_sizes_are_reported(coco, capsys):
-    (coco / "train2014/COCO_train2014_000000000001.jpg").unlink()
-    Image.new("RGB", (W + 1, H)).save(coco / "val2014/COCO_val2014_000000000005.jpg")
+@pytest.mark.parametrize(
+    ("changes", "keyword"),
+    [
+        ({"segmentation": None}, "no polygon"),
+        ({"segmentation": []}, "no polygon"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "no polygon"),
+        ({"segmentation": {"size": [H, W + 1], "counts": [H * (W + 1)]}}, "size"),
+        ({"segmentation": {"size": [H, W], "counts": [5, 10]}}, "size"),
+        ({"segmentation": {"size": [H, W], "counts": "abc"}}, "RLE"),
+        ({"segmentation": [["a", 1, 2, 3, 4, 5]]}, "'a'"),
+        ({"image_id": 77}, "image_id 77"),
+        ({"image_id": None}, "image_id None"),
+        ({"category_id": 7}, "category_id 7"),
+    ],
+)
+def test_one_bad_annotation_is_left_out_and_counted(coco, capsys, changes, keyword):
+    main(coco)
+    whole = {path: load_label(path) for path in (coco / "SegmentationClass").iterdir()}
+    shutil.rmtree(coco / "SegmentationClass")
+    change(coco, "val", lambda content: content["annotations"][0].update(changes))  # the small person of photo 1
+    capsys.readouterr()
     main(coco)
     lines = capsys.readouterr().out.splitlines()
-    assert "  1 image of train without a photo, left out: COCO_train2014_000000000001" in lines
-    assert any("another size" in line and line.endswith(": COCO_val2014_000000000005") for line in lines)
+    found = [line for line in lines if line.startswith("  1 annotation of instances_val2014.json that cannot be used")]
+    assert len(found) == 1 and keyword in found[0]
+    assert any("instances_val2014.json: " in line and " of 8 annotations, 4 of 5 images" in line for line in lines)
+    differ = [path.stem[-1] for path, label in whole.items() if not np.array_equal(load_label(path), label)]
+    assert differ == ["1"] and read_image_list(coco / "train.txt")[-1].endswith("7")
+
+
+def test_repeated_annotation_ids_lose_nothing(coco, capsys):
+    main(coco)
+    whole = contents(coco)
+    for split in ("train", "val"):
+        change(coco, split, lambda content: [found.update(id=1) for found in content["annotations"]])
+    shutil.rmtree(coco / "SegmentationClass")
+    capsys.readouterr()
+    main(coco)
+    assert "instances_train2014.json: 14 of 14 annotations, 6 of 7 images" in capsys.readouterr().out
+    assert {name: data for name, data in contents(coco).items() if "instances" not in name} == {
+        name: data for name, data in whole.items() if "instances" not in name
+    }
+
+
+def test_category_without_photos_is_left_out_and_old_masks_are_backed_up(coco, capsys):
+    main(coco)
+    change(
+        coco,
+        "train",
+        lambda content: [found.update(category_id=18) for found in content["annotations"] if found["category_id"] == 1],
+    )
+    capsys.readouterr()
+    main(coco)
+    out = capsys.readouterr().out
+    assert "  1 category name without a photo of train, left out: person" in out and "SegmentationClass.1" in out
+    assert (coco / "classes.txt").read_text() == "traffic light\ndog\ntoothbrush\n"
+    assert [int(image_id[-2:]) for image_id in read_image_list(coco / "val.txt")] == [1, 4, 5]  # 3 shows persons alone
+    assert set(np.unique(load_label(coco / "SegmentationClass/COCO_val2014_000000000005.png"))) == {2}
+    labels = Dataset(coco).image_labels(read_image_list(coco / "val.txt"), coco / "val.txt")
+    assert labels["COCO_val2014_000000000001"].tolist() == [1, 1, 0]
+
+
+def test_other_years_and_folders(coco, tmp_path):
+    main(coco)
+    ids = read_image_list(coco / "train.txt")
+    other = write_coco(tmp_path / "other")
+    (other / "images").mkdir()
+    for split in ("train", "val"):
+        (other / f"{split}2014").rename(other / f"images/{split}2017")
+        (other / f"annotations/instances_{split}2014.json").rename(other / f"annotations/instances_{split}2017.json")
+    main(other)
+    assert read_image_list(other / "train.txt") == ids and Dataset(other).photo_path(ids[0]).is_file()
+    assert os.readlink(other / "JPEGImages/train2017") == "../images/train2017"
+
+
+@pytest.mark.parametrize("missing", ["val2014", "annotations/instances_val2014.json"])
+def test_missing_part_is_named_with_what_is_there(coco, missing):
+    (coco / missing).rename(coco / "elsewhere")
+    archive = "val2014" if missing == "val2014" else "annotations_trainval2014"
+    with pytest.raises(UserError, match=rf"--coco_root {coco}: no {missing}; .*train2014.*{archive}\.zip"):
+        main(coco)
+
+
+def test_missing_pycocotools_is_an_error(coco, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(UserError, match=r"pycocotools: .*requirements-coco\.txt"):
+        main(coco)
+
+
+def test_out_leaves_the_root_alone(coco, tmp_path, monkeypatch):
+    before = contents(coco)
+    main(coco, "--out", tmp_path / "out")
+    assert contents(coco) == before
+    out = contents(tmp_path / "out")
+    main(coco)
+    assert {name.partition("/")[2] for name in out} <= {name.partition("/")[2] for name in contents(coco)}
+    assert Dataset(tmp_path / "out").photo_path("COCO_train2014_000000000001").is_file()
+
+    def refuse(*_, **options):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    shutil.rmtree(coco / "JPEGImages")
+    with pytest.raises(UserError, match=r"JPEGImages/train2014: .*--out DIR"):
+        main(coco)
+
+
+def test_unusable_photos_are_left_out(coco, capsys):
+    (coco / "train2014/COCO_train2014_000000000001.jpg").unlink()
+    (coco / "train2014/COCO_train2014_000000000003.jpg").write_bytes(b"<!DOCTYPE html><html>404</html>")
+    Image.new("RGB", (W + 1, H)).save(coco / "val2014/COCO_val2014_000000000005.jpg")
+    main(coco)
+    line = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("  3 photos that cannot be used")
+    )
+    for name, keyword in (
+        ("train2014_000000000001", "exist"),
+        ("train2014_000000000003", "web page"),
+        ("val2014_000000000005", f"{W}x{H}"),
+    ):
+        assert f"COCO_{name}.jpg" in line and keyword in line
+        assert f"COCO_{name}" not in read_image_list(coco / f"{name.partition('2')[0]}.txt")
+    assert not (coco / "SegmentationClass/COCO_val2014_000000000005.png").exists()
 
 
 def test_missing_folders_are_downloaded(coco, tmp_path, monkeypatch):
@@ -197,5 +305,5 @@ def test_missing_folders_are_downloaded(coco, tmp_path, monkeypatch):
             prepare_coco.main(words)
         server.cut.clear()
         prepare_coco.main(words)
-        assert server.served.count("train2014.zip") == 1
+        assert [name for name, _ in server.served].count("train2014.zip") == 1
     assert len(read_image_list(tmp_path / "new/train.txt")) == 6

@@ -5,12 +5,11 @@ import io
 import tarfile
 
 import pytest
-from torchvision.datasets import SBDataset, voc
 from voc12_devkit import SBD_ONLY, TRAIN, contents, running_server, write_voc_and_sbd
 
 from tool.cli import UserError
+from voc12 import prepare
 from voc12.lists import read_image_list
-from voc12.prepare import main
 
 VOC_TAR = "VOCtrainval_11-May-2012.tar"
 SBD_TGZ = "benchmark.tgz"
@@ -30,62 +29,75 @@ def server(tmp_path, monkeypatch):
     with running_server() as server:
         server.files[VOC_TAR] = archive(tmp_path / "origin", "VOCdevkit", "w:")
         server.files[SBD_TGZ] = archive(tmp_path / "origin", "benchmark_RELEASE", "w:gz")
-        md5 = {name: hashlib.md5(body).hexdigest() for name, body in server.files.items()}
-        facts = {"url": f"{server.address}/{VOC_TAR}", "md5": md5[VOC_TAR]}
-        monkeypatch.setitem(voc.DATASET_YEAR_DICT, "2012", voc.DATASET_YEAR_DICT["2012"] | facts)
-        monkeypatch.setattr(SBDataset, "url", f"{server.address}/{SBD_TGZ}")
-        monkeypatch.setattr(SBDataset, "md5", md5[SBD_TGZ])
+        for name, facts in (("VOC_2012", prepare.VOC_2012), ("SBD", prepare.SBD)):
+            file = facts[0].rpartition("/")[2]
+            md5 = hashlib.md5(server.files[file]).hexdigest()
+            monkeypatch.setattr(prepare, name, (f"{server.address}/{file}", facts[1], md5))
         yield server
 
 
-def prepare(folder, *arguments) -> None:
+def run(folder, *arguments) -> None:
     flags = ["--download", str(folder / "data"), "--out_dir", str(folder / "out"), "--epochs", "2"]
-    main([*flags, *map(str, arguments)])
+    prepare.main([*flags, *map(str, arguments)])
 
 
 def test_download_both_and_rerun_without_download(tmp_path, server, capsys):
-    prepare(tmp_path)
-    assert server.served == [VOC_TAR, SBD_TGZ]
+    run(tmp_path)
+    assert server.served == [(VOC_TAR, 0), (SBD_TGZ, 0)]
     assert read_image_list(tmp_path / "out/train_aug.txt") == sorted(TRAIN + SBD_ONLY)
     assert {path.name for path in (tmp_path / "data").iterdir()} == {VOC_TAR, "VOCdevkit", SBD_TGZ, "benchmark_RELEASE"}
     assert f"--voc12_root {tmp_path / 'data/VOCdevkit/VOC2012'} " in capsys.readouterr().out.splitlines()[-1]
     before = contents(tmp_path / "data", tmp_path / "out")
-    prepare(tmp_path)
+    run(tmp_path)
     assert len(server.served) == 2 and contents(tmp_path / "data", tmp_path / "out") == before
 
 
 def test_only_what_is_missing_is_downloaded(tmp_path, server):
     root, sbd = write_voc_and_sbd(tmp_path / "mine")
-    prepare(tmp_path, "--voc12_root", root, "--sbd_root", sbd)
+    run(tmp_path, "--voc12_root", root, "--sbd_root", sbd)
     assert server.served == []
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / VOC_TAR).write_bytes(server.files[VOC_TAR])
-    prepare(tmp_path, "--voc12_root", tmp_path / "none")
-    assert server.served == [SBD_TGZ]
+    run(tmp_path, "--voc12_root", tmp_path / "none")
+    assert server.served == [(SBD_TGZ, 0)]
 
 
+@pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("fault", ["cut", "damaged"])
 @pytest.mark.parametrize("name", [VOC_TAR, SBD_TGZ])
-def test_cut_connection_or_wrong_checksum_is_never_taken_for_whole(tmp_path, server, name, fault):
-    prepare(tmp_path / "whole")
+def test_rerun_resumes_cut_files_and_fetches_damaged_ones_again(tmp_path, server, name, fault, ranges):
+    run(tmp_path / "whole")
     whole = contents(tmp_path / "whole/data", tmp_path / "whole/out")
+    server.ranges = ranges
     getattr(server, fault).add(name)
-    with pytest.raises(
-        UserError, match=rf"{name}: .*{server.address}/{name}.*{hashlib.md5(server.files[name]).hexdigest()}"
-    ):
-        prepare(tmp_path)
+    md5 = hashlib.md5(server.files[name]).hexdigest()
+    with pytest.raises(UserError, match=rf"{name}: .*{server.address}/{name}.*{md5}"):
+        run(tmp_path)
     assert not (tmp_path / "data/benchmark_RELEASE").exists() and not list((tmp_path / "out").iterdir())
     getattr(server, fault).clear()
-    prepare(tmp_path)
+    server.served.clear()
+    run(tmp_path)
+    assert server.served[0] == (name, len(server.files[name]) // 2 if fault == "cut" and ranges else 0)
     assert contents(tmp_path / "data", tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("name", [VOC_TAR, f"{VOC_TAR}.partial"])
+@pytest.mark.parametrize("share", [0.3, 1])
+def test_part_of_a_file_from_elsewhere_is_resumed(tmp_path, server, name, share):
+    (tmp_path / "data").mkdir()
+    held = server.files[VOC_TAR][: int(share * len(server.files[VOC_TAR]))]
+    (tmp_path / "data" / name).write_bytes(held)
+    run(tmp_path)
+    assert server.served == [*([(VOC_TAR, len(held))] if share < 1 else []), (SBD_TGZ, 0)]
+    assert (tmp_path / "data" / VOC_TAR).read_bytes() == server.files[VOC_TAR]
 
 
 def test_missing_file_and_unexpected_archive_are_errors(tmp_path, server, monkeypatch):
     tar = server.files.pop(VOC_TAR)
     with pytest.raises(UserError, match=f"{VOC_TAR}: .*404"):
-        prepare(tmp_path)
+        run(tmp_path)
     server.files[VOC_TAR] = tar
-    monkeypatch.setitem(voc.DATASET_YEAR_DICT["2012"], "base_dir", "other")
+    monkeypatch.setattr(prepare, "VOC_2012", (prepare.VOC_2012[0], "other", prepare.VOC_2012[2]))
     with pytest.raises(UserError, match=f"{VOC_TAR}: .*other"):
-        prepare(tmp_path)
+        run(tmp_path)
     assert [path.name for path in (tmp_path / "data").iterdir()] == [VOC_TAR]

@@ -109,7 +109,10 @@ def contents(*folders: Path) -> dict[str, bytes]:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Server of `files` (name -> bytes); names in `cut` are sent half, those in `damaged` with a changed byte."""
+    """Server of `files` (name -> bytes); names in `cut` are sent half, those in `damaged` with a changed byte.
+
+    ranges: answer requests for the rest of a file. served: name of each answer, and its first byte.
+    """
 
     daemon_threads = True
 
@@ -118,7 +121,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.cut: set[str] = set()
         self.damaged: set[str] = set()
-        self.served: list[str] = []
+        self.ranges = True
+        self.served: list[tuple[str, int]] = []
         self.address = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -129,15 +133,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if body is None:
             self.send_error(404)
             return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.headers.get("Method") == "HEAD":  # torchvision follows redirects with such a request
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if self.server.ranges else 0
+        if start >= len(body):
+            self.send_error(416)
             return
-        self.server.served.append(name)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        self.server.served.append((name, start))
         if name in self.server.damaged:
             body = body[:-1] + bytes([body[-1] ^ 1])
-        self.wfile.write(body[: len(body) // 2] if name in self.server.cut else body)
+        self.wfile.write(body[start : len(body) // 2] if name in self.server.cut else body[start:])
 
     def log_message(self, *arguments) -> None:
         pass

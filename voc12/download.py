@@ -1,56 +1,96 @@
-"""Download of the official archives: VOC 2012 and SBD, at torchvision's addresses and checksums, and COCO 2014."""
+"""Download of the official archives of VOC 2012, SBD and COCO 2014."""
 
+import hashlib
 import http.client
 import os
 import shutil
-import socket
-import tarfile
+import urllib.error
+import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
-from torchvision.datasets import SBDataset, utils, voc
+from tqdm import tqdm
 
 from tool.cli import UserError
 from tool.files import make_folder
 
+# Address, folder in the archive, MD5.
+VOC_2012 = (
+    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    "VOCdevkit/VOC2012",
+    "6cd6e144f989b92b3379bac3b3de84fd",
+)
+SBD = (
+    "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+    "benchmark_RELEASE/dataset",
+    "82b4d87ceb2ed10f6038a1cba92111cb",
+)
+_DAMAGED = (zipfile.BadZipFile, zlib.error)
 
-def download_voc(folder: Path) -> Path:
-    """Download VOC 2012 trainval (2 GB) unless it is there, and return its devkit folder."""
-    facts = voc.DATASET_YEAR_DICT["2012"]
-    return fetch(facts["url"], facts["base_dir"], folder, facts["md5"])
 
-
-def download_sbd(folder: Path) -> Path:
-    """Download SBD (1.4 GB) unless it is there, and return the folder that holds `cls`."""
-    return fetch(SBDataset.url, "benchmark_RELEASE/dataset", folder, SBDataset.md5)
-
-
-def fetch(url: str, inner: str, folder: Path, md5: str | None = None) -> Path:
+def fetch(folder: Path, url: str, inner: str, md5: str | None = None) -> Path:
     """Download an archive into `folder`, unpack its folder `inner` there unless that exists, and return `folder / inner`.
 
     An interrupted run is never taken for whole: the archive is checked, and unpacked in a temporary folder.
     md5: None for a .zip, whose files have checksums.
     """
-    target, archive = folder / inner, folder / url.rsplit("/", 1)[1]
+    target, archive = folder / inner, make_folder(folder) / url.rsplit("/", 1)[1]
     if target.is_dir():
         print(f"{target}: unpacked already")
         return target
-    partial = make_folder(folder) / f"{archive.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    if md5 is None and not zipfile.is_zipfile(archive):
-        archive.unlink(missing_ok=True)  # torchvision takes any file for whole where it has no checksum
-    socket.setdefaulttimeout(60)  # seconds without a single byte
+    unpacked = folder / f"{archive.name}.unpacked"
     try:
-        print(f"{archive}: download from {url} unless it is whole, then unpack")
-        utils.download_and_extract_archive(url, folder, partial, archive.name, md5)
+        if not _is_whole(archive, md5):
+            print(f"{archive}: download from {url}")
+            _download(url, archive)
+            if not _is_whole(archive, md5):
+                archive.unlink()
+                raise ValueError("it is damaged")
+        shutil.rmtree(unpacked, ignore_errors=True)
+        shutil.unpack_archive(archive, unpacked)
         make_folder(target.parent)
-        os.replace(partial / inner, target)
-    except (OSError, RuntimeError, http.client.HTTPException, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        # RuntimeError: torchvision's "File not found or corrupted." for a wrong checksum or a cut connection.
+        os.replace(unpacked / inner, target)
+    except (OSError, ValueError, http.client.HTTPException, *_DAMAGED) as error:
+        if isinstance(error, _DAMAGED):
+            archive.unlink()
         raise UserError(
             f"{archive}: could not be fetched from {url} and unpacked ({error}). "
-            f"Run the command again, or put the archive there yourself{f' (MD5 {md5})' if md5 else ''}."
+            f"Run the command again, which resumes, or put the archive there yourself{f' (MD5 {md5})' if md5 else ''}."
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unpacked, ignore_errors=True)
     return target
+
+
+def _is_whole(archive: Path, md5: str | None) -> bool:
+    """Return whether the archive is there and has the MD5, or without one the end of a zip file."""
+    if md5 is None or not archive.is_file():
+        return archive.is_file() and zipfile.is_zipfile(archive)
+    with open(archive, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest() == md5
+
+
+def _download(url: str, archive: Path) -> None:
+    """Download a file. What an interrupted run left of it, `<name>.partial`, is continued if the server allows it."""
+    partial = archive.with_name(f"{archive.name}.partial")
+    if archive.exists():
+        os.replace(archive, partial)
+    start = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=60)  # seconds without a single byte
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        os.replace(partial, archive)  # all bytes were there; the caller checks them
+        return
+    start = start if response.status == 206 else 0
+    with response, open(partial, "ab" if start else "wb") as file:
+        length = None if response.length is None else start + response.length
+        with tqdm(total=length, initial=start, unit="B", unit_scale=True, disable=None) as bar:
+            while block := response.read(1 << 20):
+                bar.update(file.write(block))
+    if length not in (None, partial.stat().st_size):
+        raise ConnectionError(f"{partial.stat().st_size} of {length} bytes arrived")
+    os.replace(partial, archive)

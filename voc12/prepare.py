@@ -26,6 +26,7 @@ from tool.cli import UserError, nearest_path, run_script
 from tool.files import back_up, load_npy_dict, make_folder, remove_leftovers, save_npy_dict
 from voc12.classes import VOC
 from voc12.dataset import Dataset, check_inputs, deeper_root, label_maps
+from voc12.download import SBD, VOC_2012, fetch
 from voc12.labels import IGNORE_FOREIGN, LABELS_FILE, read_annotation
 from voc12.lists import CLASSES_FILE, format_image_list, format_pairs, read_classes, read_image_list, write_text
 from voc12.masks import AUG, OWN, complete_masks, count_aug, find_all
@@ -61,18 +62,16 @@ def main(argv: list[str] | None = None) -> None:
     if label_folder:
         texts |= deeplab_lists(root, label_folder, lists, findings)
 
+    compared = compare_masks(root / (AUG if count_aug(root) else OWN), labels, masks, findings)
     write_texts(texts)
     write_labels(out / LABELS_FILE, labels)
     whole = data.classes == VOC and not args.per_class
     if whole and not count_aug(root):
         command = shlex.join(["python", "voc12/prepare.py", "--voc12_root", str(root), "--download", "DIR"])
         findings.add(f"folder missing, so train_aug equals train. `{command}` makes it from SBD ({SBD_PAGE})", AUG)
-    report = [*list_lines(lists | {"pairs": pairs}, published), counts, compare_masks(labels, masks, findings)]
-    print(
-        "\n".join(
-            ["", *report, *findings.lines(), *next_command(root, out / PAIRS_FILE, None if whole else len(pairs))]
-        )
-    )
+    report = [*list_lines(lists | {"pairs": pairs}, published), counts, compared]
+    report += [*findings.lines(), *next_command(root, out / PAIRS_FILE, None if whole else len(pairs))]
+    print("\n".join(["", *report]))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -109,14 +108,10 @@ def locate(args: argparse.Namespace) -> tuple[Path, Path, Path | None]:
     # Before hours of download. Lists of VOC belong to this repository, those of another dataset to its folder.
     out = make_folder(args.out_dir or (Path(__file__).parent if classes == VOC else root))
     if args.download is not None:
-        from voc12.download import download_sbd, download_voc  # imports torch, which takes seconds
-
         if root is None or not (root / "JPEGImages").is_dir():
-            if root is not None:
-                print(f"{root} holds no devkit, so the one in {args.download} is used")
-            root = download_voc(args.download)
+            root = fetch(args.download, *VOC_2012)
         if sbd_root is None and count_aug(root) < PUBLISHED["train_aug"] + PUBLISHED["val"]:
-            sbd_root = download_sbd(args.download)
+            sbd_root = fetch(args.download, *SBD)
     if root is None:
         raise UserError("--voc12_root: missing. Give it, or --download DIR to fetch VOC 2012.")
     for part in ("JPEGImages", "Annotations", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"):
@@ -225,8 +220,7 @@ def write_labels(path: Path, labels: Mapping[str, np.ndarray]) -> None:
     """Write the labels as PSA, SEAM and IRN read them, unless the file holds the same."""
     with contextlib.suppress(UserError):
         old = load_npy_dict(path)
-        arrays = zip(old.values(), labels.values(), strict=False)
-        if list(old) == list(labels) and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays):
+        if list(old) == list(labels) and all(map(np.array_equal, old.values(), labels.values())):
             print(f"{path}: already right")
             return
     if backup := back_up(path, copy=True):
@@ -242,7 +236,8 @@ def link(path: Path, folder: Path) -> None:
     try:
         path.symlink_to(folder, target_is_directory=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be linked to {folder} ({error.strerror}). Remove what is there.") from error
+        remedy = "Remove what is there." if os.path.lexists(path) else "Give --out DIR on a disk that has links."
+        raise UserError(f"{path}: cannot be linked to {folder} ({error.strerror}). {remedy}") from error
 
 
 if __name__ == "__main__":
