@@ -5,7 +5,7 @@
 or, a quick look at real photos on a laptop: other, small networks, ImageNet weights from a package, the first photos of each class:
     python reproduce.py --laptop --voc12_root VOC2012 --out RUN
 --dry_run checks every input and prints the commands. --try runs all of them, a few steps and photos each. Rerun to resume. Inputs
-that you have save steps: --edam_weights (a trained EDAM), --sal_path (saliency maps).
+that you have save steps: --edam_weights (a trained EDAM), --sal_path (saliency maps). --saliency u2netp replaces PoolNet.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from experiment.report import write_report
 from experiment.runner import Step, is_finished, run_steps, select
 from experiment.steps import Plan, command, make_steps
 from network.weights import IMAGENET
+from pseudo_label.onnx_saliency import PACKAGES
 from tool import cli, distributed
 from tool.cli import UserError, run_script
 from tool.files import make_folder
@@ -30,7 +31,7 @@ PATHS = ("voc12_root", "out", "sbd_root", "download", *SOURCES)
 FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
 # --laptop: in place of the published networks, and of their training on 10582 photos
 SMALL: dict[str, object] = {"network": "network.timm_EDAM", "deeplab_network": "network.deeplab_v2_timm"}
-SMALL |= {"weights": Path(IMAGENET), "deeplab_weights": Path(IMAGENET)}
+SMALL |= {"weights": Path(IMAGENET), "deeplab_weights": Path(IMAGENET), "saliency": "u2netp"}
 PER_CLASS = 25  # photos of each class
 SMALL_PREPARE = ("--per_class", PER_CLASS, "--epochs", 12)
 SMALL_TRAINING = "--freeze_backbone --lr 0.002 --warmup_steps 20 --batch_size 4 --crop_size 384 --long_side 256 384"
@@ -51,13 +52,15 @@ def get_parser() -> argparse.ArgumentParser:
     add("--download", type=Path, metavar="DIR", help="fetch SBD (1.4 GB) to this folder instead")
     for name, what in SOURCES.items():
         add(f"--{name}", type=Path, metavar="DIR" if name == "sal_path" else "FILE", help=what)
+    maps = "network of the saliency maps without --sal_path and --poolnet_weights; needs requirements-onnx.txt"
+    add("--saliency", choices=PACKAGES, help=maps)
     add("--network", type=cli.module_name, default=Plan.edam, metavar="MODULE", help="EDAM's network")
     add("--poolnet_network", type=cli.module_name, default=Plan.poolnet, metavar="MODULE", help="PoolNet's module")
     add("--deeplab_network", type=cli.module_name, default=Plan.deeplab, metavar="MODULE", help="DeepLab-v2's")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--seed", type=cli.count(), default=0, help="of the pairs, initial weights and training")
     laptop = "small networks on EfficientNet-Lite2 and a few hundred photos: half an hour or more on two cores"
-    add("--laptop", action="store_true", help=f"{laptop}; needs requirements-timm.txt")
+    add("--laptop", action="store_true", help=f"{laptop}; needs requirements-timm.txt and -onnx.txt")
     few = "run the whole chain with a few steps and photos, in OUT/try: does all of it work on this machine?"
     add("--try", dest="few", action="store_true", help=few)
     add("--dry_run", action="store_true", help="check all inputs, print the commands, run nothing")
@@ -105,6 +108,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         saliency=args.sal_path,
         poolnet=args.poolnet_network,
         poolnet_weights=None if args.sal_path else args.poolnet_weights,
+        saliency_network=None if args.sal_path or args.poolnet_weights else args.saliency,
         segments=args.deeplab_weights is not None,
         deeplab=args.deeplab_network,
         deeplab_weights=args.deeplab_weights,

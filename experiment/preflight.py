@@ -7,6 +7,7 @@ from pathlib import Path
 from experiment.steps import Plan
 from network import make_net
 from network.weights import load_weights, make_poolnet
+from pseudo_label.onnx_saliency import OnnxSaliency, find_weights
 from tool.cli import UserError
 from voc12.classes import VOC
 from voc12.dataset import Dataset, Files, check_inputs, label_maps, read_image_list, report_problems, saliency_maps
@@ -16,8 +17,8 @@ from voc12.sbd import SBD_PAGE, find_sbd_masks
 SOURCES = {
     "weights": "ImageNet weights of ResNet-38, ilsvrc-cls_rna-a1_cls1000_ep-0001.params, linked by github.com/jiwoon-ahn/psa",
     "edam_weights": "a trained EDAM (.pth), such as the authors' (BaiduYun, see README.md); without it EDAM is trained here",
-    "poolnet_weights": "final.pth of PoolNet, linked by github.com/backseason/PoolNet; or maps that you have, --sal_path",
-    "sal_path": "grey maps <id>.png, such as the authors' (BaiduYun, see README.md); or --poolnet_weights makes them",
+    "poolnet_weights": "final.pth of PoolNet, linked by github.com/backseason/PoolNet; --saliency u2netp can replace it",
+    "sal_path": "grey maps <id>.png, such as the authors' (BaiduYun, see README.md); or --saliency or --poolnet_weights",
     "deeplab_weights": "deeplabv1_resnet101-coco.pth, made by convert.py of github.com/kazuto1011/deeplab-pytorch",
 }
 
@@ -41,6 +42,9 @@ class Preflight:
             self._weights("weights", plan.weights, plan.edam, "forward_cam")
         if plan.poolnet_weights and not plan.saliency:
             self._weights("poolnet_weights", plan.poolnet_weights, plan.poolnet)
+        if plan.saliency_network:
+            with self._noting():
+                OnnxSaliency(find_weights(plan.saliency_network))
         if plan.segments:
             self._weights("deeplab_weights", plan.deeplab_weights, plan.deeplab, "num_labels")
 

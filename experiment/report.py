@@ -21,6 +21,7 @@ from PIL import Image
 from experiment.pictures import labelled_photos, segmented_photos
 from experiment.runner import REPO, Step, read_mark
 from experiment.steps import DEEPLAB, EDAM, Plan, Row
+from pseudo_label.onnx_saliency import find_weights
 from tool.cli import UserError
 from tool.files import atomic_write
 from voc12.classes import LABELS, PALETTE
@@ -55,6 +56,7 @@ def write_report(plan: Plan, steps: Sequence[Step], title: str, remark: str) -> 
         "scores": scores,
         "masks": masks,
         "saliency": read_score(plan, "saliency") if plan.sal_path else None,
+        "maps_of": plan.saliency or plan.saliency_network or "PoolNet",
         "key": {name: PALETTE[value].tolist() for value, name in enumerate(LABELS) if value},
         "pictures": pictures,
         "charts": charts(plan, scores, masks["curve"]),
@@ -100,7 +102,8 @@ def made_with(plan: Plan) -> list[str]:
         device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     lines = [f"commit {commit()}", f"Python {platform.python_version()}, {', '.join(packages)}", device]
     lines.append(f"seed {plan.seed}, precision {plan.precision[-1] if plan.precision else 'float32'}")
-    weights = (plan.weights, plan.edam_weights, plan.poolnet_weights, plan.deeplab_weights)
+    u2net = plan.saliency_network and find_weights(plan.saliency_network)
+    weights = (plan.weights, plan.edam_weights, plan.poolnet_weights, u2net, plan.deeplab_weights)
     for path in dict.fromkeys(path for path in weights if path is not None):
         digest = ""
         if path.is_file():

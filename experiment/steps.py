@@ -57,7 +57,8 @@ class Plan:
     edam_weights: Path | None = None  # of an EDAM that is trained already
     saliency: Path | None = None  # folder of maps that exist already
     poolnet: str = "network.poolnet"
-    poolnet_weights: Path | None = None  # without these and `saliency`, the table has no rows with saliency
+    poolnet_weights: Path | None = None
+    saliency_network: str | None = None  # u2netp or u2net; without any of these three, no rows with saliency
     theta: float = 0.2  # saliency up to 100 times it is background
     fusion: Words = FUSION  # other flags of the fusion
     segments: bool = True  # with DeepLab-v2
@@ -71,7 +72,7 @@ class Plan:
     @property
     def sal_path(self) -> Path | None:
         """Folder of the saliency maps that are fused, or None."""
-        return self.saliency or (self.out / "saliency" if self.poolnet_weights else None)
+        return self.saliency or (self.out / "saliency" if self.poolnet_weights or self.saliency_network else None)
 
     @property
     def label_dir(self) -> Path:
@@ -137,11 +138,14 @@ def preparation(plan: Plan) -> list[Step]:
 
 def saliency(plan: Plan) -> list[Step]:
     """Compute saliency maps, unless they exist."""
-    if plan.saliency or not plan.poolnet_weights:
+    if plan.saliency or not plan.sal_path:
         return []
-    words = flags(voc12_root=plan.root, infer_list=plan.to_label, network=plan.poolnet, weights=plan.poolnet_weights)
-    infer = command(launch(plan), "infer_sal.py", words, flags(out_sal=plan.out / "saliency"), plan.precision)
-    return [Step("saliency", "Saliency maps by PoolNet", infer)]
+    network = flags(network=plan.poolnet, weights=plan.poolnet_weights)
+    if plan.saliency_network:
+        network = flags(weights=plan.saliency_network)
+    words = (flags(voc12_root=plan.root, infer_list=plan.to_label), network, flags(out_sal=plan.sal_path))
+    infer = command(launch(plan), "infer_sal.py", words, plan.precision)
+    return [Step("saliency", f"Saliency maps by {plan.saliency_network or 'PoolNet'}", infer)]
 
 
 def training(plan: Plan) -> list[Step]:
