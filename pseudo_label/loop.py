@@ -42,7 +42,7 @@ class Photo(NamedTuple):
 def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
     """Add the flags that all inference scripts share. workers: what the processes of --crf_workers do."""
     add, count, cores = parser.add_argument, cli.count(), distributed.cores()
-    readers = "processes that read and resize photos (default: up to 4; on a CPU, whose cores the network uses, none)"
+    readers = "threads that read and resize photos (default: up to 4; on a CPU, whose cores the network uses, none)"
     add("--num_workers", type=count, help=readers)
     add("--crf_workers", type=count, default=max(1, min(16, cores - 1)), help=f"processes that {workers}; 0: none")
     add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
@@ -161,7 +161,7 @@ class Run:
     def read_ahead(
         self, ids: Sequence[str], files: Files, prepare: Callable[[Image.Image], Any] | None = None
     ) -> Iterator[tuple[Photo, Any]]:
-        """Yield each photo and what the network takes of it, read by other processes meanwhile; show the progress.
+        """Yield each photo and what the network takes of it, read by other threads meanwhile; show the progress.
 
         Args:
             ids: photos.
@@ -257,6 +257,6 @@ class _Photos:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
         photo = load_photo(self.files.find(self.ids[index]))
-        return np.array(photo), self.prepare(photo) if self.prepare else None
+        return torch.from_numpy(np.array(photo)), self.prepare(photo) if self.prepare else None

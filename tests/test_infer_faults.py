@@ -175,16 +175,14 @@ def test_bad_weights(commands, devkit, tiny_weights, tmp_path):
         assert contents(tmp_path) == {}
 
 
-@pytest.mark.parametrize(("victim", "flag"), [(0, "--crf_workers"), (-1, "--num_workers")])
-def test_killed_worker(victim, flag, all_files, commands, drawn, tiny_weights, tmp_path):
+def test_killed_worker(all_files, commands, drawn, tiny_weights, tmp_path):
     arguments = flags(tmp_path, drawn, tiny_weights, MANY)
     command = commands.start(tmp_path, "infer_cls.py", *arguments, "--num_workers", 1)
     assert command.until(lambda: count_labels(tmp_path) >= 1)
-    workers = sorted(command.children())
-    assert len(workers) == 2  # the CRF's is started first
-    os.kill(workers[victim], signal.SIGKILL)
+    (worker,) = command.children()
+    os.kill(worker, signal.SIGKILL)
     assert command.wait() == 1
-    assert len(command.stderr) == 1 and flag in command.stderr[0] and "rerun" in command.stderr[0]
+    assert len(command.stderr) == 1 and "--crf_workers" in command.stderr[0] and "rerun" in command.stderr[0]
     assert contents(tmp_path, hidden=False).items() < all_files.items()
     commands.run(tmp_path, "infer_cls.py", *arguments)
     assert contents(tmp_path) == all_files

@@ -35,21 +35,12 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose errors suggest the nearest flag."""
+    """Argument parser that shows the script's docstring as it is written."""
 
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=Help)
-        self.given: list[str] = []
-
-    def parse_known_args(self, args=None, namespace=None):
-        self.given = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        known = self._option_string_actions
-        for name in (word.partition("=")[0] for word in self.given):
-            if name.startswith("--") and not any(flag.startswith(name) for flag in known):
-                message += f"; {name}{nearest(name, known)}" if nearest(name, known) else ""
         wait_for_main_error()
         super().error(message)
 
@@ -144,13 +135,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest_path(path: str | Path) -> str:
-    """Return `nearest` for a missing file or folder: the most similar name in the first folder that exists."""
-    path = Path(path)
-    try:
-        if path.exists():
-            return " (it is a file)" if path.is_file() else ""
-        while not path.parent.exists():
-            path = path.parent
-        return nearest(path.name, os.listdir(path.parent))
-    except OSError:
-        return ""
+    """Return `nearest` for a missing file or folder among the other names in its folder."""
+    folder, name = Path(path).absolute().parent, Path(path).name
+    return nearest(name, {*os.listdir(folder)} - {name}) if folder.is_dir() else ""

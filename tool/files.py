@@ -78,21 +78,18 @@ def remove_leftovers(folder: str | Path) -> None:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's process
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # another user's process
     return True
 
 
 def make_folder(path: str | Path) -> Path:
     """Create the folder `path` and its parents if missing and return it; raise UserError if that is impossible."""
-    path = Path(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create the folder {path}: {error.strerror or error}") from error
-    return path
+    return Path(path)
 
 
 def back_up(path: str | Path, copy: bool = False) -> Path | None:

@@ -1,24 +1,24 @@
-"""Reading ahead in other processes: a DataLoader for trainings, `read_ahead` for inference."""
+"""Reading ahead: processes of a DataLoader for trainings, threads for inference."""
 
-import os
+import re
 import signal
-import sys
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tool.cli import UserError
-from tool.workers import end_with_parent
 
-_REMEDY = "Lower --num_workers (0: no processes) and rerun."
+# Errors of a DataLoader whose process ended between announcing a batch and sending it, and of one without resources
+_BROKEN = (ConnectionError, EOFError, FileNotFoundError)
+_EXHAUSTED = re.compile("exited unexpectedly|shared memory|No space left|Too many open files|ancdata")
+_PROBLEM = "a process that reads photos was killed; memory, /dev/shm or open files (`ulimit -n`) ran out"
 
 
 class Items(Protocol):
@@ -30,64 +30,29 @@ class Items(Protocol):
 
 
 def read_ahead(dataset: Items, num_workers: int, pin_memory: bool) -> Iterator[Any]:
-    """Yield dataset[i] for all i in order, read ahead by `num_workers` processes; 0 reads in this process.
+    """Yield dataset[i] for all i in order, or the UserError that it raised.
 
-    Each process reads every num_workers-th item and has one ready. Items go through pipes: /dev/shm, which PyTorch's
-    DataLoader uses, has 64 MB in containers. A pipe of its own for each shows at once when a process was killed.
+    Threads are enough, as Pillow decodes and resizes without Python's lock.
 
     Args:
-        dataset: items of tensors, numpy arrays and other values in tuples, lists and dicts.
-        num_workers: number of processes.
+        dataset: items of tensors and other values in tuples, lists and dicts.
+        num_workers: threads, each of which reads one item ahead; 0 reads in this one.
         pin_memory: yield tensors in pinned memory, for faster copies to a GPU.
-
-    Yields:
-        dataset[i], arrays as tensors; a UserError object for an item that raised it.
-
-    Raises:
-        UserError: a process was killed.
     """
-    num_workers = min(num_workers, len(dataset))
-    readers = [_Reader(dataset, first, num_workers) for first in range(num_workers)]
-    try:
+    in_this_thread = (_read(dataset, index) for index in range(len(dataset)))
+    for item in _read_in_threads(dataset, num_workers) if num_workers else in_this_thread:
+        yield tree_map_only(Tensor, Tensor.pin_memory, item) if pin_memory else item
+
+
+def _read_in_threads(dataset: Items, count: int) -> Iterator[Any]:
+    pending: deque[Future] = deque()
+    with ThreadPoolExecutor(count) as pool:
         for index in range(len(dataset)):
-            item = readers[index % num_workers].next_item() if readers else _read(dataset, index)
-            tensors = tree_map_only(np.ndarray, torch.from_numpy, item)
-            yield tree_map_only(Tensor, Tensor.pin_memory, tensors) if pin_memory else tensors
-    finally:
-        for reader in readers:
-            reader.close()
-
-
-class _Reader:
-    """A process that reads every `step`-th item from `first`."""
-
-    def __init__(self, dataset: Items, first: int, step: int) -> None:
-        context = get_context("fork" if sys.platform == "linux" else "spawn")
-        self.connection, sender = context.Pipe(duplex=False)
-        arguments = (dataset, first, step, sender, os.getpid())
-        self.process = context.Process(target=_send_items, args=arguments, daemon=True)  # type: ignore[attr-defined]
-        self.process.start()
-        sender.close()  # the process has the only one, so that its death is the end of the pipe
-
-    def next_item(self) -> Any:
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError) as error:
-            problem = "a process that reads photos was killed; memory may be full"
-            raise UserError(f"--num_workers: {problem}. {_REMEDY}") from error
-
-    def close(self) -> None:
-        self.connection.close()
-        self.process.terminate()
-        self.process.join()
-
-
-def _send_items(dataset: Items, first: int, step: int, sender: Connection, parent: int) -> None:
-    """Send items as numpy arrays, one at a time: `send` waits until the other end takes it."""
-    end_with_parent(parent)
-    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
-    for index in range(first, len(dataset), step):
-        sender.send(tree_map_only(Tensor, Tensor.numpy, _read(dataset, index)))
+            pending.append(pool.submit(_read, dataset, index))
+            if len(pending) > count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _read(dataset: Items, index: int) -> Any:
@@ -97,14 +62,14 @@ def _read(dataset: Items, index: int) -> Any:
         return error
 
 
-def make_loader(dataset: Any, batches: Iterable[list[int]], num_workers: int, pin_memory: bool) -> DataLoader:
+def make_loader(dataset: Items, batches: Iterable[list[int]], num_workers: int, pin_memory: bool) -> DataLoader:
     """Return a DataLoader over batches of indices that draws nothing from the global random state."""
     return DataLoader(
-        _UserErrorsAsItems(dataset),
-        batch_sampler=batches,
+        _Batches(dataset),
+        batch_size=None,
+        sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        collate_fn=_collate,
         generator=torch.Generator().manual_seed(0),  # for the workers' seeds, which nothing here uses
         prefetch_factor=4 if num_workers else None,
     )
@@ -122,42 +87,25 @@ def batches(loader: DataLoader) -> Iterator:
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError) as error:
-            problem = _worker_problem(error) if loader.num_workers else None
-            if problem is None:
+            if "Caught" in str(error) or not (isinstance(error, _BROKEN) or _EXHAUSTED.search(str(error))):
                 raise
-            raise UserError(f"--num_workers: {problem}. {_REMEDY}") from error
+            raise UserError(f"--num_workers: {_PROBLEM}. Lower it (0: no processes) and rerun.") from error
         if isinstance(batch, UserError):
             raise batch
         yield batch
 
 
-def _worker_problem(error: Exception) -> str | None:
-    """Return what happened to a worker process, None if the error is of another kind."""
-    message = str(error)
-    if "Too many open files" in message or "ancdata" in message:
-        return "too many open files; `ulimit -n` raises the limit"
-    if "shared memory" in message or "No space left" in message:
-        return "/dev/shm is full"
-    # The connection breaks if a worker ends between announcing a batch and sending it.
-    broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and "Caught" not in message
-    if broken or "exited unexpectedly" in message:
-        return "a process that reads photos was killed; memory or /dev/shm may be full"
-    return None
-
-
-class _UserErrorsAsItems(Dataset):
-    """Dataset that returns a UserError as the item: raised in a worker it would arrive wrapped in a traceback."""
+class _Batches(Dataset):
+    """Batches by their indices, or the UserError of an item: raised in a worker it would arrive wrapped in a traceback."""
 
     def __init__(self, dataset: Items) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> Any:
-        return _read(self.dataset, index)
-
-
-def _collate(items: list) -> Any:
-    """Return the items as one batch, or the first UserError among them."""
-    return next((item for item in items if isinstance(item, UserError)), None) or default_collate(items)
+    def __getitem__(self, indices: list[int]) -> Any:
+        try:
+            return default_collate([self.dataset[index] for index in indices])
+        except UserError as error:
+            return error
 
 
 class StepBatches:

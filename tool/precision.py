@@ -1,7 +1,6 @@
 """Floating-point precision (TF32, mixed precision) and memory format of networks."""
 
 import contextlib
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +24,10 @@ def setup_precision(tf32: bool) -> None:
 
 def warn_of_emulation(device: torch.device, amp: str) -> None:
     """Print a note if this CPU has no instructions for the precision `amp`, if the system lists them (Linux)."""
-    if device.type != "cpu" or amp == "off":
+    cpuinfo = Path("/proc/cpuinfo")
+    if device.type != "cpu" or amp == "off" or not cpuinfo.exists():
         return
-    try:
-        features = set(re.findall(r"[a-z0-9_]+", Path("/proc/cpuinfo").read_text(encoding="utf-8").lower()))
-    except (OSError, ValueError):
-        return
-    if not features & _INSTRUCTIONS[amp]:
+    if not _INSTRUCTIONS[amp] & set(cpuinfo.read_text(encoding="utf-8").split()):
         problem = f"this CPU emulates {amp}, many times slower than float32. Leave out --amp."
         print(f"note: --amp {amp}: {problem}", file=sys.stderr, flush=True)
 

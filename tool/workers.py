@@ -17,13 +17,13 @@ class WorkerPool(ProcessPoolExecutor):
 
     def __init__(self, workers: int) -> None:
         context = get_context("fork" if sys.platform == "linux" else "spawn")
-        super().__init__(workers, context, initializer=end_with_parent, initargs=(os.getpid(),))
+        super().__init__(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.shutdown(cancel_futures=kind is not None)
 
 
-def end_with_parent(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     """Leave Ctrl-C to the process `parent`, and end this process when `parent` has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
