@@ -8,11 +8,7 @@ operations would take at the rate of the most frequent convolution of EDAM's bac
 """
 
 import argparse
-import platform
 import resource
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -50,17 +46,16 @@ def draw_photo(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
-def convolution(args: Settings, amp: str) -> Callable[[], object]:
+def convolution(args: Settings) -> Callable[[], object]:
     """3x3, 512 channels, on the 47x63 positions of a photo."""
     batch = 2 if args.device.type == "cpu" else 32
-    kind: dict[str, Any] = {"device": args.device, "dtype": AMP_DTYPES.get(amp, torch.float32)}
-    x = torch.randn(batch, 512, 47, 63, **kind).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(512, 512, 3, 3, **kind).contiguous(memory_format=torch.channels_last)
-    return torch.inference_mode()(lambda: [F.conv2d(x, weight, padding=1) for _ in range(4)])
+    layer = inference_form(torch.nn.Conv2d(512, 512, 3, padding=1), args.device, args.amp)
+    x = layer(torch.randn(batch, 512, 47, 63).to(layer.weight))  # in the memory format that the layer prefers
+    return torch.inference_mode()(lambda: [layer(x) for _ in range(4)])
 
 
-def edam_step(args: Settings, amp: str, dropout: bool = True) -> Callable[[], object]:
-    net = training_form(make_net(args.network), args.device, amp, False).train()
+def edam_step(args: Settings, dropout: bool = True) -> Callable[[], object]:
+    net = training_form(make_net(args.network), args.device, args.amp, args.tf32).train()
     if not dropout:
         net.cma_dropout.attention.p = 0.0
 
@@ -68,30 +63,28 @@ def edam_step(args: Settings, amp: str, dropout: bool = True) -> Callable[[], ob
         logits = net(images).float()
         return F.binary_cross_entropy_with_logits(logits, torch.randint(2, logits.shape, device=logits.device).float())
 
-    return training_step(net, loss, args.device, amp, (args.pairs, 2, 3, args.crop, args.crop))
+    return training_step(args, net, loss, (args.pairs, 2, 3, args.crop, args.crop))
 
 
-def deeplab_step(args: Settings, amp: str) -> Callable[[], object]:
-    net = training_form(make_net(args.deeplab), args.device, amp, False).train()
+def deeplab_step(args: Settings) -> Callable[[], object]:
+    net = training_form(make_net(args.deeplab), args.device, args.amp, args.tf32).train()
 
     def loss(images: torch.Tensor) -> torch.Tensor:
         labels = torch.randint(net.num_labels, (len(images), *images.shape[2:]), device=images.device)
         return multi_scale_loss([logits.float() for logits in net(images)], labels)
 
-    shape = (args.deeplab_photos, 3, args.deeplab_crop, args.deeplab_crop)
-    return training_step(net, loss, args.device, amp, shape)
+    shape = (args.photos, 3, args.deeplab_crop, args.deeplab_crop)
+    return training_step(args, net, loss, shape)
 
 
-def training_step(
-    net: Any, loss: Callable, device: torch.device, amp: str, shape: tuple[int, ...]
-) -> Callable[[], object]:
+def training_step(args: Settings, net: Any, loss: Callable, shape: tuple[int, ...]) -> Callable[[], object]:
     """Return a step against random labels, on random images of `shape`."""
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 1e-3, 5e-4)
-    images = torch.randn(*shape, device=device)
+    images = torch.randn(*shape, device=args.device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(device, amp):
+        with autocast(args.device, args.amp):
             value = loss(images)
         value.backward()
         optimizer.step()
@@ -99,91 +92,58 @@ def training_step(
     return step
 
 
-def photo_maps(args: Settings, amp: str) -> Callable[[], object]:
-    net, scaled = inference_form(make_net(args.network), args.device, amp), views(draw_photo(args.size))
+def photo_maps(args: Settings) -> Callable[[], object]:
+    net, scaled = inference_form(make_net(args.network), args.device, args.amp), views(draw_photo(args.size))
     return lambda: class_maps(net, scaled, [7, 17], args.size[::-1], args.device).cpu()
 
 
-def photo_crf(args: Settings, amp: str) -> Callable[[], object]:
+def photo_crf(args: Settings) -> Callable[[], object]:
     scores = with_background(np.random.default_rng(0).random((2, *args.size[::-1]), np.float32))
     photo = np.array(draw_photo(args.size))
     return lambda: dense_crf(photo, scores)
 
 
-def deeplab_photo(args: Settings, amp: str) -> Callable[[], object]:
-    net = inference_form(make_net(args.deeplab), args.device, amp)
+def network_photo(args: Settings, network: str, infer: Callable[..., torch.Tensor]) -> Callable[[], object]:
+    net = inference_form(make_net(getattr(args, network)), args.device, args.amp)
     photo = torch.from_numpy(np.array(draw_photo(args.size)))
-    return lambda: probabilities(net, photo, args.device).max(0).indices.cpu()
-
-
-def saliency_photo(args: Settings, amp: str) -> Callable[[], object]:
-    net = inference_form(make_net(args.poolnet), args.device, amp)
-    photo = torch.from_numpy(np.array(draw_photo(args.size)))
-    return lambda: saliency_logits(net, photo, args.device).cpu()
-
-
-def infer_sal(args: Settings, amp: str) -> Callable[[], object]:
-    """infer_sal.py over photos of many sizes, its start included."""
-    folder = tempfile.TemporaryDirectory()
-    root = Path(folder.name)
-    (root / "photos").mkdir()
-    for index in range(args.photos):
-        size = [side - 5 * index % 100 for side in args.size]
-        draw_photo((size[0], size[1])).save(root / f"photos/{index:03d}.jpg")
-    torch.save(make_net(args.poolnet).state_dict(), root / "net.pth")
-    words = ["--network", args.poolnet, "--device", str(args.device), "--amp", amp, "--overwrite"]
-    words += ["--weights", "net.pth", "--img_root", "photos", "--out_sal", "saliency"]
-    command = [sys.executable, str(Path(__file__).with_name("infer_sal.py")), *words]
-
-    def run() -> None:
-        done = subprocess.run(command, cwd=folder.name, capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"infer_sal.py: failed: {done.stderr[-300:]}")
-
-    return run
+    return lambda: infer(net, photo, args.device).cpu()
 
 
 class Row(NamedTuple):
     """A line of the table."""
 
     title: str  # a format of the settings
-    prepare: Callable[[Settings, str], Callable[[], object]]  # (settings, amp) -> the call to measure
-    counted: str = ""  # name of the setting that counts the photos or pairs of a call; empty for one
+    prepare: Callable[[Settings], Callable[[], object]]  # settings -> the call to measure
+    counted: str = ""  # setting that counts the pairs or photos of a call; empty for one photo
 
 
-ROWS = {  # names of --only, in the table's order; a new row is a function and a line here
-    "rate": [Row("convolution 3x3, 512 channels", convolution)],
-    "train": [
-        Row("training step, {pairs} pairs", edam_step, "pairs"),
-        Row("training step, {pairs} pairs, --attn_dropout 0", partial(edam_step, dropout=False), "pairs"),
-    ],
-    "maps": [Row("class maps of a photo", photo_maps)],
-    "crf": [Row("dense CRF of a photo, one process", photo_crf)],
-    "deeplab_train": [
-        Row("DeepLab-v2 iteration, {deeplab_photos} photos, crop {deeplab_crop}", deeplab_step, "deeplab_photos"),
-    ],
-    "deeplab_photo": [Row("DeepLab-v2 test photo", deeplab_photo)],
-    "sal_photo": [Row("PoolNet photo", saliency_photo)],
-    "infer_sal": [Row("infer_sal.py, {photos} photos", infer_sal, "photos")],
+ROWS = {  # by the names of --only, in the table's order; a new row is a function and a line here
+    "rate": Row("convolution 3x3, 512 channels", convolution),
+    "train": Row("training step, {pairs} pairs", edam_step, "pairs"),
+    "train_fast": Row("training step, {pairs} pairs, --attn_dropout 0", partial(edam_step, dropout=False), "pairs"),
+    "maps": Row("class maps of a photo", photo_maps),
+    "crf": Row("dense CRF of a photo, one process", photo_crf),
+    "deeplab_train": Row("DeepLab-v2 iteration, {photos} photos, crop {deeplab_crop}", deeplab_step, "photos"),
+    "deeplab_photo": Row("DeepLab-v2 test photo", partial(network_photo, network="deeplab", infer=probabilities)),
+    "sal_photo": Row("PoolNet photo", partial(network_photo, network="poolnet", infer=saliency_logits)),
 }
 
 
 def measure(row: Row, args: Settings, precision: str) -> tuple[float, int, int]:
     """Return the median seconds of a call, its operations, and this process's peak memory in bytes."""
     distributed.setup(str(args.device))
-    setup_precision(precision == "tf32")
+    args.amp, args.tf32 = precision if precision in AMP_DTYPES else "off", precision == "tf32"
+    setup_precision(args.tf32)
     torch.manual_seed(0)
-    amp = precision if precision in AMP_DTYPES else "off"
-    call = row.prepare(args, amp)
-    with autocast(args.device, amp):
+    call = row.prepare(args)
+    with autocast(args.device, args.amp):
         with FlopCounterMode(display=False) as counter:
             call()
         timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
         seconds = timer.blocked_autorange(min_run_time=args.seconds).median
     if args.device.type == "cuda":
         return seconds, counter.get_total_flops(), torch.cuda.max_memory_allocated(args.device)
-    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return seconds, counter.get_total_flops(), max(usage) * MAXRSS_UNIT
+    return seconds, counter.get_total_flops(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def run_alone(row: Row, args: Settings, precision: str) -> tuple[float, int, int]:
@@ -198,20 +158,17 @@ def run_alone(row: Row, args: Settings, precision: str) -> tuple[float, int, int
 def table(args: Settings, names: Collection[str]) -> Iterator[str]:
     """Yield the table's lines, each once it is measured; the rates always, as the floors need them."""
     cuda = args.device.type == "cuda"
-    cpu = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    name = torch.cuda.get_device_name(args.device) if cuda else cpu
+    name = torch.cuda.get_device_name(args.device) if cuda else f"CPU, {torch.get_num_threads()} threads"
     yield f"{name}, torch {torch.__version__}, photo {'x'.join(map(str, args.size))}, crop {args.crop}"
     yield from ("", "| work | time | floor | x floor | peak memory | speed |", f"|{' --- |' * 6}")
     rates: dict[str, float] = {}  # operations per second
-    rows = [row for kind, rows in ROWS.items() if kind in names or kind == "rate" for row in rows]
-    for row in rows:
+    for row in (row for name, row in ROWS.items() if name in names or name == "rate"):
         precisions = ["fp32", "tf32", "bf16"] if cuda else ["fp32", "bf16"]
         for precision in precisions if row.prepare is not photo_crf else ["fp32"]:
             seconds, work, peak = run_alone(row, args, precision)
             rate = rates.setdefault(precision, work / seconds)
-            count = getattr(args, row.counted) if row.counted else 1
-            unit = "pairs" if row.counted == "pairs" else "photos"
-            speed = f"{rate / 1e9:.0f} GFLOP/s" if row.prepare is convolution else f"{count / seconds:.3g} {unit}/s"
+            speed = f"{getattr(args, row.counted, 1) / seconds:.3g} {row.counted or 'photos'}/s"
+            speed = f"{rate / 1e9:.0f} GFLOP/s" if row.prepare is convolution else speed
             floor = [f"{work / rate:.3g} s", f"{seconds * rate / work:.2f}"] if work else ["-", "-"]
             cells = [f"{row.title.format(**vars(args))}, {precision}", f"{seconds:.3g} s", *floor]
             yield f"| {' | '.join([*cells, f'{peak / 1e9:.1f} GB', speed])} |"
@@ -225,7 +182,6 @@ def get_parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
     batch = "pairs, of DeepLab-v2 photos, per training step (default: 1 on a CPU; on a GPU 4 pairs, 10 photos)"
     add("--batch_size", type=cli.count(1), help=batch)
-    add("--photos", type=cli.count(1), default=20, help="photos for all of infer_sal.py")
     add("--quick", action="store_true", help="half-size photos and crops, one repetition")
     add("--markdown", type=Path, metavar="FILE", help="also write the table to this file")
     add("--only", choices=tuple(ROWS), nargs="+", help="measure these rows only")
@@ -238,9 +194,9 @@ def add_settings(args: Settings) -> None:
     with torch.device("meta"):
         make_net(args.network), make_net(args.deeplab)
     args.device = distributed.setup(args.device)[0]
-    args.pairs, args.deeplab_photos = (4, 10) if args.device.type == "cuda" else (1, 1)
+    args.pairs, args.photos = (4, 10) if args.device.type == "cuda" else (1, 1)
     if args.batch_size:
-        args.pairs = args.deeplab_photos = args.batch_size
+        args.pairs = args.photos = args.batch_size
     args.size, args.crop, args.deeplab_crop = ((250, 188), 184, 161) if args.quick else ((500, 375), 368, 321)
     args.seconds = 0.1 if args.quick else 30  # for which a measurement is repeated
 
