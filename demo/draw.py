@@ -36,23 +36,13 @@ def photo_id(number: int) -> str:
 
 
 def annotation(image_id: str, sample: Sample) -> str:
-    """Return the devkit XML of a photo: its size, and an object with its box per instance."""
-    height, width = sample.label.shape
-    objects = "".join(
-        f"\t<object>\n\t\t<name>{name}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
-        f"\t\t<difficult>0</difficult>\n\t\t<bndbox>\n\t\t\t<xmin>{x0}</xmin>\n\t\t\t<ymin>{y0}</ymin>\n"
-        f"\t\t\t<xmax>{x1}</xmax>\n\t\t\t<ymax>{y1}</ymax>\n\t\t</bndbox>\n\t</object>\n"
-        for name, x0, y0, x1, y1 in sample.objects
-    )
-    return (
-        f"<annotation>\n\t<folder>VOC2012</folder>\n\t<filename>{image_id}.jpg</filename>\n\t<size>\n"
-        f"\t\t<width>{width}</width>\n\t\t<height>{height}</height>\n\t\t<depth>3</depth>\n\t</size>\n"
-        f"\t<segmented>1</segmented>\n{objects}</annotation>\n"
-    )
+    """Return the XML of a photo: the parts of the devkit's that are read, with an object for each instance."""
+    objects = "".join(f"\t<object>\n\t\t<name>{name}</name>\n\t</object>\n" for name in sample.names)
+    return f"<annotation>\n\t<folder>VOC2012</folder>\n\t<filename>{image_id}.jpg</filename>\n{objects}</annotation>\n"
 
 
 def write_sample(number: int, root: Path, seed: int, size: int) -> None:
-    """Draw photo `number` and write its four files to the existing folders of the devkit `root`."""
+    """Draw photo `number` and write its four files to the existing folders of the devkit `root`, the XML last."""
     cv2.setNumThreads(1)  # the processes share the cores
     sample = draw(seed, number, size)
     image_id = photo_id(number)
@@ -66,48 +56,33 @@ def write_sample(number: int, root: Path, seed: int, size: int) -> None:
 
 
 def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num_workers: int) -> Path:
-    """Write the whole set to `out`/VOC2012 and return that folder; skip it if it is complete.
-
-    Raises:
-        UserError: the folder holds anything else.
-    """
+    """Write to `out`/VOC2012 what it lacks of the set, and return that folder. UserError: it holds anything else."""
     root = Path(out) / "VOC2012"
-    settings = {"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size}
-    found = _read_settings(root)
-    if found == settings | {"complete": True}:
-        print(f"{root} is already complete")
-        return root
-    if found != settings and root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: holds files of another run. Remove it or choose another --out.")
+    settings = json.dumps({"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size})
+    settings_path = root / "synthetic.json"
+    if not settings_path.is_file() and root.exists() and any(root.iterdir()):
+        raise UserError(f"{root}: holds other files. Choose another --out.")
+    if settings_path.is_file() and settings_path.read_text() != settings:
+        raise UserError(f"{root}: holds pictures of another run. Remove it or choose another --out.")
 
+    make_folder(root)
+    with atomic_write(settings_path, "w") as file:
+        file.write(settings)
     for folder in ("JPEGImages", "SegmentationClass", "saliency", "Annotations", "ImageSets/Segmentation"):
         remove_leftovers(make_folder(root / folder))
-    _write_settings(root, settings)
+    ids = [photo_id(number) for number in range(1, train + val + 1)]
+    missing = [n for n, image_id in enumerate(ids, 1) if not (root / "Annotations" / f"{image_id}.xml").exists()]
     work = partial(write_sample, root=root, seed=seed, size=size)
-    numbers = range(1, train + val + 1)
-    with WorkerPool(min(num_workers, len(numbers))) as pool:
+    with WorkerPool(min(num_workers, len(ids))) as pool:
         try:
-            for _ in tqdm(pool.map(work, numbers), total=len(numbers), unit="photo"):
+            for _ in tqdm(pool.map(work, missing), total=len(missing), unit="photo"):
                 pass
         except BrokenProcessPool as error:
             raise UserError("--num_workers: a process was killed (out of memory?). Lower it and rerun.") from error
-    ids = [photo_id(number) for number in numbers]
     for name, part in (("train", ids[:train]), ("val", ids[train:]), ("trainval", ids)):
         with atomic_write(root / "ImageSets" / "Segmentation" / f"{name}.txt", "w") as file:
             file.writelines(f"{image_id}\n" for image_id in part)
-    _write_settings(root, settings | {"complete": True})
     return root
-
-
-def _read_settings(root: Path) -> dict | None:
-    """Return the settings of the set in `root`, None if there is no set."""
-    path = root / "synthetic.json"
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _write_settings(root: Path, settings: dict) -> None:
-    with atomic_write(root / "synthetic.json", "w") as file:
-        json.dump(settings, file)
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -36,7 +36,7 @@ class Sample:
     label: np.ndarray  # uint8 (H, W): 0, class + 1, or 255 on borders
     saliency: np.ndarray  # uint8 (H, W)
     badge: np.ndarray  # bool (H, W): the badges, which no file holds
-    objects: tuple[tuple[str, int, int, int, int], ...]  # class name, xmin, ymin, xmax, ymax (from 1, inclusive)
+    names: tuple[str, ...]  # class of each object, back to front
 
 
 def background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -205,15 +205,13 @@ def draw(seed: int, number: int, size: int) -> Sample:
 
     label = np.zeros((height, width), np.uint8)
     border = np.zeros((height, width), bool)
-    masks, objects = [], []
+    masks = []
     ring = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
     for index, item in enumerate(things):
         mask = owner == index
         label[mask] = item.label + 1
         border |= cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, ring) > 0
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        left, top, right, bottom = (int(edge) + 1 for edge in (columns[0], rows[0], columns[-1], rows[-1]))
-        objects.append((CLASSES[item.label], left, top, right, bottom))
         masks.append(mask)
     label[border] = VOID
-    return Sample(image, label, saliency_map(rng, masks, eye_catcher), badge, tuple(objects))
+    names = tuple(CLASSES[item.label] for item in things)
+    return Sample(image, label, saliency_map(rng, masks, eye_catcher), badge, names)
