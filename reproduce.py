@@ -11,23 +11,22 @@ that you have save steps: --edam_weights (a trained EDAM), --sal_path (saliency 
 import argparse
 import os
 import shlex
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from experiment.preflight import SOURCES, Preflight
+from experiment.preflight import SOURCES, VOC_SOURCE, check
 from experiment.report import write_report
 from experiment.runner import Step, is_finished, run_steps, select
-from experiment.steps import Plan, command, make_steps
+from experiment.steps import Plan, command, make_steps, step_names
 from network.weights import IMAGENET
 from pseudo_label.onnx_saliency import PACKAGES
 from tool import cli, distributed
-from tool.cli import UserError, run_script
+from tool.cli import run_script
 from tool.files import make_folder
 
 TRY = "A try of a few steps and photos: its scores mean nothing."
-PATHS = ("voc12_root", "out", "sbd_root", "download", *SOURCES)
 FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
 # --laptop: in place of the published networks, and of their training on 10582 photos
 SMALL: dict[str, object] = {"network": "network.timm_EDAM", "deeplab_network": "network.deeplab_v2_timm"}
@@ -43,15 +42,20 @@ SMALL_REMARK = (
 )
 
 
+def absolute(text: str) -> Path:
+    """Argparse type: a path, absolute since commands run in the repository's folder; IMAGENET is none."""
+    return Path(text) if text == IMAGENET else Path(text).absolute()
+
+
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--voc12_root", required=True, type=Path, metavar="DIR", help="VOC2012 folder of the devkit")
-    add("--out", default="reproduction", type=Path, metavar="DIR", help="folder for all that is made")
-    add("--sbd_root", type=Path, metavar="DIR", help="SBD, unpacked, for the masks of train_aug that the devkit lacks")
-    add("--download", type=Path, metavar="DIR", help="fetch SBD (1.4 GB) to this folder instead")
+    add("--voc12_root", default="VOC2012", type=absolute, metavar="DIR", help=VOC_SOURCE)
+    add("--out", default="reproduction", type=absolute, metavar="DIR", help="folder for all that is made")
+    add("--sbd_root", type=absolute, metavar="DIR", help="SBD, unpacked, for the masks that the devkit lacks")
+    add("--download", type=absolute, metavar="DIR", help="fetch SBD (1.4 GB) to this folder instead")
     for name, what in SOURCES.items():
-        add(f"--{name}", type=Path, metavar="DIR" if name == "sal_path" else "FILE", help=what)
+        add(f"--{name}", type=absolute, metavar="DIR" if name == "sal_path" else "FILE", help=what)
     maps = "network of the saliency maps without --sal_path and --poolnet_weights; needs requirements-onnx.txt"
     add("--saliency", choices=PACKAGES, help=maps)
     add("--network", type=cli.module_name, default=Plan.edam, metavar="MODULE", help="EDAM's network")
@@ -65,45 +69,28 @@ def get_parser() -> argparse.ArgumentParser:
     add("--try", dest="few", action="store_true", help=few)
     add("--dry_run", action="store_true", help="check all inputs, print the commands, run nothing")
     first = "run this step and all after it, even finished ones; complete files and trainings are kept"
-    add("--from", dest="first", metavar="STEP", help=first)
-    add("--only", metavar="STEP", help="run this step alone")
+    add("--from", dest="first", metavar="STEP", help=f"{first}. Steps: {', '.join(step_names())}")
+    add("--only", metavar="STEP", help="run this step alone; its name as for --from")
     return parser
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """Return the plan that the flags ask for."""
-    for name in PATHS:  # commands run in the repository's folder
-        if (path := getattr(args, name)) is not None and path != Path(IMAGENET):
-            setattr(args, name, path.absolute())
     out = args.out / "try" if args.few else args.out
     lists = out / "lists"
     pairs = lists / "EDAM_train.txt"
-    lengths: dict = {"training": ("--lr", 0.001, "--batch_size", 4, "--train_list", pairs)}
-    lengths |= {"labelled": lists / "train.txt", "to_label": lists / "train_aug.txt", "val": lists / "val.txt"}
-    if args.laptop:
-        lengths |= {"prepare": SMALL_PREPARE, "to_label": lists / "train.txt", "fusion": (), "theta": 0.4}
-        lengths |= {"training": ("--train_list", pairs, *SMALL_TRAINING.split())}
-        lengths |= {"segmentation": tuple(SMALL_SEGMENTATION.split())}
-    if args.few:
-        pairs, photos, val = lists / "few_pairs.txt", lists / "few.txt", lists / "few_val.txt"
-        heads = ((FEW_PAIRS, "EDAM_train.txt", pairs), (FEW_PHOTOS, "train.txt", photos), (FEW_VAL, "val.txt", val))
-        made = " && ".join(
-            f"{command('head', '-n', n, lists / name)} > {shlex.quote(str(path))}" for n, name, path in heads
-        )
-        lengths |= {"fewer": (Step("fewer", "Shorter lists for a try", f"sh -c {shlex.quote(made)}"),)}
-        lengths |= {"training": (*lengths["training"], "--batch_size", 1, "--train_list", pairs)}
-        lengths |= {"labelled": photos, "to_label": photos, "val": val}
-        short = ("--max_iters", 2, "--batch_size", 2, "--iter_size", 2)
-        lengths |= {"segmentation": (*lengths.get("segmentation", ()), *short)}
-    return Plan(
+    plan = Plan(
         out=out,
         root=args.voc12_root,
         lists=lists,
-        **lengths,
+        labelled=lists / "train.txt",
+        to_label=lists / "train_aug.txt",
+        val=lists / "val.txt",
         sbd_root=args.sbd_root,
         download=args.download,
         edam=args.network,
         weights=None if args.edam_weights else args.weights,
+        training=("--lr", 0.001, "--batch_size", 4, "--train_list", pairs),
         edam_weights=args.edam_weights,
         saliency=args.sal_path,
         poolnet=args.poolnet_network,
@@ -116,21 +103,20 @@ def make_plan(args: argparse.Namespace) -> Plan:
         precision=("--amp", args.amp) if args.amp != "off" else (),
         seed=args.seed,
     )
-
-
-def check(plan: Plan, laptop: bool) -> None:
-    """Check all inputs and print what was found. UserError: something is missing, all of which is listed."""
-    found = Preflight(plan)
-    if not plan.sal_path:
-        found.notes.append(f"the rows with saliency are left out; for them: {SOURCES['poolnet_weights']}")
-    if not plan.segments:
-        found.notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
-    if not torch.cuda.is_available() and not laptop:
-        found.notes.append("no GPU: the published schedule takes weeks on a CPU; --try runs every step in minutes")
-    print("\n".join(found.notes))
-    if found.problems:
-        print("\n".join(f"problem: {line}" for line in found.problems), file=sys.stderr)
-        raise UserError(f"{len(found.problems)} of the inputs cannot be used, listed above")
+    if args.laptop:
+        training = ("--train_list", pairs, *SMALL_TRAINING.split())
+        plan = replace(plan, prepare=SMALL_PREPARE, to_label=plan.labelled, fusion=(), theta=0.4)
+        plan = replace(plan, training=training, segmentation=tuple(SMALL_SEGMENTATION.split()))
+    if args.few:
+        pairs, photos, val = lists / "few_pairs.txt", lists / "few.txt", lists / "few_val.txt"
+        heads = ((FEW_PAIRS, "EDAM_train.txt", pairs), (FEW_PHOTOS, "train.txt", photos), (FEW_VAL, "val.txt", val))
+        made = (f"{command('head', '-n', n, lists / name)} > {shlex.quote(str(path))}" for n, name, path in heads)
+        fewer = Step("fewer", "Shorter lists for a try", f"sh -c {shlex.quote(' && '.join(made))}")
+        training = (*plan.training, "--batch_size", 1, "--train_list", pairs)
+        segmentation = (*plan.segmentation, "--max_iters", 2, "--batch_size", 2, "--iter_size", 2)
+        plan = replace(plan, fewer=(fewer,), labelled=photos, to_label=photos, val=val)
+        plan = replace(plan, training=training, segmentation=segmentation)
+    return plan
 
 
 def main() -> None:

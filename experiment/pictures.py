@@ -21,9 +21,10 @@ Pictures = dict[str, np.ndarray]  # caption -> uint8 RGB (H, W, 3)
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo's pictures. score: mean IoU over the labels of its ground truth, 0..1."""
+    """A photo's pictures. classes: those of its ground truth. score: mean IoU over the labels of that, 0..1."""
 
     image_id: str
+    classes: tuple[str, ...]
     score: float
     pictures: Pictures
 
@@ -58,11 +59,13 @@ def best_and_worst(
     for image_id in read_image_list(listed):
         truth, predicted = load_label(data.mask_path(image_id)), load_label(predictions / f"{image_id}.png")
         score = segmentation_scores(confusion(truth, predicted, len(LABELS), VOID))["mean_iou"]
-        scored.append((image_id, score))
-    scored.sort(key=lambda one: (-one[1], one[0]))
+        scored.append((-score, image_id, tuple(LABELS[value] for value in np.unique(truth) if value not in (0, VOID))))
+    scored.sort()
     best = min(count, (len(scored) + 1) // 2)
     groups = {"best": scored[:best], "worst": scored[best:][-count:]}
-    return {rank: [Photo(i, score, pictures(i)) for i, score in group] for rank, group in groups.items()}
+    return {
+        rank: [Photo(i, classes, -score, pictures(i)) for score, i, classes in group] for rank, group in groups.items()
+    }
 
 
 def stages(plan: Plan, data: Dataset, image_id: str, theta: float) -> Pictures:
@@ -75,7 +78,7 @@ def stages(plan: Plan, data: Dataset, image_id: str, theta: float) -> Pictures:
         stacked = np.stack([maps[label] for label in classes.tolist()])
         strongest = max(maps, key=lambda label: float(maps[label].mean()))
         pictures[f"class map: {CLASSES[strongest]}"] = heat(photo, maps[strongest])
-        pictures["masks"] = overlay(photo, pseudo_label(stacked, classes, theta=theta), PALETTE)
+        pictures["label without CRF"] = overlay(photo, pseudo_label(stacked, classes, theta=theta), PALETTE)
     pictures["CRF"] = coloured(photo, plan.out / "crf" / f"{image_id}.png")
     if plan.sal_path:
         grey = load_grey(saliency_maps(plan.sal_path).find(image_id))

@@ -1,18 +1,21 @@
 """Report of an experiment: results.md, and report.html, one file for any browser that refers to nothing outside it."""
 
 import base64
-import hashlib
 import io
 import json
 import platform
+import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import matplotlib
 import numpy as np
+import PIL
+import scipy
 import torch
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from matplotlib.figure import Figure
@@ -21,12 +24,12 @@ from PIL import Image
 from experiment.pictures import labelled_photos, segmented_photos
 from experiment.runner import REPO, Step, read_mark
 from experiment.steps import DEEPLAB, EDAM, Plan, Row
+from pseudo_label.manifest import weights_digest
 from pseudo_label.onnx_saliency import find_weights
 from tool.cli import UserError
 from tool.files import atomic_write
 from voc12.classes import LABELS, PALETTE
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "opencv-python", "pydensecrf2")
 PHOTOS = 4  # of the best, and of the worst
 TILE = 240  # pixels
 POINTS = 300  # of a loss curve
@@ -57,6 +60,7 @@ def write_report(plan: Plan, steps: Sequence[Step], title: str, remark: str) -> 
         "masks": masks,
         "saliency": read_score(plan, "saliency") if plan.sal_path else None,
         "maps_of": plan.saliency or plan.saliency_network or "PoolNet",
+        "beta": plan.fusion[plan.fusion.index("--beta") + 1] if "--beta" in plan.fusion else None,
         "key": {name: PALETTE[value].tolist() for value, name in enumerate(LABELS) if value},
         "pictures": pictures,
         "charts": charts(plan, scores, masks["curve"]),
@@ -90,45 +94,31 @@ def read_score(plan: Plan, row: str) -> dict:
 
 
 def made_with(plan: Plan) -> list[str]:
-    """Return commit, versions, device, seed, and the SHA-256 of each file of weights that was given."""
-    packages = []
-    for package in PACKAGES:
-        try:
-            packages.append(f"{package} {version(package)}")
-        except PackageNotFoundError:  # another build of it, such as opencv-python-headless
-            continue
-    device = f"CPU, {processor()}, {torch.get_num_threads()} threads"
+    """Return commit, versions, device, seed, and the SHA-256 of each file of weights that was given, with its use."""
+    words = ("git", "-C", str(REPO), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    commit = subprocess.run(words, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    modules = ", ".join(f"{module.__name__} {module.__version__}" for module in (torch, np, scipy, cv2, PIL))
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8") if info.exists() else "")
+    device = f"CPU, {model[1] if model else platform.machine()}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
         device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    lines = [f"commit {commit()}", f"Python {platform.python_version()}, {', '.join(packages)}", device]
+    lines = [f"commit {commit or 'unknown'}", f"Python {platform.python_version()}, {modules}", device]
     lines.append(f"seed {plan.seed}, precision {plan.precision[-1] if plan.precision else 'float32'}")
-    u2net = plan.saliency_network and find_weights(plan.saliency_network)
-    weights = (plan.weights, plan.edam_weights, plan.poolnet_weights, u2net, plan.deeplab_weights)
-    for path in dict.fromkeys(path for path in weights if path is not None):
-        digest = ""
-        if path.is_file():
-            with open(path, "rb") as file:
-                digest = f": SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
-        lines.append(f"{path}{digest}")
+    uses: dict[Path, list[str]] = {}
+    given = {
+        "EDAM, trained": plan.edam_weights,
+        "EDAM's initial weights": plan.weights,
+        "PoolNet": plan.poolnet_weights,
+        "U^2-Net": find_weights(plan.saliency_network) if plan.saliency_network else None,
+    }
+    for use, path in (given | {"DeepLab-v2's initial weights": plan.deeplab_weights}).items():
+        if path is not None:
+            uses.setdefault(path, []).append(use)
+    for path, names in uses.items():
+        digest = f"; SHA-256 {weights_digest(path)}" if path.is_file() else ""
+        lines.append(f"{' and '.join(names)}: {path}{digest}")
     return lines
-
-
-def commit() -> str:
-    """Return the repository's commit, with `-dirty` if files differ from it; "unknown" outside a clone."""
-    try:
-        words = ("git", "-C", str(REPO), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def duration(seconds: float) -> str:
@@ -148,16 +138,18 @@ def data_url(picture: np.ndarray) -> str:
 
 
 def charts(plan: Plan, scores: Mapping[Row, dict], curve: Sequence[dict]) -> dict[str, str]:
-    """Return the charts as inline SVG: heading -> <svg>."""
+    """Return the charts as inline SVG: heading -> <svg>, whose ids occur in no other."""
     found = {}
     for name, session in (("EDAM", EDAM), ("DeepLab-v2", DEEPLAB)):
         if losses := loss_curve(plan.out / "runs" / session):
-            found[f"Loss of {name}"] = line_chart(*losses, "step", "loss, smoothed")
+            found[f"Loss of {name} on its training photos"] = line_chart(*losses, "step", "loss, smoothed")
     thetas, means = zip(*((point["theta"], point["miou"]) for point in curve), strict=True)
-    found["Class maps: mIoU by background score"] = line_chart(thetas, means, "background score", "mIoU, %")
+    found["Class maps: mIoU on train by background score"] = line_chart(thetas, means, "background score", "mIoU, %")
     shown = [row for row in plan.rows if row.name in ("masks", plan.label_dir.name, "deeplab_crf")]
-    ious = {row.title: [scores[row]["iou"].get(label) for label in LABELS] for row in shown}
-    return found | {"IoU of each label, %": bar_chart(LABELS, ious)}
+    ious = {f"{row.title}: {row.split}": [scores[row]["iou"].get(label) for label in LABELS] for row in shown}
+    found["IoU of each label, %"] = bar_chart(LABELS, ious)
+    ids = re.compile(r'(\bid="|url\(#|href="#)')
+    return {heading: ids.sub(rf"\g<1>chart{number}-", svg) for number, (heading, svg) in enumerate(found.items())}
 
 
 def line_chart(xs: Sequence[float], ys: Sequence[float], across: str, up: str) -> str:

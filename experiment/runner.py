@@ -1,5 +1,8 @@
 """Run the commands of an experiment one after the other: finished steps are skipped, an interrupted one resumes."""
 
+import contextlib
+import functools
+import itertools
 import json
 import os
 import re
@@ -9,14 +12,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pseudo_label.manifest import weights_digest
 from tool.cli import UserError
-from tool.files import atomic_write, make_folder
-from tool.memory import MAXRSS_UNIT
+from tool.files import atomic_write, back_up, make_folder
+from voc12.dataset import MANIFEST
 
 REPO = Path(__file__).resolve().parents[1]
+LAUNCHER = re.compile(r"^(?:torchrun --standalone --nproc_per_node (\d+)|python) ")
+LIST = "--infer_list"
+INPUTS = ("--weights", "--list", "--train_list", "--image_list", LIST, "--label_dir", "--sal_path", "--predict_dir")
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,10 @@ class Step:
 
 @dataclass
 class Mark:
-    """Record of a step: its command, seconds over all attempts, bytes of its largest process."""
+    """Record of a step: command, input files with their digests, seconds over all attempts, bytes of its largest process."""
 
     command: str
+    inputs: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_bytes: int = 0
     finished: bool = False
@@ -41,15 +49,46 @@ class Mark:
 def read_mark(out: Path, name: str) -> Mark | None:
     """Return the mark of a step in the experiment's folder `out`; None if there is none that can be read."""
     try:
-        return Mark(**json.loads(_mark_path(out, name).read_text(encoding="utf-8")))
+        return Mark(**json.loads((out / "finished" / f"{name}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
+def write_mark(out: Path, name: str, mark: Mark) -> None:
+    """Write the mark of a step."""
+    with atomic_write(out / "finished" / f"{name}.json", "w") as file:
+        json.dump(asdict(mark), file)
+
+
 def is_finished(out: Path, step: Step) -> bool:
-    """Return True if this very command ended with status 0."""
+    """Return True if this command, in any number of processes, ended with status 0 and its inputs have not changed."""
     mark = read_mark(out, step.name)
-    return mark is not None and mark.finished and mark.command == step.command
+    return mark is not None and mark.finished and not differences(step, mark)
+
+
+def differences(step: Step, mark: Mark) -> list[str]:
+    """Return what has changed since a step's mark was written: "its flags", or input files by path."""
+    now = input_digests(step.command)  # a file that was removed after its use has not changed
+    changed = [path for path, digest in mark.inputs.items() if now.get(path, digest) != digest]
+    same_command = LAUNCHER.sub("", step.command) == LAUNCHER.sub("", mark.command)
+    return changed if same_command else ["its flags", *changed]
+
+
+def flag_values(command: str) -> list[tuple[str, str]]:
+    """Return each flag of a command with the word after it."""
+    return [(flag, word) for flag, word in itertools.pairwise(shlex.split(command)) if flag.startswith("--")]
+
+
+def input_digests(command: str) -> dict[str, str]:
+    """Return path -> digest of the weights and lists that a command reads, and of its input folders' manifests."""
+    paths = [REPO / word for flag, word in flag_values(command) if flag in INPUTS]
+    paths = [path / MANIFEST if path.is_dir() else path for path in paths]
+    return {str(path): _digest(path, path.stat().st_mtime_ns) for path in paths if path.is_file()}
+
+
+@functools.cache
+def _digest(path: Path, changed: int) -> str:
+    return f"{path.stat().st_size} bytes, SHA-256 {weights_digest(path)}"
 
 
 def run_steps(
@@ -64,11 +103,12 @@ def run_steps(
         again: names of steps to run even if they are finished
 
     Raises:
-        UserError: a command failed, or would resume a training that was begun with other flags.
+        UserError: a command failed, or would resume a training that was begun with other flags or inputs.
         KeyboardInterrupt: after the interrupted command has ended.
     """
     make_folder(out / "finished")
     make_folder(out / "scores")
+    replaced: set[Path] = set()
     for number, step in enumerate(steps, 1):
         print(f"\n== {number}/{len(steps)}  {step.title}  ({step.name})\n$ {step.command}", flush=True)
         if is_finished(out, step) and step.name not in again:
@@ -76,23 +116,40 @@ def run_steps(
             continue
         for later in steps[number:]:
             if mark := read_mark(out, later.name):
-                _write_mark(out, later.name, replace(mark, finished=False))
-        status = _run_step(step, out, environment)
+                write_mark(out, later.name, replace(mark, finished=False))
+        mark = read_mark(out, step.name)
+        if mark and (changed := differences(step, mark)):
+            make_room(step, changed, replaced)
+            mark = None
+        status = _run_step(step, mark or Mark(step.command), out, environment)
         if status:
             raise UserError(f"step {step.name} ({step.title}) ended with status {status}. Resume with {rerun}.")
 
 
-def _run_step(step: Step, out: Path, environment: Mapping[str, str]) -> int:
+def make_room(step: Step, changed: Sequence[str], replaced: set[Path]) -> None:
+    """Back up the results of an inference step because of what has `changed`. UserError: a training's session exists.
+
+    Folders in `replaced` hold new results already; those of this step are added.
+    """
+    values = dict(flag_values(step.command))
+    if "--resume" in shlex.split(step.command):
+        session = REPO / values["--checkpoint_dir"] / values["--session_name"]
+        if session.exists():
+            problem = f"step {step.name}: {' and '.join(changed)} changed since it began"
+            raise UserError(f"{problem}. Rename {session} to train it again, or give another --out.")
+    listed = str(REPO / values.get(LIST, ""))
+    if "infer_" in step.command and set(changed) != {listed}:  # after a change of the list, results stay good
+        for folder in {REPO / word for flag, word in values.items() if flag.startswith("--out_")} - replaced:
+            if kept := back_up(folder):
+                print(f"{folder}: kept as {kept}; {' and '.join(changed)} changed", flush=True)
+            replaced.add(folder)
+
+
+def _run_step(step: Step, mark: Mark, out: Path, environment: Mapping[str, str]) -> int:
     """Run one step, keep its mark up to date, and return the status."""
-    mark = read_mark(out, step.name)
-    if mark is None or mark.command != step.command:
-        if mark and "--resume" in shlex.split(step.command):
-            raise UserError(
-                f"{out}: step {step.name} was begun with other flags, `{mark.command}`. Use another folder, or remove this one."
-            )
-        mark = Mark(step.command)
-    mark.finished = False
-    _write_mark(out, step.name, mark)
+    mark.command, mark.finished = step.command, False
+    mark.inputs |= input_digests(step.command)
+    write_mark(out, step.name, mark)
     began = time.monotonic()
     try:
         status, peak = call(step.command, environment)
@@ -100,7 +157,7 @@ def _run_step(step: Step, out: Path, environment: Mapping[str, str]) -> int:
         mark.finished = status == 0
     finally:
         mark.seconds += time.monotonic() - began
-        _write_mark(out, step.name, mark)
+        write_mark(out, step.name, mark)
     return status
 
 
@@ -122,32 +179,39 @@ def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
             process.terminate()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    peak = 0
     try:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        while process.poll() is None:
+            peak = max(peak, peak_memory(process.pid))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if signals:
         raise KeyboardInterrupt
-    return process.returncode, usage.ru_maxrss * MAXRSS_UNIT
+    return process.returncode, peak
+
+
+def peak_memory(process: int) -> int:
+    """Return the peak bytes of the largest of a process and its descendants that run; 0 without /proc.
+
+    `ru_maxrss` would not do: it is never below what the process that started them held.
+    """
+    try:
+        peak = re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{process}/status").read_text())
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:  # it has ended
+        return 0
+    return max([1024 * int(peak[1]) if peak else 0, *(peak_memory(int(child)) for child in children)])
 
 
 def share_threads(command: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return `environment`, its OMP_NUM_THREADS divided by the number of torchrun's processes."""
-    several, threads = re.match(r"torchrun .*?--nproc_per_node (\d+) ", command), environment.get("OMP_NUM_THREADS")
-    if not several or threads is None:
+    launcher, threads = LAUNCHER.match(command), environment.get("OMP_NUM_THREADS")
+    if not launcher or not launcher[1] or threads is None:
         return dict(environment)
-    return {**environment, "OMP_NUM_THREADS": str(max(1, int(threads) // int(several[1])))}
-
-
-def _write_mark(out: Path, name: str, mark: Mark) -> None:
-    with atomic_write(_mark_path(out, name), "w") as file:
-        json.dump(asdict(mark), file)
-
-
-def _mark_path(out: Path, name: str) -> Path:
-    return out / "finished" / f"{name}.json"
+    return {**environment, "OMP_NUM_THREADS": str(max(1, int(threads) // int(launcher[1])))}
 
 
 def select(steps: Sequence[Step], first: str | None, only: str | None) -> tuple[list[Step], list[str]]:
@@ -159,8 +223,8 @@ def select(steps: Sequence[Step], first: str | None, only: str | None) -> tuple[
     for flag, name in (("--from", first), ("--only", only)):
         if name is not None and name not in names:
             raise UserError(f"{flag} {name}: no such step. Choose one of {', '.join(names)}.")
-    if only is not None:
-        return [step for step in steps if step.name == only], [only]
-    if first is None:
+    if only is None and first is None:
         return list(steps), []
-    return list(steps[names.index(first) :]), names[names.index(first) :]
+    start = names.index(only or first)  # type: ignore[arg-type]
+    chosen = list(steps[start : start + 1] if only else steps[start:])
+    return chosen, [step.name for step in chosen]

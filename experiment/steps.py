@@ -129,6 +129,12 @@ def make_steps(plan: Plan, initial: Sequence[Step] = ()) -> list[Step]:
     return [*steps, *segmentation(plan), *scores(plan)]
 
 
+def step_names() -> list[str]:
+    """Return the names of all steps that the published chain may have, in order."""
+    here = Path()
+    return [step.name for step in make_steps(Plan(here, here, here, here, Path("more"), here, poolnet_weights=here))]
+
+
 def preparation(plan: Plan) -> list[Step]:
     """Make the lists, image-level labels and training pairs."""
     words = flags(voc12_root=plan.root, out_dir=plan.lists, sbd_root=plan.sbd_root, download=plan.download)

@@ -16,6 +16,7 @@ from demo.draw import make_devkit
 from experiment import runner
 from experiment.steps import ROWS, make_steps
 from network import make_net
+from tool.cli import UserError
 from voc12.classes import LABELS
 
 NETWORKS = {"weights": "resnet38_EDAM_tiny", "poolnet_weights": "poolnet_tiny", "deeplab_weights": "deeplab_v2_tiny"}
@@ -103,7 +104,7 @@ def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsy
     assert in_forks == ["infer_deeplab.py"]
 
     shutil.copy(inputs / "deeplab_weights.pth", tmp_path / "others.pth")  # the training does not belong to these
-    with pytest.raises(reproduce.UserError, match="step segmentation"):
+    with pytest.raises(UserError, match="step segmentation"):
         main(monkeypatch, *words[:-3], "--deeplab_weights", tmp_path / "others.pth", *words[-3:])
     assert in_forks == ["infer_deeplab.py"]
 
@@ -144,12 +145,12 @@ def test_torchrun_gets_no_more_processes_than_a_micro_batch(inputs, tmp_path, mo
 
 def test_dry_run_without_sbd_says_so_and_a_try_needs_no_weights(inputs, tmp_path, monkeypatch, capsys):
     words = (*flags(inputs), "--out", tmp_path / "run", "--dry_run")
-    with pytest.raises(reproduce.UserError):
+    with pytest.raises(UserError):
         main(monkeypatch, *words)
     shown = capsys.readouterr()
     assert "SegmentationClassAug is missing" in shown.out and "ilsvrc-cls_rna" in shown.err
     main(monkeypatch, *words, "--try")
-    with pytest.raises(reproduce.UserError):
+    with pytest.raises(UserError):
         main(monkeypatch, *words, "--try", "--sbd_root", tmp_path / "none")
     assert f"problem: --sbd_root {tmp_path / 'none'}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -165,13 +166,13 @@ def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, cap
     (root / "ImageSets/Segmentation/val.txt").unlink()
     words = ["--voc12_root", root, *flags(inputs)[2:], "--out", tmp_path / "run", "--sal_path", root / "saliency"]
     words += ["--edam_weights", inputs / "poolnet_weights.pth", "--deeplab_weights", tmp_path / "none.pth"]
-    with pytest.raises(reproduce.UserError, match="5 of the inputs"):
+    with pytest.raises(UserError, match="5 of the inputs"):
         main(monkeypatch, *words)  # nor does a real run begin
     assert not (tmp_path / "run").exists()
     problems = [line for line in capsys.readouterr().err.splitlines() if line.startswith("problem: ")]
     expected = ("val.txt", f"{photo}.jpg", f"{other}.png", "--edam_weights: ", "deeplabv1_resnet101-coco.pth")
     assert len(problems) == 5 and all(part in line for part, line in zip(expected, problems, strict=True))
-    with pytest.raises(reproduce.UserError, match="5 of the inputs"):
+    with pytest.raises(UserError, match="5 of the inputs"):
         main(monkeypatch, *words, "--voc12_root", "none", "--sal_path", "no", "--sbd_root", tmp_path)
     problems = capsys.readouterr().err
     assert all(f"problem: {flag}" in problems for flag in ("--sbd_root", "--voc12_root", "--sal_path"))
@@ -181,7 +182,7 @@ def test_another_dataset_than_voc_is_refused(inputs, tmp_path, monkeypatch, caps
     shutil.copytree(inputs / "VOC2012", tmp_path / "VOC2012")
     (tmp_path / "VOC2012/classes.txt").write_text("cat\n")
     words = ("--voc12_root", tmp_path / "VOC2012", *flags(inputs)[2:], "--edam_weights", inputs / "weights.pth")
-    with pytest.raises(reproduce.UserError, match="1 of the inputs"):
+    with pytest.raises(UserError, match="1 of the inputs"):
         main(monkeypatch, *words, "--dry_run", "--out", tmp_path / "run")
     assert "classes.txt" in capsys.readouterr().err
 
