@@ -37,13 +37,8 @@ def blend(below: np.ndarray, above: np.ndarray, weight: np.ndarray) -> np.ndarra
 
 def outline(label: np.ndarray) -> np.ndarray:
     """Return where a label map (H, W) differs from the pixel above, below, left or right: bool (H, W)."""
-    edge = np.zeros(label.shape, bool)
-    down, right = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
-    return edge
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return cv2.dilate(label, cross) != cv2.erode(label, cross)
 
 
 def contact_sheet(
@@ -66,23 +61,21 @@ def contact_sheet(
     stride = len(headings) * (cell[0] + GAP) + 2 * GAP  # from a row to the next on the same line
     width = 2 * MARGIN + across * stride - 3 * GAP
     swatches = legend(key or {}, width - 2 * MARGIN)
-    captions_height = len(lines) * (TEXT + 2 * GAP)
-    height = 2 * MARGIN + TEXT + GAP + sum(heights) + captions_height + GAP // 2 + swatches.shape[0]
+    upper, below = MARGIN + TEXT + GAP, TEXT + 2 * GAP  # of the first line; for a caption
 
+    height = upper + sum(heights) + len(lines) * below + GAP // 2 + swatches.shape[0] + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
-    for column in range(min(across, len(rows))):
-        for place, heading in enumerate(headings):
-            middle = MARGIN + column * stride + place * (cell[0] + GAP) + cell[0] // 2
-            draw.text((middle, MARGIN - GAP // 2), heading, INK, font, anchor="ma")
-    upper, names = MARGIN + TEXT + GAP, iter(captions)
+    draw, font, names = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT), iter(captions)
     for line, line_height in zip(lines, heights, strict=True):
         for column, images in enumerate(line):
-            for place, image in enumerate(images):
-                left = MARGIN + column * stride + place * (cell[0] + GAP)
+            left = MARGIN + column * stride
+            draw.text((left, upper + line_height + GAP // 2), next(names), FAINT, font)
+            for heading, image in zip(headings, images, strict=True):
+                if line is lines[0]:
+                    draw.text((left + cell[0] // 2, MARGIN - GAP // 2), heading, INK, font, anchor="ma")
                 sheet.paste(image, (left + (cell[0] - image.width) // 2, upper + (line_height - image.height) // 2))
-            draw.text((MARGIN + column * stride, upper + line_height + GAP // 2), next(names), FAINT, font)
-        upper += line_height + TEXT + 2 * GAP
+                left += cell[0] + GAP
+        upper += line_height + below
     sheet.paste(Image.fromarray(swatches), (MARGIN, upper + GAP // 2))
     return np.array(sheet)
 
