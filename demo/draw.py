@@ -41,10 +41,10 @@ def annotation(image_id: str, sample: Sample) -> str:
     return f"<annotation>\n\t<folder>VOC2012</folder>\n\t<filename>{image_id}.jpg</filename>\n{objects}</annotation>\n"
 
 
-def write_sample(number: int, root: Path, seed: int, size: int) -> None:
+def write_sample(number: int, root: Path, seed: int, size: int, single: bool) -> None:
     """Draw photo `number` and write its four files to the existing folders of the devkit `root`, the XML last."""
     cv2.setNumThreads(1)  # the processes share the cores
-    sample = draw(seed, number, size)
+    sample = draw(seed, number, size, single)
     image_id = photo_id(number)
     with atomic_write(root / "JPEGImages" / f"{image_id}.jpg") as file:
         Image.fromarray(sample.image).save(file, "JPEG", quality=92, subsampling=0)
@@ -55,10 +55,12 @@ def write_sample(number: int, root: Path, seed: int, size: int) -> None:
         file.write(annotation(image_id, sample))
 
 
-def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num_workers: int) -> Path:
+def make_devkit(
+    out: str | Path, seed: int, train: int, val: int, size: int, num_workers: int, single: bool = False
+) -> Path:
     """Write to `out`/VOC2012 what it lacks of the set, and return that folder. UserError: it holds anything else."""
     root = Path(out) / "VOC2012"
-    settings = json.dumps({"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size})
+    settings = json.dumps({"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size, "single": single})
     settings_path = root / "synthetic.json"
     if not settings_path.is_file() and root.exists() and any(root.iterdir()):
         raise UserError(f"{root}: holds other files. Choose another --out.")
@@ -72,7 +74,7 @@ def make_devkit(out: str | Path, seed: int, train: int, val: int, size: int, num
         remove_leftovers(make_folder(root / folder))
     ids = [photo_id(number) for number in range(1, train + val + 1)]
     missing = [n for n, image_id in enumerate(ids, 1) if not (root / "Annotations" / f"{image_id}.xml").exists()]
-    work = partial(write_sample, root=root, seed=seed, size=size)
+    work = partial(write_sample, root=root, seed=seed, size=size, single=single)
     with WorkerPool(min(num_workers, len(ids))) as pool:
         try:
             for _ in tqdm(pool.map(work, missing), total=len(missing), unit="photo"):
@@ -93,13 +95,14 @@ def get_parser() -> argparse.ArgumentParser:
     add("--train", type=cli.count(1), default=800, help="training photos")
     add("--val", type=cli.count(), default=100, help="validation photos")
     add("--size", type=cli.number(int, 64, 1024), default=128, help="long side of the photos in pixels, 64..1024")
+    add("--single", action="store_true", help="one object in each photo, as in ImageNet")
     add("--num_workers", type=cli.count(1), default=2, help="drawing processes")
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    root = make_devkit(args.out, args.seed, args.train, args.val, args.size, args.num_workers)
+    root = make_devkit(args.out, args.seed, args.train, args.val, args.size, args.num_workers, args.single)
     print(f"{root}: {args.train} training and {args.val} validation photos; saliency maps in {root / 'saliency'}")
 
 

@@ -1,4 +1,4 @@
-"""Train a network's backbone as a plain multi-label classifier, in place of ImageNet weights.
+"""Train a network's backbone as a plain classifier, in place of ImageNet weights.
 
     python demo/pretrain.py --voc12_root VOC2012 --image_list voc12/train_aug.txt \\
         --network network.resnet38_EDAM_tiny --out backbone.pth
@@ -24,19 +24,19 @@ from tqdm import tqdm
 from network import make_net
 from network.frozen_norm import unfreeze_batch_norms
 from network.resnet38d import ResNet38d
-from network.weights import find_backbone
+from network.weights import find_backbone, load_weights
 from tool import cli, distributed
 from tool.checkpoint import TrainingState, digest, save_torch
 from tool.cli import UserError, counted, run_script
 from tool.files import make_folder
 from tool.loading import StepBatches, batches, make_loader
-from tool.optim import lr_factor
+from tool.optim import lr_factor, make_adamw, set_learning_rate
 from voc12.augment import augment_photo
 from voc12.dataset import Dataset, read_image_list
 from voc12.images import load_photo
 
 SAVE_EVERY = 200  # steps
-MUST_MATCH = ("network", "epochs", "batch_size", "long_side", "lr", "wt_dec", "top", "seed")
+MUST_MATCH = ("network", "softmax", "epochs", "batch_size", "long_side", "lr", "wt_dec", "top", "seed")
 
 
 class Photos(torch.utils.data.Dataset):
@@ -100,9 +100,7 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.op
     """Return AdamW without decay on biases and batch norms."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     vectors = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}], lr
-    )
+    return make_adamw([matrices, vectors], [(1, 1), (1, 0)], lr, weight_decay)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -112,7 +110,10 @@ def get_parser() -> argparse.ArgumentParser:
     add("--image_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to learn from")
     network = "network.resnet38_EDAM_tiny"
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--weights", metavar="FILE", help="initial backbone (.pth); default: random")
     add("--out", required=True, type=Path, metavar="FILE", help="backbone to write (.pth)")
+    softmax = "learn one class a photo by cross-entropy; default: several, by binary cross-entropy"
+    add("--softmax", action="store_true", help=softmax)
     add("--epochs", type=positive, default=20, help="passes over the photos")
     add("--batch_size", type=positive, default=8, help="photos per step")
     long_side = "range of the photos' longer side in pixels; each step draws one of MIN, MIN + 16, ... up to MAX"
@@ -148,17 +149,19 @@ def main() -> None:
     settings = {name: getattr(args, name) for name in MUST_MATCH} | {"photos_crc32": digest(labels)}
     state = TrainingState(model, optimizer, torch.amp.GradScaler(device.type, enabled=False), settings)
     state_path = args.out.with_name(f"{args.out.name}.state")
+    if args.weights:
+        print(load_weights(net, args.weights))
     start = state.restore(state_path, max_step) if state_path.is_file() else 0
 
     dataset = Photos(data, labels, args.seed, tuple(args.long_side), args.batch_size)
     source = batches(make_loader(dataset, StepBatches(start, max_step, args.batch_size), args.num_workers, False))
+    loss_function = F.cross_entropy if args.softmax else F.binary_cross_entropy_with_logits
     mean_loss = math.nan
     with tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True) as bar:
         for step, (images, targets) in enumerate(source, start):
-            for group in optimizer.param_groups:
-                group["lr"] = args.lr * lr_factor(step, max_step, max_step // 20)
+            set_learning_rate(optimizer, lr_factor(step, max_step, max_step // 20))
             optimizer.zero_grad(set_to_none=True)
-            loss = F.binary_cross_entropy_with_logits(model(images.to(device)), targets.to(device))
+            loss = loss_function(model(images.to(device)), targets.to(device))
             loss.backward()
             if not math.isfinite(loss.item()):
                 raise UserError(f"--lr {args.lr}: the loss is {loss.item()} at step {step}. Lower it.")

@@ -133,9 +133,9 @@ def _hides_too_much(front: Thing, others: list[Thing]) -> bool:
     return False
 
 
-def arrange(rng: np.random.Generator, first: int, height: int, width: int) -> list[Thing]:
-    """Return one to three objects, back to front, the first of class `first`; none hides much of another."""
-    count = 1 + int(rng.choice(3, p=OBJECTS_PER_PHOTO))
+def arrange(rng: np.random.Generator, first: int, height: int, width: int, single: bool) -> list[Thing]:
+    """Return one object (`single`) or up to three, back to front, the first of class `first`; none hides much of another."""
+    count = 1 if single else 1 + int(rng.choice(3, p=OBJECTS_PER_PHOTO))
     reach = (36.0, 31.0, 27.0)[count - 1] * max(height, width) / 128
     things = [thing(rng, first, height, width, reach)]
     for _ in range(count - 1):
@@ -178,13 +178,13 @@ def saliency_map(rng: np.random.Generator, masks: list[np.ndarray], eye_catcher:
     return np.rint(np.clip(result, 0, 1) * 255).astype(np.uint8)
 
 
-def draw(seed: int, number: int, size: int) -> Sample:
-    """Return photo `number` of the set `seed`, `size` pixels long. Deterministic."""
+def draw(seed: int, number: int, size: int, single: bool = False) -> Sample:
+    """Return photo `number` of the set `seed`, `size` pixels long, with one object if `single`. Deterministic."""
     rng = np.random.default_rng((seed, number))
     short = int(rng.integers(round(0.75 * size), round(0.9 * size) + 1))
     height, width = (size, short) if rng.random() < 0.3 else (short, size)
     canvas, eye_catcher = background(rng, height, width)
-    things = arrange(rng, number % len(CLASSES), height, width)  # spreads the classes evenly
+    things = arrange(rng, number % len(CLASSES), height, width, single)  # spreads the classes evenly
 
     owner = np.full((height, width), -1)
     badge = np.zeros((height, width), bool)

@@ -124,6 +124,15 @@ def test_photos_show_one_to_three_objects_of_varied_size(samples):
     assert np.percentile(long_sides, 95) > 1.4 * np.percentile(long_sides, 5)
 
 
+def test_single_photos_show_one_object_of_every_class(tmp_path):
+    single = make_devkit(tmp_path, seed=3, train=20, val=0, size=96, num_workers=1, single=True)
+    shown = [read_annotation(path) for path in sorted((single / "Annotations").iterdir())]
+    assert [labels.sum() for labels in shown] == [1] * 20
+    assert np.sum(shown, 0).tolist() == [1] * 20
+    with pytest.raises(UserError, match="VOC2012"):
+        make_devkit(tmp_path, seed=3, train=20, val=0, size=96, num_workers=1)
+
+
 def test_colours_do_not_identify_a_class():
     """The class with the most pixels of a colour (64 steps) hardly explains the badge parts, less so the objects."""
     counts = np.zeros((21, 64))

@@ -13,9 +13,13 @@ def lr_factor(step: int, max_step: int, warmup_steps: int) -> float:
     return max(0.0, 1 - (step - warmup_steps) / max(1, max_step - warmup_steps)) ** 0.9
 
 
-def stepwise_lr_factor(step: int, max_step: int, every: int = 10) -> float:
-    """Return the factor on the learning rate at a step, from 0: polynomial, power 0.9, constant within `every` steps."""
-    return max(0.0, 1 - step // every * every / max_step) ** 0.9
+def stepwise_lr_factor(step: int, max_step: int, every: int = 10, warmup_steps: int = 0) -> float:
+    """Return the factor on the learning rate at a step, from 0: polynomial, power 0.9, constant within `every` steps.
+
+    In the first `warmup_steps` it is multiplied by a linear warm-up from 0.1 to 1.
+    """
+    warm_up = 0.1 + 0.9 * step / warmup_steps if step < warmup_steps else 1.0
+    return warm_up * max(0.0, 1 - step // every * every / max_step) ** 0.9
 
 
 def freeze(groups: Sequence[Sequence[nn.Parameter]]) -> None:
@@ -41,6 +45,17 @@ def make_sgd(
         for parameters, (on_lr, on_decay) in zip(groups, factors, strict=True)
     ]
     return torch.optim.SGD(options, momentum=0.9)
+
+
+def make_adamw(
+    groups: Sequence[Sequence[nn.Parameter]], factors: Sequence[tuple[float, float]], lr: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """Return AdamW with one learning rate: of `make_sgd`'s `factors`, those on the weight decay alone are used."""
+    options = [
+        {"params": parameters, "initial_lr": lr, "weight_decay": weight_decay * on_decay}
+        for parameters, (_, on_decay) in zip(groups, factors, strict=True)
+    ]
+    return torch.optim.AdamW(options, lr)
 
 
 def make_adam(groups: Sequence[Sequence[nn.Parameter]], lr: float, weight_decay: float) -> torch.optim.Adam:
