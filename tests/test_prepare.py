@@ -266,7 +266,7 @@ def test_public_ids_and_labels_give_the_public_files(tmp_path):
     root = write_devkit(tmp_path / "VOC2012", {})
     (root / "SegmentationClassAug").mkdir()
     Image.new("RGB", (4, 3)).save(tmp_path / "stub.jpg")
-    write_png(tmp_path / "stub.png", mask(shape=(3, 4)))
+    write_png(tmp_path / "stub.png", mask(14, shape=(3, 4)))
     for image_id, label in public.items():
         os.link(tmp_path / "stub.jpg", root / f"JPEGImages/{image_id}.jpg")
         os.link(tmp_path / "stub.png", root / f"SegmentationClassAug/{image_id}.png")

@@ -156,6 +156,7 @@ def change(root: Path, split: str, edit) -> None:
         ("train", lambda content: content["categories"][0].pop("name"), "instances_train2014.json: .*Unpack"),
         ("train", lambda content: content["images"][1].update(id=1), "instances_train2014.json: two photos .*id 1"),
         ("val", lambda content: content["annotations"].clear(), "instances_val2014.json: none of 0 annotations"),
+        ("val", lambda content: content.update(annotations=[None, {}]), "none of 2 annotations .*image_id None"),
         ("val", lambda content: content["categories"][0].update(name="cat"), "annotations: .*categories"),
     ],
 )
@@ -176,7 +177,7 @@ def test_damaged_files_are_errors(coco, split, edit, keywords):
         ({"segmentation": {"size": [H, W], "counts": "abc"}}, "RLE"),
         ({"segmentation": [["a", 1, 2, 3, 4, 5]]}, "'a'"),
         ({"image_id": 77}, "image_id 77"),
-        ({"image_id": None}, "image_id None"),
+        ({"image_id": [1]}, "list"),
         ({"category_id": 7}, "category_id 7"),
     ],
 )

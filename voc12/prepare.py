@@ -49,9 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     ids = sorted({*lists["train_aug"], *lists["train"], *lists["val"]})
     labels = read_labels(data, ids, findings)
     check_photos(data, ids, masks, findings)
-    published = PUBLISHED if data.classes == VOC else {}
     if args.per_class:
-        lists, published = first_of_each_class(lists, labels, args.per_class), {}
+        lists = first_of_each_class(lists, labels, args.per_class)
     trained = {image_id: labels[image_id] for image_id in lists["train_aug"] if image_id in labels}
     if not trained:
         raise UserError(f"{root / 'Annotations'}: no label for any image of train_aug. Are these its XML files?")
@@ -69,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     if whole and not count_aug(root):
         command = shlex.join(["python", "voc12/prepare.py", "--voc12_root", str(root), "--download", "DIR"])
         findings.add(f"folder missing, so train_aug equals train. `{command}` makes it from SBD ({SBD_PAGE})", AUG)
-    report = [*list_lines(lists | {"pairs": pairs}, published), counts, compared]
+    report = [*list_lines(lists | {"pairs": pairs}, PUBLISHED if whole else None), counts, compared]
     report += [*findings.lines(), *next_command(root, out / PAIRS_FILE, None if whole else len(pairs))]
     print("\n".join(["", *report]))
 

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tool import VOID, cli
-from tool.cli import UserError, run_script, summarize_ids
+from tool.cli import UserError, nearest_path, run_script, summarize_ids
 from tool.files import back_up, check_writable, make_folder, remove_leftovers
 from voc12.classes import make_classes
 from voc12.dataset import Files, check_inputs, photos
@@ -73,14 +73,15 @@ class Annotations:
                 if self._images.setdefault(image["id"], image)["file_name"] != image["file_name"]:
                     raise UserError(f"{path}: two photos have the image id {image['id']}. Give each its own.")
             # A list, not a dict of ids: merged files repeat these.
-            found = sorted(content["annotations"], key=_order)
+            found = sorted((one if isinstance(one, dict) else {} for one in content["annotations"]), key=_order)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: no instance annotations in COCO's form ({error!r}). Unpack it again.") from error
         used = sum(map(self._add, found))
         counts = f"{used} of {len(found)} annotations, {len(self.objects)} of {len(self._images)} images"
         self.summary = f"  {path.name}: {counts} with an object"
         if not used:
-            raise UserError(f"{path}: none of {len(found)} annotations can be used. Take COCO's instances.")
+            reasons = findings.lines()[-1].strip() if found else "Take COCO's instances."
+            raise UserError(f"{path}: none of {len(found)} annotations can be used. {reasons}")
 
     def _add(self, annotation: dict[str, Any]) -> bool:
         """Add an annotation to the objects. Return False if it cannot be used."""
@@ -145,7 +146,10 @@ class Annotations:
             outline = self._coder.merge(self._coder.frPyObjects(outline, height, width))
         elif isinstance(outline["counts"], list):
             outline = self._coder.frPyObjects(outline, height, width)
-        return self._coder.decode(outline).astype(bool)
+        pixels = self._coder.decode(outline)
+        if pixels.max() > 1:  # what a code that is too short leaves open is not initialised
+            raise ValueError("damaged run-length code")
+        return pixels.astype(bool)
 
 
 def _order(annotation: dict[str, Any]) -> list[int]:
@@ -220,7 +224,9 @@ def locate(args: argparse.Namespace) -> tuple[int, dict[str, Path]]:
         found = [place / name for place in places if (place / name).exists()]
         if not found:
             there = [path for inner in ("*", "annotations/*", "images/*") for path in sorted(roots[0].glob(inner))]
-            held = summarize_ids([str(path.relative_to(roots[0])) for path in there]) or "nothing"
+            held = (
+                summarize_ids([str(path.relative_to(roots[0])) for path in there]) or f"nothing{nearest_path(roots[0])}"
+            )
             url = URLS[name.partition("/")[0].replace(str(year), "2014")].replace("2014", str(year))
             raise UserError(
                 f"--coco_root {roots[0]}: no {name}; it holds {held}. Unpack {url} there, or give --download DIR."
@@ -238,7 +244,7 @@ def link_photos(out: Path, folders: Sequence[Path]) -> Path:
             inside = Path("..", folder.relative_to(out)) if folder.is_relative_to(out) else folder.resolve()
             link(make_folder(out / "JPEGImages") / folder.name, inside)
     except UserError as error:
-        raise UserError(f"{error} --out DIR writes to another disk.") from error
+        raise UserError(f"{str(error).rstrip('.')}. --out DIR writes to another disk.") from error
     return out / "JPEGImages"
 
 
