@@ -19,7 +19,7 @@ from pseudo_label.visualise import contact_sheet, overlay
 from tool import VOID, cli
 from tool.cli import UserError, counted, run_script
 from voc12.classes import PALETTE, VOC
-from voc12.dataset import check_inputs, label_maps, photos, read_image_list, report_problems
+from voc12.dataset import Files, check_inputs, label_maps, photos, read_image_list, report_problems
 from voc12.images import load_label, load_photo, save_label, save_rgb
 from voc12.lists import make_classes, read_classes
 
@@ -59,8 +59,9 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise UserError(f"--out_path {args.out_path}: is the {flag} folder, too. Name another folder.")
 
 
-def read_labels(path: Path, count: int) -> np.ndarray:
+def read_labels(files: Files, image_id: str, count: int) -> np.ndarray:
     """Return a label map. UserError: it holds values other than `count` labels and void."""
+    path = files.find(image_id)
     label = load_label(path)
     check_values(path, np.where(label == VOID, 0, label), count)
     return label
@@ -70,19 +71,15 @@ def main() -> None:
     # The published page has a long dash instead of two hyphens; some copies hold its UTF-8 bytes read as Windows-1252.
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     check_arguments(args)
-    labels, photo_files, truths = label_maps(args.img_path), None, None
+    labels = label_maps(args.img_path)
     ids = (read_image_list(args.list) if args.list else labels.ids())[: args.limit]
     if not ids:
         labels.check()
-    files = [labels]
-    if args.img_root:
-        devkit = args.img_root / "JPEGImages"
-        photo_files = photos(devkit if devkit.is_dir() else args.img_root)
-        files = [photo_files, labels]
-    problems = check_inputs(ids, files)
-    if args.gt_path:
-        truths = label_maps(args.gt_path, "ground truth")
-        problems += check_inputs(ids[:SHEET_IMAGES], [labels, truths])
+    devkit = (args.img_root or Path()) / "JPEGImages"
+    photo_files = photos(devkit if devkit.is_dir() else args.img_root) if args.img_root else None
+    truths = label_maps(args.gt_path, "ground truth") if args.gt_path else None
+    problems = check_inputs(ids, [photo_files, labels] if photo_files else [labels])
+    problems += check_inputs(ids[:SHEET_IMAGES], [labels, truths]) if truths else []
     report_problems(problems, ids, None, "drawn")
 
     classes, made_for = read_classes(args.img_root), classes_of(args.img_path)
@@ -93,26 +90,24 @@ def main() -> None:
     rows: list[list[np.ndarray]] = []
     shown: set[int] = set()
     for image_id in tqdm(ids, unit="image", desc="colorful", disable=None):
-        label = read_labels(labels.find(image_id), len(names))
+        drawn = [read_labels(labels, image_id, len(names))]
         if photo_files is None:
-            save_label(args.out_path / f"{image_id}.png", label, args.grey)
+            save_label(args.out_path / f"{image_id}.png", drawn[0], args.grey)
             continue
+        in_sheet = args.sheet and len(rows) < SHEET_IMAGES
+        if truths and in_sheet:
+            drawn.append(read_labels(truths, image_id, len(names)))
         photo = np.array(load_photo(photo_files.find(image_id)))
-        drawn = overlay(photo, label, PALETTE, args.opacity)
-        save_rgb(args.out_path / f"{image_id}.png", drawn)
-        if args.sheet and len(rows) < SHEET_IMAGES:
-            rows.append([photo, drawn])
-            shown |= set(np.unique(label).tolist())
-            if truths:
-                truth = read_labels(truths.find(image_id), len(names))
-                rows[-1].append(overlay(photo, truth, PALETTE, args.opacity))
-                shown |= set(np.unique(truth).tolist())
+        pictures = [overlay(photo, label, PALETTE, args.opacity) for label in drawn]
+        save_rgb(args.out_path / f"{image_id}.png", pictures[0])
+        if in_sheet:
+            rows.append([photo, *pictures])
+            shown.update(*(np.unique(label).tolist() for label in drawn))
     print(f"{counted(len(ids), 'pictures')} in {args.out_path}")
     if args.sheet:
         headings = ["photo", "pseudo label", "ground truth"][: len(rows[0])]
         key = {names[value]: PALETTE[value] for value in sorted(shown - {0, VOID})}
-        sheet = contact_sheet(rows, headings, ids[: len(rows)], key=key, across=1 if len(rows) < 4 else 2)
-        save_rgb(args.sheet, sheet)
+        save_rgb(args.sheet, contact_sheet(rows, headings, ids, key=key, across=1 if len(rows) < 4 else 2))
         print(f"contact sheet of {counted(len(rows), 'images')}: {args.sheet}")
 
 

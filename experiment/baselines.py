@@ -54,9 +54,9 @@ def write_baselines(labels: dict[str, np.ndarray], saliency: Files, theta: float
     areas = class_areas(np.stack(list(labels.values())), shares)
     for image_id, label in labels.items():
         salient = salient_pixels(saliency, image_id, theta)
-        values = {"guess": largest_class(label, areas), "background": 0}
         for name, folder in outputs.items():
-            save_label(folder / f"{image_id}.png", salient.astype(np.uint8) * np.uint8(values[name]))
+            value = largest_class(label, areas) if name == "guess" else 0
+            save_label(folder / f"{image_id}.png", salient.astype(np.uint8) * np.uint8(value))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -75,8 +75,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     check_fusion(args.theta, saliency=True)
-    outputs = {"guess": args.out_guess, "background": args.out_background}
-    outputs = {name: folder for name, folder in outputs.items() if folder is not None}
+    outputs = {name: folder for name in ("guess", "background") if (folder := getattr(args, f"out_{name}"))}
     if not outputs:
         raise UserError("no output asked for. Give --out_guess, --out_background or both.")
     if len({folder.resolve() for folder in outputs.values()}) < len(outputs):
@@ -85,8 +84,7 @@ def main() -> None:
     ids = read_image_list(args.infer_list)
     labels = data.image_labels(ids, args.infer_list)
     report_problems(check_inputs(ids, [saliency]), ids, None, "labelled")
-    names = data.classes.options().get("class_names", ())
-    classes = {"classes": list(names)} if names else {}
+    classes = {"classes": list(names)} if (names := data.classes.options().get("class_names")) else {}
     for name, folder in outputs.items():
         claim_folder(folder, {"output": f"baseline_{name}", **classes}, overwrite=False)
     write_baselines(labels, saliency, args.theta, outputs)

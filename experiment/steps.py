@@ -65,6 +65,7 @@ class Plan:
     deeplab: str = "network.deeplab_v2"
     deeplab_weights: Path | None = None
     segmentation: Words = ()  # flags of DeepLab-v2's training
+    segment: Words = ()  # flags of its inference
     processes: int = 1  # of torchrun, at most one for each pair or photo of a micro-batch
     precision: tuple[str, ...] = ()
     seed: int = 0
@@ -196,7 +197,9 @@ def segmentation(plan: Plan) -> list[Step]:
     train = command(launch(plan, most), "train_deeplab.py", words, plan.precision, session(plan, DEEPLAB))
     words = (flags(voc12_root=plan.root, infer_list=plan.val, network=plan.deeplab), plan.precision)
     outputs = flags(out_pred=plan.out / "deeplab", out_crf_pred=plan.out / "deeplab_crf")
-    infer = command(launch(plan), "infer_deeplab.py", words, flags(weights=plan.trained(DEEPLAB)), outputs)
+    infer = command(
+        launch(plan), "infer_deeplab.py", words, flags(weights=plan.trained(DEEPLAB)), outputs, plan.segment
+    )
     return [
         Step("segmentation", "DeepLab-v2, trained on the pseudo labels", train),
         Step("val", "DeepLab-v2 on val, without and with CRF", infer),
