@@ -27,7 +27,8 @@ from pseudo_label.manifest import check_classes, output_of
 from tool import cli
 from tool.cli import UserError, run_script
 from tool.files import atomic_write, check_writable
-from voc12.dataset import check_inputs, deeper_root, grey_masks, read_image_list, report_problems
+from voc12.dataset import Dataset, check_inputs, deeper_root, grey_masks, read_image_list, report_problems
+from voc12.label_check import find_suspicion, report_suspicion
 from voc12.lists import read_classes
 
 # What a folder holds by its manifest -> the flags, or the folder, to evaluate.
@@ -139,6 +140,9 @@ def main() -> None:
     left = report_problems(check_inputs(ids, inputs), ids, args.skip_errors, "evaluated")
     result = evaluate(left, inputs, source, args.num_workers)
     left = report_problems(result.problems, left, args.skip_errors, "evaluated")
+    data = Dataset(args.voc12_root, need_photos=False) if args.voc12_root else None
+    labels = data.find_labels(left, args.list) if data and args.list else {}
+    report_suspicion(find_suspicion(source.gt_dir, result.values, labels), None)
     if result.with_objects and result.all_background >= NEARLY_ALL * result.with_objects:
         print(
             f"note: {result.all_background} of the {result.with_objects} predictions whose ground truth shows objects are all "

@@ -22,14 +22,16 @@ from pseudo_label.segmentation import label_pictures
 from tool import cli, training
 from tool.checkpoint import digest
 from tool.cli import UserError, nearest_path, run_script
-from tool.optim import freeze, make_sgd, set_learning_rate, stepwise_lr_factor
+from tool.optim import freeze, make_adamw, make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
 from voc12.classes import PALETTE
 from voc12.data import LabelledPhotos
 from voc12.dataset import ROOT, Dataset, read_image_list
+from voc12.label_check import ACCEPT
 
 # Flags that a resumed run must share with the interrupted one, besides training.MUST_MATCH.
-MUST_MATCH = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn", "freeze_backbone")
+MUST_MATCH: tuple[str, ...] = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn", "freeze_backbone")
+MUST_MATCH += ("adamw", "warmup_steps")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -47,6 +49,11 @@ def get_parser() -> argparse.ArgumentParser:
     add("--iter_size", type=positive, default=2, help="gradient accumulation: micro-batches per step")
     add("--crop_size", type=positive, default=321, help="side of the square training crops in pixels")
     add("--lr", type=number, default=2.5e-4, help="learning rate of the backbone; new layers have ten times as much")
+    adamw = (
+        "AdamW with --lr for all layers, instead of SGD as published; for small networks trained with --no-freeze_bn"
+    )
+    add("--adamw", action="store_const", const=True, help=adamw)
+    add("--warmup_steps", type=positive, metavar="N", help="linear warm-up steps, from --lr / 10; default: none")
     balanced = "give background and objects equal weight in the loss; with ImageNet weights the plain loss may diverge"
     add("--balanced_loss", action="store_true", help=balanced)
     freeze = "keep the batch norms of --weights, as published; without weights they must learn"
@@ -54,6 +61,7 @@ def get_parser() -> argparse.ArgumentParser:
     frozen = "train the ASPP alone: faster, and steadier with only hundreds of photos"
     add("--freeze_backbone", action="store_const", const=True, help=frozen)
     add("--skip_errors", action="store_true", help="skip photos whose files are missing or bad, and list them")
+    add("--accept_labels", action="store_true", help=ACCEPT)
     training.add_flags(parser, session_name="DeepLabV2", pictures="the predicted labels")
     return parser
 
@@ -72,10 +80,13 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         raise UserError(f"--label_dir {args.label_dir}: no such folder{nearest_path(args.label_dir)}")
     check_classes(Path(args.label_dir), dataset.classes.names)
     net = training_form(make_network(args, dataset), device, args.amp, args.tf32).train()
-    optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
+    make_optimizer = make_adamw if args.adamw else make_sgd
+    optimizer = make_optimizer(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
     ids = list(dict.fromkeys(read_image_list(args.train_list)))
     data = LabelledPhotos(ids, dataset, args.label_dir, args.crop_size, args.seed, net.input)
-    skipped = data.drop_unusable(args.skip_errors)
+    skipped = data.drop_unusable(args.skip_errors, args.accept_labels)
+
+    lr_factor = partial(stepwise_lr_factor, max_step=args.max_iters, warmup_steps=args.warmup_steps or 0)
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
         """Return the sum over the scales of a micro-batch's loss; a step's loss is the mean of its micro-batches'."""
@@ -91,7 +102,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         max_step=args.max_iters,
         settings=settings | {"train_list_crc32": digest(ids), "skipped_crc32": digest(skipped)},
         loss=loss,
-        set_learning_rate=lambda step: set_learning_rate(optimizer, stepwise_lr_factor(step, args.max_iters)),
+        set_learning_rate=lambda step: set_learning_rate(optimizer, lr_factor(step)),
         load_weights=partial(load_weights, net),
         pictures=partial(label_pictures, data=data, palette=PALETTE),
         accumulation_steps=args.iter_size,

@@ -30,6 +30,7 @@ from tool.optim import make_adam, set_learning_rate
 from tool.precision import training_form
 from voc12.data import MaskedPhotos, PairedPhotos
 from voc12.dataset import Dataset, read_image_list
+from voc12.label_check import ACCEPT
 from voc12.lists import read_mask_pairs
 
 # Flags that a resumed run must share with the interrupted one, besides training.MUST_MATCH.
@@ -58,6 +59,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--iter_size", type=positive, default=1, help="with --crop_size: micro-batches per step")
     add("--lr", type=number, default=5e-5, help="learning rate")
     add("--skip_errors", action="store_true", help="skip photos whose files are missing or bad, and list them")
+    add("--accept_labels", action="store_true", help=ACCEPT)
     training.add_flags(parser, session_name="PoolNet", pictures="the saliency maps")
     return parser
 
@@ -93,7 +95,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     torch.backends.cudnn.benchmark &= args.crop_size is not None  # it would try out the size of each photo
     data, listed = find_photos(args, net.input)
     data.smallest_side = net.smallest_side
-    skipped = data.drop_unusable(args.skip_errors)
+    skipped = data.drop_unusable(args.skip_errors, args.accept_labels)
     optimizer = make_adam(net.get_parameter_groups(), args.lr, args.wt_dec)
     max_step = len(data) * args.max_epoches // args.batch_size
     decay_step = -(-2 * len(data) * args.max_epoches // (3 * args.batch_size))  # two thirds, rounded up

@@ -1,7 +1,8 @@
 """Scores of predictions against ground truth: label maps, class scores fused into label maps, and saliency maps."""
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +19,16 @@ from tool.cli import UserError, counted
 from tool.files import load_npy_dict
 from tool.workers import WorkerPool
 from voc12.dataset import Files, grey_masks, label_maps, saliency_maps, score_files
-from voc12.images import explain, load_grey, load_label
+from voc12.images import explain, load_grey, load_label, values_in
 
 CHUNK = 8  # images per task of a worker process
+TITLES = {
+    "miou": "mIoU",
+    "deeplab_miou": "DeepLab's mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "freq. w. IoU",
+}
 CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
 
 
@@ -32,12 +40,14 @@ class Evaluation:
     problems: (id, message) of images that cannot be scored
     with_objects: number of images whose ground truth shows objects
     all_background: number of these that are predicted all background
+    values: id -> values of its ground truth; of a grey mask 0 for background, 1 for foreground
     """
 
     total: Any = 0
     problems: list[tuple[str, str]] = field(default_factory=list)
     with_objects: int = 0
     all_background: int = 0
+    values: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, other: "Evaluation") -> None:
         """Add the sums over other images."""
@@ -45,6 +55,7 @@ class Evaluation:
         self.problems += other.problems
         self.with_objects += other.with_objects
         self.all_background += other.all_background
+        self.values |= other.values
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ class LabelSource:
         check_values(paths[0], np.where(truth == self.void, 0, truth), len(self.names))
         matrix = self._confusion(truth, paths[1], *paths[2:])
         shown = bool(matrix[0, 1:].any())  # of a curve: at its first theta, which leaves most foreground
-        return Evaluation(matrix, [], int(shown), int(shown and not matrix[0, :, 1:].any()))
+        values = {paths[0].stem: values_in(truth)}
+        return Evaluation(matrix, [], int(shown), int(shown and not matrix[0, :, 1:].any()), values)
 
     def _confusion(self, truth: np.ndarray, path: Path, sal_path: Path | None = None) -> np.ndarray:
         n = len(self.names)
@@ -111,20 +123,15 @@ class LabelSource:
         """Return the scores in percent as text and as a dict, None where nothing was counted."""
         means = [metrics.mean_iou(matrix) for matrix in total]
         best = int(np.argmax(means))
-        matrix, per_label = total[best], metrics.iou(total[best]).tolist()
-        scores = {name: _percent(score) for name, score in metrics.segmentation_scores(matrix).items()}
-        result: dict[str, Any] = {
-            "miou": _percent(means[best]),
-            "deeplab_miou": scores.pop("mean_iou"),
-            **scores,
-            "iou": {name: _percent(value) for name, value in zip(self.names, per_label, strict=True)},
-            "images": images,
-        }
-        lines = label_table(result, true_labels=int(matrix.any(1).sum()))
+        scores = {name: _percent(score) for name, score in metrics.segmentation_scores(total[best]).items()}
+        result: dict[str, Any] = {"miou": _percent(means[best]), "deeplab_miou": scores.pop("mean_iou"), **scores}
+        ious = zip(self.names, metrics.iou(total[best]).tolist(), strict=True)
+        result |= {"iou": {name: _percent(value) for name, value in ious}, "images": images}
+        lines = label_table(result, true_labels=int(total[best].any(1).sum()))
         if self.curve:
+            points = [{"theta": theta, "miou": _percent(mean)} for theta, mean in zip(CURVE, means, strict=True)]
             curve = [f"theta {theta:.2f}  mIoU {100 * mean:6.2f}" for theta, mean in zip(CURVE, means, strict=True)]
             lines = [*curve, f"best: theta {CURVE[best]:.2f}, mIoU {100 * means[best]:.2f}", *lines]
-            points = [{"theta": theta, "miou": _percent(mean)} for theta, mean in zip(CURVE, means, strict=True)]
             result = {"curve": points, **result}
         if self.npy and (not self.crf or self.sal_path is not None):  # else theta has no effect
             result["theta"] = CURVE[best] if self.curve else self.theta
@@ -147,23 +154,24 @@ class SaliencySource:
 
     def score(self, paths: Sequence[Path]) -> Evaluation:
         """Return mean absolute error, precisions and recalls of one image: float64 (1 + 256 + 256,)."""
-        salient, known = self._truth(paths[0])
+        if self.labels is None:
+            truth = load_grey(paths[0], "mask", one_bit=False)
+            salient, known = truth > 127, np.ones(truth.shape, bool)
+        else:
+            truth = load_label(paths[0])
+            if set(np.unique(truth).tolist()) in ({VOID}, {0, VOID}):
+                raise UserError(
+                    f"label map {paths[0]}: holds 0 and {VOID} only. Grey masks are read without --voc12_root."
+                )
+            check_values(paths[0], np.where(truth == VOID, 0, truth), self.labels)
+            salient, known = truth > 0, truth != VOID
         saliency = load_grey(paths[1])
-        check_size(paths[1], saliency, salient)
+        check_size(paths[1], saliency, truth)
+        held = values_in(truth if self.labels else salient.astype(np.uint8))
         saliency, salient = saliency[known], salient[known]
         error = metrics.mean_absolute_error(saliency, salient)
-        return Evaluation(np.append(error, metrics.precision_and_recall(saliency, salient)))
-
-    def _truth(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the ground truth is salient, and where it is not void, both bool (H, W)."""
-        if self.labels is None:
-            mask = load_grey(path, "mask", one_bit=False)
-            return mask > 127, np.ones(mask.shape, bool)
-        label = load_label(path)
-        if set(np.unique(label).tolist()) in ({VOID}, {0, VOID}):
-            raise UserError(f"label map {path}: holds 0 and {VOID} only. Grey masks are read without --voc12_root.")
-        check_values(path, np.where(label == VOID, 0, label), self.labels)
-        return label > 0, label != VOID
+        total = np.append(error, metrics.precision_and_recall(saliency, salient))
+        return Evaluation(total, values={paths[0].stem: held})
 
     def report(self, total: np.ndarray, images: int) -> tuple[str, dict]:
         """Return the scores in 0..1 as text and as a dict."""
@@ -171,10 +179,8 @@ class SaliencySource:
         measures = metrics.f_measures(mean[1:].reshape(2, 256))
         best = int(measures.argmax())
         result = {"mae": float(mean[0]), "max_f": float(measures[best]), "threshold": best, "images": images}
-        rows = [
-            ("MAE", f"{mean[0]:.4f}", ""),
-            ("max F-measure", f"{measures[best]:.4f}", f"where {best} and above is salient"),
-        ]
+        rows = [("MAE", f"{mean[0]:.4f}", "")]
+        rows.append(("max F-measure", f"{measures[best]:.4f}", f"where {best} and above is salient"))
         lines = [*table(rows), f"{counted(images, 'images')} of {self.predict_dir} against {self.gt_dir}"]
         return "\n".join(lines), result
 
@@ -186,22 +192,15 @@ def evaluate(ids: Sequence[str], inputs: Sequence[Files], source: Source, worker
     """Score all images in `workers` processes and return the sums. `inputs`: those of the source."""
     images = [(image_id, [files.find(image_id) for files in inputs]) for image_id in ids]
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
-    score = partial(evaluate_chunk, source)
-    if workers < 2 or len(chunks) < 2:
-        return _sum(map(score, chunks), len(chunks))
+    workers, result = min(workers, len(chunks)), Evaluation()
     try:
-        with WorkerPool(min(workers, len(chunks))) as pool:
-            return _sum(pool.map(score, chunks), len(chunks))
+        with WorkerPool(workers) if workers > 1 else contextlib.nullcontext() as pool:
+            parts = (pool.map if pool else map)(partial(evaluate_chunk, source), chunks)
+            for part in tqdm(parts, "eval", len(chunks), unit=f"{CHUNK} images", disable=None):
+                result.add(part)
     except BrokenProcessPool as error:
-        raise UserError(
-            "a process that scores images was killed; memory may be full. Lower --num_workers and run it again."
-        ) from error
-
-
-def _sum(parts: Iterable[Evaluation], count: int) -> Evaluation:
-    result = Evaluation()
-    for part in tqdm(parts, "eval", count, unit=f"{CHUNK} images", disable=None):
-        result.add(part)
+        problem = "a process that scores images was killed; memory may be full"
+        raise UserError(f"{problem}. Lower --num_workers and run it again.") from error
     return result
 
 
@@ -223,24 +222,21 @@ def read_scores(
 
     Return classes (n,), their scores float32 (n, H, W), and the CRF's background (H, W) or None.
     """
-    count = labels if crf else labels - 1
-    scores = load_npy_dict(path)
+    scores, expected = load_npy_dict(path), range(labels if crf else labels - 1)
     for key, value in scores.items():
-        if not isinstance(key, int) or not 0 <= key < count:
+        if key not in expected:
             hint = "" if crf else " Files of infer_cls.py --out_crf need --crf."
-            raise UserError(f"{path}: holds {key!r:.40} as a class, where 0..{count - 1} was expected.{hint}")
+            raise UserError(f"{path}: holds {key!r:.40} as a class, where 0..{expected[-1]} was expected.{hint}")
         check_size(path, value, truth)
-        if not np.isfinite(value).all():
-            raise UserError(f"{path}: the values of class {key} are not finite")
         low, high = value.min(initial=0), value.max(initial=0)
-        if low < -0.01 or high > 1.01:  # rounding aside
+        if not (low >= -0.01 and high <= 1.01):  # rounding aside
             raise UserError(f"{path}: scores are {low:g} to {high:g}, not 0..1. Divide each map by its largest value.")
     if crf and 0 not in scores:
         raise UserError(f"{path}: holds no background (0), as the CRF's files do. Read class maps without --crf.")
     background = scores.pop(0) if crf else None
-    classes = np.array(sorted(scores), np.int64)
-    stacked = [scores[key].astype(np.float32) for key in classes.tolist()]
-    return classes - crf, np.stack(stacked) if stacked else np.zeros((0, *truth.shape), np.float32), background
+    classes = sorted(scores)
+    stacked = np.array([scores[key] for key in classes], np.float32).reshape(-1, *truth.shape)
+    return np.array(classes, np.int64) - crf, stacked, background
 
 
 def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
@@ -260,15 +256,13 @@ def label_table(result: dict[str, Any], true_labels: int) -> list[str]:
     """Return the IoU of each label and the other scores as lines. `true_labels`: number of labels in the ground truth."""
     ious = result["iou"]
     present = sum(value is not None for value in ious.values())
-    note = "" if present == len(ious) else f"mean of the {present} labels that occur"
+    notes = {"deeplab_miou": f"mean of the {true_labels} labels that occur in the ground truth"}
+    if present < len(ious):
+        notes["miou"] = f"mean of the {present} labels that occur"
     rows = [(name, "absent" if value is None else f"{value:.2f}", "") for name, value in ious.items()]
-    rows.append(("mIoU", _text(result["miou"]), note))
-    if true_labels != present:
-        note = f"mean of the {true_labels} labels that occur in the ground truth"
-        rows.append(("DeepLab's mIoU", _text(result["deeplab_miou"]), note))
-    rows.append(("pixel accuracy", _text(result["pixel_accuracy"]), ""))
-    rows.append(("mean accuracy", _text(result["mean_accuracy"]), ""))
-    rows.append(("freq. w. IoU", _text(result["frequency_weighted_iou"]), ""))
+    for name, title in TITLES.items():
+        if name != "deeplab_miou" or true_labels != present:
+            rows.append((title, "nan" if result[name] is None else f"{result[name]:.2f}", notes.get(name, "")))
     return table(rows)
 
 
@@ -279,7 +273,3 @@ def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
 def _percent(share: float) -> float | None:
     return None if math.isnan(share) else 100 * share
-
-
-def _text(percent: float | None) -> str:
-    return "nan" if percent is None else f"{percent:.2f}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -17,7 +18,7 @@ class Classes:
     """Names of the classes; class c of the network and of the image-level labels is `names[c]`, c + 1 in label PNGs.
 
     Args:
-        aliases: folded other spelling -> folded name, see `fold`.
+        aliases: other spelling -> name, both squeezed. If there are any, names are compared without blanks and signs.
     """
 
     names: tuple[str, ...]
@@ -32,13 +33,18 @@ class Classes:
         return ("background", *self.names)
 
     def index(self, name: str) -> int | None:
-        """Return the class of a name, of any case, with or without blanks, hyphens and underscores; None if unknown."""
-        plain = fold(name)
-        return self._indices.get(self.aliases.get(plain, plain))
+        """Return the class of a name as written, of any case; of VOC's names in any spelling. None if unknown."""
+        return self._indices.get(self._key(name))
+
+    def _key(self, name: str) -> str:
+        if not self.aliases:
+            return fold(name)
+        squeezed = squeeze(name)
+        return self.aliases.get(squeezed, squeezed)
 
     @cached_property
     def _indices(self) -> dict[str, int]:
-        return {fold(name): c for c, name in enumerate(self.names)}
+        return {self._key(name): c for c, name in enumerate(self.names)}
 
     def options(self, **counts: int) -> dict[str, Any]:
         """Return options of `make_net`: the names and these counts; empty for VOC, the default."""
@@ -46,9 +52,13 @@ class Classes:
 
 
 def fold(name: str) -> str:
-    """Return a name in lower case and without the signs that spellings differ in."""
-    plain = name.casefold().strip()
-    return "".join(filter(str.isalnum, plain)) or plain
+    """Return a name in lower case, without blanks at its ends: what names of a dataset are compared by."""
+    return normalize("NFC", name).strip().casefold()
+
+
+def squeeze(name: str) -> str:
+    """Return a name in lower case, letters and digits alone."""
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def make_classes(names: Sequence[str], where: str) -> Classes:
@@ -57,12 +67,14 @@ def make_classes(names: Sequence[str], where: str) -> Classes:
         raise UserError(f"{where}: names {len(names)} classes, where 1 to {MOST_CLASSES} are possible")
     seen: dict[str, str] = {}
     for name in names:
-        if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;"):
-            raise UserError(f"{where}: {name[:80]!r} is no class name (up to 100 printable characters, no ',' or ';')")
+        if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;|"):
+            raise UserError(
+                f"{where}: {name[:80]!r} is no class name (up to 100 printable characters, no ',', ';' or '|')"
+            )
         if fold(name) == "background":
             raise UserError(f"{where}: names background, which is label 0. Remove it")
         if fold(name) in seen:
-            raise UserError(f"{where}: {seen[fold(name)]!r} and {name!r} are too similar. Rename one of them")
+            raise UserError(f"{where}: {seen[fold(name)]!r} and {name!r} differ in case alone. Rename one of them")
         seen[fold(name)] = name
     return VOC if tuple(names) == VOC.names else Classes(tuple(names))
 

@@ -17,7 +17,8 @@ from tool.image_ops import IMAGENET, Normalization
 from tool.training import TrainingData
 from voc12.augment import UNKNOWN, augment_labelled, augment_masked, augment_photo
 from voc12.dataset import Dataset, Files, check_inputs, label_maps, report_problems
-from voc12.images import explain, load_grey, load_label, load_photo, size_of
+from voc12.images import LABEL_FORMATS, load_grey, load_label, load_photo, size_of
+from voc12.label_check import find_suspicion, read_values, report_suspicion
 
 
 class TrainPairs(TrainingData):
@@ -98,8 +99,15 @@ class ShuffledPhotos(TrainingData):
         """Return photo uint8 RGB (H, W, 3) and target (H, W). UserError: one is missing or bad, or their sizes differ."""
         raise NotImplementedError
 
-    def check(self, image_id: str) -> object:
-        """Raise UserError if the photo cannot be trained on; its `files` are known to be there and of one size."""
+    def check(self, image_id: str) -> list[int]:
+        """Return the values in the target; of a grey mask 0 for background, 1 for foreground.
+
+        UserError: the photo cannot be trained on; its `files` are known to be there and of one size.
+        """
+        raise NotImplementedError
+
+    def find_suspicion(self, values: dict[str, list[int]]) -> str:
+        """Return what makes the targets suspicious, "" if nothing. values: id -> result of `check`."""
         raise NotImplementedError
 
     def check_side(self, image_id: str, shape: tuple[int, ...]) -> None:
@@ -108,9 +116,17 @@ class ShuffledPhotos(TrainingData):
             size = f"{shape[1]}x{shape[0]} pixels, smaller than the network's {self.smallest_side}"
             raise UserError(f"photo {image_id} is {size}. Enlarge it with its mask, or train on crops (--crop_size).")
 
-    def drop_unusable(self, skip_errors: bool) -> list[str]:
-        """Check all photos, drop the unusable ones and return their ids. UserError if there are any, without `skip_errors`."""
-        problems = check_inputs(self.ids, self.files, self.check)
+    def drop_unusable(self, skip_errors: bool, accept_labels: bool = False) -> list[str]:
+        """Check all photos, drop the unusable ones and return their ids.
+
+        UserError: there are some, without `skip_errors`, or the targets are suspicious, without `accept_labels`.
+        """
+        problems = check_inputs(
+            self.ids,
+            self.files,
+            self.check,
+            lambda values: report_suspicion(self.find_suspicion(values), accept_labels),
+        )
         self.ids = report_problems(problems, self.ids, skip_errors, "trained on")
         return [image_id for image_id, _ in problems]
 
@@ -137,7 +153,7 @@ class LabelledPhotos(ShuffledPhotos):
         seed: int,
         normalization: Normalization,
     ) -> None:
-        self.photos, self.labels = dataset.photos(), label_maps(label_dir)
+        self.dataset, self.photos, self.labels = dataset, dataset.photos(), label_maps(label_dir)
         self.num_labels = len(dataset.classes.labels)
         super().__init__(ids, [self.photos, self.labels], crop_size, seed, normalization)
 
@@ -147,16 +163,11 @@ class LabelledPhotos(ShuffledPhotos):
         _check_size("label map", path, label.shape, photo.shape)
         return photo, label
 
-    def check(self, image_id: str) -> np.ndarray:
-        """Return the label map. UserError: it holds a value that is no label."""
-        path = self.labels.find(image_id)
-        label = load_label(path)
-        foreign = np.flatnonzero(np.bincount(label.ravel(), minlength=256)[self.num_labels : VOID])
-        if len(foreign):
-            value, wanted = foreign[0] + self.num_labels, f"0..{self.num_labels - 1} and {VOID}"
-            hint = explain(label, self.num_labels)
-            raise UserError(f"label map {path} holds the value {value}, where {wanted} were expected{hint}")
-        return label
+    def check(self, image_id: str) -> list[int]:
+        return read_values(self.labels.find(image_id), self.num_labels)
+
+    def find_suspicion(self, values: dict[str, list[int]]) -> str:
+        return find_suspicion(self.labels.folder, values, self.dataset.find_labels(values))
 
 
 class MaskedPhotos(LabelledPhotos):
@@ -171,14 +182,9 @@ class MaskedPhotos(LabelledPhotos):
         photo, label = super().load(image_id)
         return photo, np.where(label == VOID, np.float32(UNKNOWN), (label > 0).astype(np.float32))
 
-    def check(self, image_id: str) -> np.ndarray:
-        """Return the label map. UserError: it is too small, or a mask: 0 and 255 only."""
-        label = super().check(image_id)
-        if label.max() == VOID and not ((label > 0) & (label < VOID)).any():
-            hint = f"holds 0 and {VOID} only, background and void. If it is a mask, give --root"
-            raise UserError(f"label map {self.labels.find(image_id)}: {hint} instead of --voc12_root.")
-        self.check_side(image_id, label.shape)
-        return label
+    def check(self, image_id: str) -> list[int]:
+        self.check_side(image_id, size_of(self.labels.find(image_id), "label map", LABEL_FORMATS))
+        return super().check(image_id)
 
 
 class PairedPhotos(ShuffledPhotos):
@@ -204,10 +210,15 @@ class PairedPhotos(ShuffledPhotos):
         _check_size("mask", path, mask.shape, photo.shape)
         return photo, mask / np.float32(255)  # not binarised, as published
 
-    def check(self, image_id: str) -> None:
+    def check(self, image_id: str) -> list[int]:
         shape, path = size_of(self.root / image_id), self.root / self.pairs[image_id]
-        _check_size("mask", path, load_grey(path, "mask", one_bit=False).shape, shape)
+        mask = load_grey(path, "mask", one_bit=False)
+        _check_size("mask", path, mask.shape, shape)
         self.check_side(image_id, shape)
+        return np.unique(mask > 127).astype(int).tolist()
+
+    def find_suspicion(self, values: dict[str, list[int]]) -> str:
+        return find_suspicion(self.root, values)
 
 
 @lru_cache(maxsize=4)

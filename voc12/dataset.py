@@ -1,123 +1,30 @@
 """A dataset's folder: its classes, photos, image-level labels and masks; and the check of a run's input files."""
 
-import os
+import contextlib
 import sys
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from tool.cli import UserError, nearest_path, summarize_ids
 from tool.ranks import from_main, is_main_process
-from voc12.images import LABEL_FORMATS, PHOTO_ENDINGS, PHOTO_FORMATS, size_of
+from voc12.folders import MANIFEST as MANIFEST
+from voc12.folders import Files, deeper_root, label_maps, photos
+from voc12.folders import grey_masks as grey_masks
+from voc12.folders import saliency_maps as saliency_maps
+from voc12.folders import score_files as score_files
+from voc12.images import size_of
 from voc12.labels import check_label, label_file, read_annotation, read_label_table
-from voc12.lists import PREPARE, check_id, read_classes, read_pairs
+from voc12.lists import PREPARE, read_classes, read_pairs
 from voc12.lists import read_image_list as read_image_list
 
 ROOT = "folder of the dataset, such as VOC2012: JPEGImages"  # help of --voc12_root
-MANIFEST = "edam_manifest.json"  # in folders of a script's results, which are not searched for photos
-_normal = partial(unicodedata.normalize, "NFC")  # file systems differ in how they write letters with accents
-SALIENCY_ENDINGS = (".png", ".jpg", ".jpeg", "_sal_fuse.png", "_sal_fuse.jpg", "_sal_fuse.jpeg")  # as PoolNet's
-
-
-@dataclass(frozen=True)
-class Files:
-    """Files of one kind in a folder: `<id>` and one of `endings`, upper or lower case.
-
-    The folder is read once, at the first question; make a new object after the folder has changed.
-
-    Args:
-        what: their name in messages, such as "photo".
-        formats: image formats to accept; None for files that are no images.
-        nested: search sub-folders, too, except hidden ones and those with a script's results.
-    """
-
-    what: str
-    folder: Path
-    endings: tuple[str, ...]
-    formats: tuple[str, ...] | None = None
-    nested: bool = False
-
-    @cached_property
-    def names(self) -> dict[str, list[str]]:
-        """Id -> paths of its files relative to the folder, sorted; empty without the folder."""
-        names: dict[str, list[str]] = {}
-        for name in self._walk():
-            base = _normal(name.rpartition("/")[2])
-            for ending in self.endings:
-                image_id = base[: -len(ending)]
-                if image_id and not base.startswith(".") and base.lower().endswith(ending):
-                    names.setdefault(image_id, []).append(name)
-        return names
-
-    def ids(self) -> list[str]:
-        """Return the ids of all files, sorted."""
-        return sorted(self.names)
-
-    def find(self, image_id: str) -> Path:
-        """Return the path of the image's file, or of the one that is missing.
-
-        A file in the folder itself is preferred to those in sub-folders. UserError if there are several.
-        """
-        names = self.names.get(_normal(image_id)) or [f"{check_id(image_id, self.what)}{self.endings[0]}"]
-        names = [name for name in names if "/" not in name] or names
-        if len(names) > 1:
-            raise UserError(f"{self.folder}: holds {' and '.join(names)} for {image_id}. Move all but one elsewhere")
-        return self.folder / names[0]
-
-    def check(self) -> None:
-        """Raise UserError if the folder holds no such file."""
-        hint = deeper_root(self.folder, f"Name the folder of the {self.what}s")
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder{nearest_path(self.folder)}. {hint}")
-        if not self.names:
-            others = Counter(path.suffix for path in self.folder.iterdir() if path.suffix).most_common(1)
-            held = f", but {others[0][1]} of {others[0][0]}" if others else ""
-            raise UserError(f"{self.folder}: holds no {self.what} (<id>{', <id>'.join(self.endings)}){held}. {hint}")
-
-    def _walk(self) -> Iterator[str]:
-        """Yield the files' paths relative to the folder, those in the folder itself first."""
-        seen = set()
-        for place, folders, files in os.walk(self.folder, followlinks=True):
-            real = os.path.realpath(place)
-            inner = Path(place).relative_to(self.folder)
-            if real in seen or (MANIFEST in files and inner.name):
-                folders.clear()  # links may lead in circles
-                continue
-            seen.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith(".")) if self.nested else []
-            yield from sorted((inner / name).as_posix() for name in files)
-
-
-def photos(folder: str | Path) -> Files:
-    """Return the photos in `folder` and below, such as JPEGImages."""
-    return Files("photo", Path(folder), PHOTO_ENDINGS, PHOTO_FORMATS, nested=True)
-
-
-def saliency_maps(folder: str | Path) -> Files:
-    """Return the saliency maps in `folder`: grey images."""
-    return grey_masks(folder, "saliency map")
-
-
-def grey_masks(folder: str | Path, what: str = "mask") -> Files:
-    """Return the grey masks of salient objects in `folder`."""
-    return Files(what, Path(folder), SALIENCY_ENDINGS, PHOTO_FORMATS)
-
-
-def label_maps(folder: str | Path, what: str = "label map") -> Files:
-    """Return the label PNGs in `folder`."""
-    return Files(what, Path(folder), (".png",), LABEL_FORMATS)
-
-
-def score_files(folder: str | Path) -> Files:
-    """Return the .npy files of class maps or CRF probabilities in `folder`."""
-    return Files("score file", Path(folder), (".npy",))
 
 
 class Dataset:
@@ -165,8 +72,9 @@ class Dataset:
         listed_in: str | Path,
         failures: list[tuple[str, str]] | None = None,
         labels_path: str | Path | None = None,
+        verbose: bool = True,
     ) -> dict[str, np.ndarray]:
-        """Return the multi-hot label (C,) float32 of each id, and print how many came from where.
+        """Return the multi-hot label (C,) float32 of each id, and, if `verbose`, print how many came from where.
 
         Args:
             ids: images; duplicates are read once.
@@ -187,11 +95,17 @@ class Dataset:
             report_problems(problems, [*labels, *dict(problems)], None, "labelled")
         else:
             failures += problems
-        if is_main_process():
+        if verbose and is_main_process():
             counts = Counter(labels_path if image_id in table else self._annotations.folder for image_id in labels)
             origins = (f"{number} from {place}" for place, number in counts.items())
             print("labels:", ", ".join(origins) or "none", flush=True)
         return labels
+
+    def find_labels(self, ids: Iterable[str], listed_in: str | Path = "voc12/train_aug.txt") -> dict[str, np.ndarray]:
+        """Return the image-level labels of those ids that have one, to compare label maps with."""
+        with contextlib.suppress(UserError):
+            return self.image_labels(ids, listed_in, [], verbose=False)
+        return {}
 
     def _image_label(self, image_id: str, table: dict[str, np.ndarray], labels_path: Path) -> np.ndarray:
         """Return the image's label from the table, else from its XML."""
@@ -212,14 +126,11 @@ def check_root(root: Path, need_photos: bool = True) -> None:
         raise UserError(f"--voc12_root {root}: holds no JPEGImages. {deeper_root(root)}")
 
 
-def deeper_root(root: Path, otherwise: str = "Give the folder VOC2012 of the devkit") -> str:
-    """Return a question that names VOC2012 below `root` if it is there, or `otherwise`."""
-    deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
-    return f"Did you mean {deeper}?" if deeper else otherwise
-
-
 def check_inputs(
-    ids: Collection[str], files: Sequence[Files], check: Callable[[str], object] | None = None
+    ids: Collection[str],
+    files: Sequence[Files],
+    check: Callable[[str], Any] | None = None,
+    check_all: Callable[[dict[str, Any]], object] | None = None,
 ) -> list[tuple[str, str]]:
     """Return (id, message) of each image with an unusable file: missing, twice, empty, truncated, of another format or size.
 
@@ -229,16 +140,20 @@ def check_inputs(
         ids: images; duplicates are checked once.
         files: kinds of files that each image needs, all of one size. UserError if the folder of one holds no such file.
         check: further check of an image, which raises UserError.
+        check_all: check of id -> result of `check`, for the images without a problem, which raises UserError.
     """
     found: list[tuple[str, str]] | UserError = []
     if is_main_process() and ids:
         try:
             for one in files:
                 one.check()
-            unique, find_problem = list(dict.fromkeys(ids)), partial(_problem, files, check)
+            unique, results = list(dict.fromkeys(ids)), dict[str, Any]()
+            find_problem = partial(_problem, files, check, results)
             with ThreadPoolExecutor(4) as pool:
                 messages = tqdm(pool.map(find_problem, unique), "checking", len(unique), unit="photo", disable=None)
                 found = [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
+            if check_all is not None:
+                check_all({image_id: results[image_id] for image_id in unique if image_id in results})
         except UserError as error:
             found = error
     found = from_main(found)
@@ -247,8 +162,10 @@ def check_inputs(
     return found
 
 
-def _problem(files: Sequence[Files], check: Callable[[str], object] | None, image_id: str) -> str | None:
-    """Return a message on the first of the image's files that cannot be used."""
+def _problem(
+    files: Sequence[Files], check: Callable[[str], Any] | None, results: dict[str, Any], image_id: str
+) -> str | None:
+    """Return a message on the first of the image's files that cannot be used, or put the result of `check` to the others."""
     first = None
     try:
         for one in files:
@@ -263,7 +180,7 @@ def _problem(files: Sequence[Files], check: Callable[[str], object] | None, imag
             if size != first[1]:
                 return f"{path}: {one.what} is {size} pixels, its {first[0]} {first[1]}. Resize it, label maps by nearest neighbour"
         if check is not None:
-            check(image_id)
+            results[image_id] = check(image_id)
     except UserError as error:
         return str(error)
     return None

@@ -20,8 +20,11 @@ from tool.cli import UserError
 from tool.files import atomic_write
 from voc12.classes import CLASSES, PALETTE
 
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
-PHOTO_FORMATS = ("JPEG", "PNG")
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+OTHER_ENDINGS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
+"""Endings of images that are not read."""
+GREY_FORMATS = ("JPEG", "PNG")
 LABEL_FORMATS = ("PNG",)
 MAX_PIXELS = 50_000_000  # a VOC photo has 0.2 million; larger ones are refused before they are decoded
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place
@@ -42,6 +45,11 @@ def load_photo(path: str | Path) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def values_in(label: np.ndarray) -> list[int]:
+    """Return the values that a label map, uint8 (H, W), holds."""
+    return np.flatnonzero(np.bincount(label.ravel(), minlength=256)).tolist()
 
 
 def load_label(path: str | Path) -> np.ndarray:
@@ -83,7 +91,7 @@ def load_grey(path: str | Path, what: str = "saliency map", one_bit: bool = True
         what: its name in messages.
         one_bit: accept images of one bit a pixel, which other programs read as 0 and 1.
     """
-    image = _decode(path, what, PHOTO_FORMATS)
+    image = _decode(path, what, GREY_FORMATS)
     if image.mode == "1" and not one_bit:
         raise UserError(f"{path}: {what} of one bit a pixel. Save {what}s as 8-bit grey, 0 and 255")
     grey = None
@@ -201,10 +209,10 @@ def _open(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[Ima
     except FileNotFoundError as error:
         raise UserError(f"{path}: {what} does not exist") from error
     except UnidentifiedImageError as error:
-        wanted = f"{' or '.join(formats)} file"
-        raise UserError(
-            f"{path}: {what} ({path.stat().st_size} bytes) is no whole {wanted}. Convert it or copy it again"
-        ) from error
+        problem = f"is no whole {' or '.join(formats)} file. Convert it or copy it again"
+        if path.read_bytes()[:64].lstrip().startswith(b"<"):
+            problem = "is a web page, so its download failed. Download it again"
+        raise UserError(f"{path}: {what} ({path.stat().st_size} bytes) {problem}") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         reason = getattr(error, "strerror", None) or f"{error}. Copy or make it again"
         raise UserError(f"{path}: {what} cannot be read: {reason}") from error

@@ -1,27 +1,22 @@
 """Image-level labels: from a devkit's XML, labels.csv or cls_labels.npy."""
 
-import csv
-import io
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from tool.cli import UserError, nearest, summarize_ids
 from tool.files import load_npy_dict
-from voc12.classes import VOC, Classes, fold
-from voc12.images import PHOTO_ENDINGS
-from voc12.lists import PREPARE, check_id, read_text
+from voc12.classes import VOC, Classes
+from voc12.lists import PREPARE
+from voc12.tables import NO_CLASS, read_label_csv
 
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
 """Help of the flag --ignore_foreign."""
 CSV_FILE = "labels.csv"
 LABELS_FILE = "cls_labels.npy"
-_FORM = "id,class;class"
-_ID_COLUMNS = {"id", "image", "imageid", "photo", "file", "filename", "name", "path"}
-_CLASS_COLUMNS = ("class", "label", "categor", "tag")
 
 
 def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Classes = VOC) -> np.ndarray:
@@ -94,6 +89,7 @@ def read_label_table(path: str | Path, classes: Classes, ignore_foreign: bool = 
             raise UserError(f"{error}. {PREPARE}, or remove it to read the labels from XML") from error
     table: dict[str, np.ndarray] = {}
     for number, image_id, names in read_label_csv(path):
+        names = [name for name in names if name.lower() not in NO_CLASS or classes.index(name) is not None]
         label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
         table[image_id] = np.maximum(table[image_id], label) if image_id in table else label
     return table
@@ -114,37 +110,3 @@ def check_label(value: np.ndarray, count: int, where: str) -> np.ndarray:
     if not value.any():
         raise UserError(f"{where}: a row of zeros names no class. Correct it, or remove the photo from the list")
     return value.astype(np.float32)
-
-
-def read_label_csv(path: str | Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield (line number, image id, class names) of each line of a table `id,class;class`, without its header.
-
-    An id may be the photo's file name, with folder and ending. Classes may have a cell each; a photo may have several lines or no
-    class. UserError: the file cannot be read, is empty, or a line has another form.
-    """
-    for number, cells in _table_rows(path):
-        where = f"{path}, line {number}"
-        if len(cells) < 2:
-            raise UserError(f"{where}: {cells[0][:80]!r} has no comma. Write '{_FORM}'")
-        names = [name.strip() for cell in cells[1:] for name in cell.split(";")]
-        yield number, check_id(image_id_of(cells[0].strip()), where), [name for name in names if name]
-
-
-def _table_rows(path: str | Path) -> list[tuple[int, list[str]]]:
-    """Return (line number, cells) of each line that is not blank, without the header."""
-    text = read_text(path, f"Write a line '{_FORM}' for each photo")
-    reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
-    try:
-        rows = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}. Write '{_FORM}'") from None
-    first = [fold(cell) for cell in rows[0][1]]
-    is_header = len(first) > 1 and first[0] in _ID_COLUMNS and first[1].startswith(_CLASS_COLUMNS)
-    return rows[1:] if is_header else rows
-
-
-def image_id_of(name: str) -> str:
-    """Return the image id of a photo's file name: without folder and ending."""
-    name = name.replace("\\", "/").rpartition("/")[2]
-    ending = next((end for end in PHOTO_ENDINGS if name.lower().endswith(end) and len(name) > len(end)), "")
-    return name.removesuffix(name[len(name) - len(ending) :])

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ CLASSES_FILE = "classes.txt"
 """In the root of a dataset with other classes than VOC's: a name a line, line n being label n."""
 PREPARE = "Make it with voc12/prepare.py (VOC), voc12/prepare_photos.py (own photos) or voc12/prepare_coco.py (COCO)"
 _LONGEST_ID = 200  # bytes; leaves room for a suffix within the 255 that file systems allow
-_PHOTO = r"(?:/?JPEGImages/)?([^/]+?)\.(?:jpe?g|png)"
+_PHOTO = r"(?:/?JPEGImages/)?([^/]+?)\.(?:jpe?g|png|webp|tiff?|bmp)"
 _IMAGE_LINES = (
     re.compile(rf"{_PHOTO}\s+(?:\S*/)?([^/]+?)\.png", re.IGNORECASE),
     re.compile(_PHOTO, re.IGNORECASE),
@@ -35,6 +36,11 @@ def check_id(image_id: str, where: str) -> str:
             f"no '-' or '.' first, no '.' last, at most {_LONGEST_ID} bytes)"
         )
     return image_id
+
+
+def path_id(path: str) -> str:
+    """Return the image id of a photo whose name other folders hold, too: its path without ending, with _ for /."""
+    return path.replace("/", "_")
 
 
 def read_classes(root: str | Path | None) -> Classes:
@@ -140,9 +146,11 @@ def read_lines(path: str | Path, remedy: str = PREPARE) -> list[tuple[int, str]]
 
 
 def read_text(path: str | Path, remedy: str) -> str:
-    """Return the text of a file in UTF-8. UserError: it is missing, unreadable or blank."""
+    """Return the text of a file in UTF-8, or in UTF-16 with its mark. UserError: it is missing, unreadable or blank."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        data = Path(path).read_bytes()
+        text = data.decode("utf-16" if data[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist{nearest_path(path)}. {remedy}") from None
     except UnicodeDecodeError:

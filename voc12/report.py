@@ -1,5 +1,6 @@
 """Report of the prepare scripts: counts, and all that looks wrong."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tool import VOID
 from tool.cli import UserError, counted, summarize_ids
 from voc12.classes import VOC, Classes
+from voc12.label_check import find_suspicion
 
 PUBLISHED = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
 """Images per list of VOC 2012, train_aug with SBD."""
@@ -53,14 +56,22 @@ def count_classes(labels: Mapping[str, np.ndarray], classes: Classes, where: str
 
 
 def compare_masks(
-    labels: Mapping[str, np.ndarray], shown: Mapping[str, Sequence[int] | None], findings: Findings
+    folder: Path, labels: Mapping[str, np.ndarray], masks: Mapping[str, Sequence[int] | None], findings: Findings
 ) -> str:
     """Return a line with the number of images whose mask shows the classes of their label; too few become a finding.
 
-    labels: id -> (C,) multi-hot; shown: id -> classes in the mask, None for an unusable one.
+    Args:
+        folder: of the masks. UserError naming it: they are no label maps.
+        labels: id -> (C,) multi-hot.
+        masks: id -> values in the mask, None for an unusable one.
+        findings: receives what looks wrong.
     """
-    both = {image_id: classes for image_id in labels if (classes := shown.get(image_id)) is not None}
-    other = [i for i, classes in both.items() if np.flatnonzero(labels[i]).tolist() != sorted(classes)]
+    both = {image_id: values for image_id in labels if (values := masks.get(image_id)) is not None}
+    if suspicion := find_suspicion(folder, both):
+        findings.add("folder of masks that look wrong", suspicion)
+    other = [
+        i for i, values in both.items() if {v - 1 for v in values} - {-1, VOID - 1} != set(np.flatnonzero(labels[i]))
+    ]
     if len(other) > (1 - PLAUSIBLE) * len(both):
         for image_id in other:
             findings.add(f"masks of {len(both)} with other classes than their label: are they class values?", image_id)
@@ -69,10 +80,11 @@ def compare_masks(
 
 def next_command(root: Path, pair_list: Path, pairs: int | None = None) -> list[str]:
     """Return lines with the command to type next. pairs: their number, for another dataset than the whole VOC 2012."""
+    script = os.path.relpath(Path(__file__).parents[1] / "train_EDAM_cls.py")
     pair_list = pair_list.resolve()
     if pair_list.is_relative_to(Path.cwd()):
         pair_list = pair_list.relative_to(Path.cwd())
-    command = ["python", "train_EDAM_cls.py", "--voc12_root", str(root), "--train_list", str(pair_list)]
+    command = ["python", script, "--voc12_root", str(root), "--train_list", str(pair_list)]
     command += ["--batch_size", "4", "--lr", "0.001", "--weights", "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"]
     session = "resnet38_EDAM_cls"
     if pairs is not None:
