@@ -49,7 +49,7 @@ def draw_photo(size: tuple[int, int]) -> Image.Image:
 def convolution(args: Settings) -> Callable[[], object]:
     """3x3, 512 channels, on the 47x63 positions of a photo."""
     batch = 2 if args.device.type == "cpu" else 32
-    layer = inference_form(torch.nn.Conv2d(512, 512, 3, padding=1), args.device, args.amp)
+    layer = inference_form(torch.nn.Conv2d(512, 512, 3, padding=1), args.device, args.amp, args.tf32)
     x = layer(torch.randn(batch, 512, 47, 63).to(layer.weight))  # in the memory format that the layer prefers
     return torch.inference_mode()(lambda: [layer(x) for _ in range(4)])
 
@@ -93,7 +93,7 @@ def training_step(args: Settings, net: Any, loss: Callable, shape: tuple[int, ..
 
 
 def photo_maps(args: Settings) -> Callable[[], object]:
-    net, scaled = inference_form(make_net(args.network), args.device, args.amp), views(draw_photo(args.size))
+    net, scaled = inference_form(make_net(args.network), args.device, args.amp, args.tf32), views(draw_photo(args.size))
     return lambda: class_maps(net, scaled, [7, 17], args.size[::-1], args.device).cpu()
 
 
@@ -104,7 +104,7 @@ def photo_crf(args: Settings) -> Callable[[], object]:
 
 
 def network_photo(args: Settings, network: str, infer: Callable[..., torch.Tensor]) -> Callable[[], object]:
-    net = inference_form(make_net(getattr(args, network)), args.device, args.amp)
+    net = inference_form(make_net(getattr(args, network)), args.device, args.amp, args.tf32)
     photo = torch.from_numpy(np.array(draw_photo(args.size)))
     return lambda: infer(net, photo, args.device).cpu()
 

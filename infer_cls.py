@@ -21,15 +21,15 @@ from pseudo_label.class_maps import class_maps, views
 from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.fusion import check_fusion, pseudo_label
 from pseudo_label.loop import Photo
-from pseudo_label.manifest import check_folder, claim_folder
-from pseudo_label.visualise import overlay
+from pseudo_label.manifest import check_folder, claim_folder, digest
+from pseudo_label.visualise import overlay, with_legend
 from tool import cli, distributed
 from tool.cli import BadPhoto, UserError, run_script
 from tool.files import save_npy_dict
 from tool.precision import autocast, inference_form, setup_precision
 from tool.ranks import is_main_process
 from voc12.classes import PALETTE, VOC, Classes
-from voc12.dataset import ROOT, Dataset, read_image_list, saliency_maps
+from voc12.dataset import ROOT, Dataset, Files, read_image_list, saliency_maps
 from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb
 from voc12.labels import IGNORE_FOREIGN, class_number
 from voc12.lists import make_classes
@@ -80,7 +80,7 @@ def main() -> None:
         ids = [*labels, *dict(problems)]
         ids = run.usable(ids, [data.photos(), *([saliency] if saliency else [])], problems)
         net, report = load_network(args, data.classes)
-        net = run.prepare(net, report, {output: settings_of(args, output) for output in run.folders})
+        net = run.prepare(net, report, {output: settings_of(args, output, saliency) for output in run.folders})
         warn_unused(args, run.folders)
 
         for photo, photo_views in run.read_ahead(run.photos_left(ids), data.photos(), views):
@@ -168,14 +168,15 @@ def check_flags(args: argparse.Namespace) -> None:
         check_fusion(args.theta, args.alpha, args.beta, saliency=args.sal_path is not None)
 
 
-def settings_of(args: argparse.Namespace, output: str) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace, output: str, saliency: Files | None = None) -> dict[str, Any]:
     """Return the settings that the files of an output depend on, for its manifest."""
     if output == "out_plain_pred":  # the same files as out_crf_pred of a run without saliency
         return {"output": "out_crf_pred", "sal_path": None}
     if not output.endswith("_pred"):
         return {}
     if args.sal_path:
-        return {**{name: getattr(args, name) for name in FUSION}, "sal_path": str(args.sal_path.resolve())}
+        maps = {"sal_path": str(args.sal_path.resolve()), **({"sal_sha256": digest(saliency)} if saliency else {})}
+        return {name: getattr(args, name) for name in FUSION} | maps
     return {"theta": args.theta, "sal_path": None} if output == "out_cam_pred" else {"sal_path": None}
 
 
@@ -205,7 +206,7 @@ def label_image(args: argparse.Namespace) -> None:
         setup_precision(args.tf32)
         net, report = load_network(args, classes)
         print(report, flush=True)
-        net = inference_form(net, device, args.amp)
+        net = inference_form(net, device, args.amp, args.tf32)
         with autocast(device, args.amp):
             maps = class_maps(net, views(photo), numbers, photo.size[::-1], device).cpu().numpy()
     claim_folder(args.out, ONE_PHOTO, overwrite=False)
@@ -213,7 +214,9 @@ def label_image(args: argparse.Namespace) -> None:
     saliency_path = saliency_maps(args.sal_path).find(name) if args.sal_path else None
     pixels = np.array(photo)
     remark = write_labels(Photo(name, pixels), numbers, maps, saliency_path, args)
-    save_rgb(args.out / f"{name}_overlay.png", overlay(pixels, load_label(args.out / f"{name}.png"), PALETTE))
+    label = load_label(args.out / f"{name}.png")
+    key = {classes.labels[value]: PALETTE[value] for value in np.unique(label) if value}
+    save_rgb(args.out / f"{name}_overlay.png", with_legend(overlay(pixels, label, PALETTE), key))
     print(f"{args.image}: {args.out / name}.npy, .png and _overlay.png{' (no pixel got a class)' if remark else ''}")
 
 

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -138,7 +139,7 @@ class Run:
             for claim in (check_folder, claim_folder):  # check all of them before one is changed
                 for name, folder in self.folders.items():
                     claim(folder, {"output": name, **shared, **settings[name]}, args.overwrite)
-        return inference_form(net, self.device, args.amp)
+        return inference_form(net, self.device, args.amp, args.tf32)
 
     def photos_left(self, ids: Sequence[str]) -> list[str]:
         """Return this process's share of the photos that lack a file in an output folder."""
@@ -191,6 +192,7 @@ class Run:
         except (MemoryError, RuntimeError) as error:
             if not distributed.is_out_of_memory(error):
                 raise
+            traceback.clear_frames(error.__traceback__)  # which hold the network's activations
             torch.cuda.empty_cache()
             height, width = photo.pixels.shape[:2]
             self._skip(photo.id, f"photo {photo.id}, {width}x{height} pixels: out of memory; {MORE_MEMORY}")
@@ -234,7 +236,8 @@ class Run:
         if self.rank > 0:
             return
         done = sum(count for count, _, _ in ranks)
-        print(f"{counted(done, 'photos')} labelled in {', '.join(map(str, self.folders.values()))}", flush=True)
+        made = "saliency maps" if "out_sal" in self.folders else "photos labelled"
+        print(f"{counted(done, made)} in {', '.join(map(str, self.folders.values()))}", flush=True)
         remarks = [remark for _, remarks, _ in ranks for remark in remarks]
         for text in dict.fromkeys(text for _, text in remarks):
             ids = [image_id for image_id, other in remarks if other == text]

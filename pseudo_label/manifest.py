@@ -8,8 +8,10 @@ from typing import Any
 
 from tool.cli import UserError, summarize_ids
 from tool.files import atomic_write, make_folder, remove_leftovers
-from voc12.dataset import MANIFEST
+from voc12.dataset import MANIFEST, Files
 
+# Either identifies the maps: a dataset may be moved, and older manifests have no digest.
+SALIENCY = ("sal_path", "sal_sha256")
 REMEDY = "Name another folder, or replace them with --overwrite."
 
 
@@ -23,6 +25,8 @@ def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, rem
     if results and found is None:
         raise UserError(f"{folder}: is not empty and has no {MANIFEST}. Name another folder.")
     differing = [name for name, value in settings.items() if (found or {}).get(name) != value]
+    if any(settings.get(name) and name not in differing for name in SALIENCY):
+        differing = [name for name in differing if name not in SALIENCY]
     if results and differing and not overwrite:
         before, now = (", ".join(f"{n} {values.get(n)}" for n in differing) for values in (found or {}, settings))
         raise UserError(f"{folder}: its files were made with {before}; this run has {now}. {remedy}")
@@ -55,6 +59,12 @@ def check_classes(folder: Path, names: Sequence[str]) -> None:
     """Raise UserError if the files in `folder` were made for other classes than `names`."""
     if (found := classes_of(folder)) and found != tuple(names):
         raise UserError(f"{folder}: made for {summarize_ids(found)}, but the dataset has {summarize_ids(names)}")
+
+
+def digest(files: Files) -> str:
+    """Return the SHA-256 of the first ten files by name, which identifies saliency maps wherever they lie."""
+    first = [(files.folder / files.names[image_id][0]).read_bytes() for image_id in sorted(files.names)[:10]]
+    return hashlib.sha256(b"".join(first)).hexdigest()
 
 
 def weights_digest(path: str | Path) -> str:

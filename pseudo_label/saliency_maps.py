@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.special import expit
 from torch import Tensor, nn
 
-from tool.precision import evaluating
+from tool.precision import evaluating, input_form
 from voc12.data import ShuffledPhotos
 
 
@@ -24,7 +24,7 @@ def saliency_logits(net: Any, photo: Tensor, device: torch.device) -> Tensor:
         photo: uint8 RGB (H, W, 3).
         device: of the network.
     """
-    picture = net.input.normalise(photo.to(device))[None].contiguous(memory_format=torch.channels_last)
+    picture = input_form(net.input.normalise(photo.to(device))[None])
     size, factor = picture.shape[2:], enlargement(net, photo.shape)
     if factor > 1:
         larger = [max(net.smallest_side, round(side * factor)) for side in size]

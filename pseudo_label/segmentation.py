@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pseudo_label.visualise import overlay
 from tool import VOID
-from tool.precision import evaluating
+from tool.precision import evaluating, input_form
 from voc12.data import LabelledPhotos
 
 
@@ -26,7 +26,7 @@ def probabilities(net: Any, photo: Tensor, device: torch.device, flip: bool = Fa
     Returns:
         float32 (labels, H, W), on `device`.
     """
-    picture = net.input.normalise(photo.to(device))[None].contiguous(memory_format=torch.channels_last)
+    picture = input_form(net.input.normalise(photo.to(device))[None])
     size = tuple(photo.shape[:2])
     total = _softmax(net(picture), size)
     if flip:

@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import devices
 import pytest
@@ -198,15 +199,30 @@ def test_missing_file_suggests_the_nearest(tmp_path):
         assert nearest_path(tmp_path / name) == ""
 
 
-FAILS = "from tool.cli import *\ndef main(): raise UserError('all meet it')\nrun_script(main)"
+SCRIPT = "from tool.cli import UserError, run_script\ndef main(): {}\nrun_script(main)"
+FAILS = SCRIPT.format("raise UserError('all meet it')")
+
+
+def run_python(folder: Path, script: str, *launcher: str, **environment: str) -> subprocess.CompletedProcess:
+    (folder / "script.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, *launcher, "script.py"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
 
 
 def test_error_of_all_processes_is_printed_once(tmp_path):
-    (tmp_path / "script.py").write_text(FAILS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3", "script.py"]
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    done = run_python(tmp_path, FAILS, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3")
     assert done.returncode == 1 and done.stderr.count("script.py: error: all meet it\n") == 1
-    alone = {**environment, "LOCAL_RANK": "1"}  # nobody ends it
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=alone, capture_output=True, text=True)
+    done = run_python(tmp_path, FAILS, LOCAL_RANK="1")  # nobody ends it
     assert (done.returncode, done.stderr) == (1, "script.py: error: all meet it\n")
+
+
+def test_traceback_of_an_error(tmp_path):
+    done = run_python(tmp_path, FAILS, TRACEBACK="1")
+    assert done.returncode == 1 and "line 2, in main" in done.stderr
+    assert done.stderr.splitlines()[-1] == "script.py: error: all meet it"
+
+
+def test_names_that_the_terminal_cannot_show(tmp_path):
+    done = run_python(tmp_path, SCRIPT.format("print('cat, кошка')"), PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and done.stdout == "cat, " + "кошка".encode("unicode-escape").decode() + "\n"

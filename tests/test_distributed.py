@@ -5,19 +5,21 @@ import re
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import devices
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from commands import REPO, Commands
 from devices import content, limit
 from torch import nn
 from training import curve, damaged, flags, image_id, tensors, write_pairs
 
-from tool import distributed
+from tool import distributed, ranks
 from tool.cli import UserError
 
 PLAIN = ("--network", "tests.plain_net", "--batch_size", 2)  # no dropout, so that one process can repeat what two do
@@ -202,33 +204,25 @@ def test_data_parallel_replicas():
             assert torch.allclose(parameter.grad, gradients[name], atol=1e-6), name
 
 
-@pytest.mark.parametrize(
-    ("device", "env", "keyword"),
-    [
-        ("gpu", {}, "--device gpu: not a device"),
-        ("meta", {}, "--device meta: not a device"),
-        ("cpu", {"WORLD_SIZE": "2"}, "process group of 2"),
-    ],
-)
-def test_setup_rejects_devices_and_groups(device, env, keyword, monkeypatch):
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=keyword):
-        distributed.setup(device)
-
-
-def test_setup_takes_the_gpu_of_the_rank(monkeypatch):
-    """The GPUs are pretended."""
-    taken = []
+@pytest.fixture
+def two_gpus(monkeypatch) -> list[tuple]:
+    """Pretend two GPUs and a process group of four; return what is made of them."""
+    made = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    joined = []
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: joined.append(backend))
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: made.append(("device", device.index)))
+    init, new = (
+        (lambda backend, name=name, **options: made.append((name, backend, options))) for name in ("init", "new")
+    )
+    monkeypatch.setattr(dist, "init_process_group", init)
+    monkeypatch.setattr(dist, "new_group", lambda **options: new(**options))
+    monkeypatch.setattr(dist, "get_rank", lambda: 3)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(ranks, "patient_group", None)
+    return made
+
+
+def test_setup_takes_the_gpu_of_the_rank(two_gpus, monkeypatch):
     assert distributed.setup(None) == (torch.device("cuda", 0), 0, 1)
     assert distributed.setup("cuda:1") == (torch.device("cuda", 1), 0, 1)
     with pytest.raises(UserError, match="cuda:2: only 2 GPUs"):
@@ -237,9 +231,46 @@ def test_setup_takes_the_gpu_of_the_rank(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert distributed.setup(None) == (torch.device("cuda", 1), 3, 4)
     assert distributed.setup("cuda", independent=True) == (torch.device("cuda", 1), 3, 4)
-    assert joined == ["nccl", "gloo"] and taken[-1] == torch.device("cuda", 1)
+    groups = [one for one in two_gpus if one[0] != "device"]
+    assert [one[:2] for one in groups] == [("init", "nccl"), ("new", "gloo"), ("init", "gloo"), ("new", "gloo")]
+    assert all(options["timeout"] == timedelta(days=7) for name, _, options in groups if name == "new")
     with pytest.raises(UserError, match="cuda:0: torchrun"):
         distributed.setup("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("device", "world", "all_gpus"),
+    [(None, None, True), ("cuda", None, False), ("cuda:1", None, False), (None, "1", False), (None, "4", False)],
+)
+def test_torchrun_means_one_process_a_gpu(device, world, all_gpus, two_gpus, monkeypatch):
+    """Of `torchrun --nproc_per_node 1` on a machine of two GPUs, too."""
+    if world:
+        monkeypatch.setenv("WORLD_SIZE", world)
+    assert distributed.uses_all_gpus(device) is all_gpus
+
+
+@pytest.mark.parametrize(
+    ("device", "world", "keyword"),
+    [
+        ("gpu", "1", "--device gpu: not a device"),
+        ("meta", "1", "--device meta: not a device"),
+        ("cpu", "2", "process group of 2"),
+    ],
+)
+def test_setup_rejects_devices_and_groups(device, world, keyword, monkeypatch):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(UserError, match=keyword):
+        distributed.setup(device)
+
+
+def test_lost_rank_keeps_the_cause(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    cause = "NCCL error in: ProcessGroupNCCL.cpp:3690, invalid usage, NCCL version 2.27.5"
+    with pytest.raises(UserError, match=f"rank 1: .*{re.escape(cause)}"), distributed.translate_errors(""):
+        raise RuntimeError(f"{cause}\nncclInvalidUsage: Duplicate GPU detected")
 
 
 def test_cores_of_each_process(monkeypatch):

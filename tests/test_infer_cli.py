@@ -1,6 +1,7 @@
 """infer_cls.py on the command line: parity figures and reruns."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,10 @@ def test_reruns(commands, drawn, tiny_weights, tmp_path):
     commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.3, "--overwrite")
     assert json.loads((tmp_path / "crf/edam_manifest.json").read_text())["theta"] == 0.3
     assert len(list((tmp_path / "crf").glob("*.png"))) == 5
+
+    shutil.copytree(drawn / "saliency", tmp_path / "moved")
+    moved = commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.3, "--sal_path", "moved")
+    assert "5 of 5 photos finished already" in moved.stdout
 
 
 def test_unused_settings_do_not_matter(commands, drawn, tiny_weights, tmp_path):

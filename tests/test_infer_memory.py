@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPO
@@ -31,14 +33,17 @@ def test_photos_without_memory_are_named_and_skipped(error, drawn, tiny_weights,
     sizes = {i: load_label(drawn / f"SegmentationClass/{i}.png").shape for i in IDS}
     wide = [i for i in IDS if sizes[i][1] > sizes[i][0]]
     assert 0 < len(wide) < 6
-    class_maps = infer_cls.class_maps
+    class_maps, activations, left = infer_cls.class_maps, [], []
 
     def limited_maps(net, views, classes, size, device):
+        activation = np.ones(size)
+        activations.append(weakref.ref(activation))
         if size[1] > size[0]:
             raise error
         return class_maps(net, views, classes, size, device)
 
     monkeypatch.setattr(infer_cls, "class_maps", limited_maps)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append([ref() for ref in activations]))
     command = ["infer_cls.py", *flags(drawn, tiny_weights, tmp_path, IDS), "--out_cam_pred", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(UserError, match=f"{wide[0]}.*out of memory"):
@@ -50,6 +55,8 @@ def test_photos_without_memory_are_named_and_skipped(error, drawn, tiny_weights,
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped")]
     assert [line.split(":")[0] for line in lines] == [f"skipped {i}" for i in wide]
     assert sorted(path.stem for path in (tmp_path / "out").glob("*.png")) == sorted(set(IDS) - set(wide))
+    assert len(left) == 1 + len(wide)
+    assert not any(array is not None for arrays in left for array in arrays)  # none is held when the cache is emptied
 
 
 def test_small_dev_shm(drawn, tiny_weights, tmp_path):

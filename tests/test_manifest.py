@@ -1,5 +1,6 @@
 """Manifest of an output folder: which runs may add to it."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -44,6 +45,29 @@ def test_other_settings_are_refused_or_overwrite(folder, change):
     assert json.loads((folder / MANIFEST).read_text()) == SETTINGS and names(folder) == before
     claim_folder(folder, other, overwrite=True)
     assert names(folder) == ["edam_manifest.json", "notes.txt"] and json.loads((folder / MANIFEST).read_text()) == other
+
+
+@pytest.mark.parametrize(
+    ("made_with", "now", "continues"),
+    [
+        (("/a", "1"), ("/b", "1"), True),  # moved
+        (("/a", None), ("/a", "1"), True),  # made before there was a digest
+        (("/a", "1"), ("/a", "2"), True),  # more maps
+        (("/a", "1"), ("/b", "2"), False),
+        (("/a", None), ("/b", "1"), False),
+        ((None, None), ("/a", "1"), False),
+        (("/a", "1"), (None, None), False),
+        (("/a", None), (None, None), False),
+    ],
+)
+def test_saliency_maps_are_known_by_path_or_content(made_with, now, continues, tmp_path):
+    before, after = (
+        {"sal_path": path} | ({"sal_sha256": digest} if digest else {}) for path, digest in (made_with, now)
+    )
+    claim_folder(tmp_path, before, overwrite=False)
+    (tmp_path / "a.png").touch()
+    with contextlib.nullcontext() if continues else pytest.raises(UserError, match="sal_path"):
+        claim_folder(tmp_path, after, overwrite=False)
 
 
 def test_folder_without_results_is_free(folder):

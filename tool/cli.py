@@ -2,11 +2,13 @@
 
 import argparse
 import difflib
+import io
 import math
 import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -90,8 +92,11 @@ def warn_unused_flags(
 def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> None:
     """Run a script's `main`; turn UserError and OSError into `<script>: error: <message>` and exit status 1.
 
-    After Ctrl-C exit with status 130 and the line `<script>: <interrupted>`.
+    After Ctrl-C exit with status 130 and the line `<script>: <interrupted>`. The environment variable TRACEBACK shows where
+    an error was raised.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
     try:
         main()
     except BrokenPipeError:  # the reader (e.g. `head`) closed the pipe
@@ -99,6 +104,8 @@ def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> No
         sys.exit(1)
     except (UserError, OSError) as error:
         wait_for_main_error()
+        if os.environ.get("TRACEBACK"):
+            traceback.print_exc()
         print_error(error)
         sys.exit(1)
     except KeyboardInterrupt:

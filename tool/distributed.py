@@ -13,11 +13,13 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from tool import ranks
 from tool.cli import UserError
 from tool.memory import keep_freed_memory
 
 # Words in the errors that Gloo and NCCL raise when another rank has ended.
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
+_PATIENT = timedelta(days=7)  # for ranks that wait while the main process checks files, or others label more photos
 
 
 def setup(device: str | None, independent: bool = False) -> tuple[torch.device, int, int]:
@@ -43,11 +45,11 @@ def setup(device: str | None, independent: bool = False) -> tuple[torch.device, 
         return chosen, 0, 1
     try:
         if independent:
-            dist.init_process_group("gloo", timeout=timedelta(days=7))
-        elif chosen.type == "cuda":
-            dist.init_process_group("nccl", device_id=chosen)
+            dist.init_process_group("gloo", timeout=_PATIENT)
         else:
-            dist.init_process_group("gloo")
+            on_gpu = chosen.type == "cuda"
+            dist.init_process_group("nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None)
+        ranks.patient_group = dist.new_group(backend="gloo", timeout=_PATIENT)
     except (ValueError, RuntimeError) as error:
         problem = f"could not form a process group of {world} ({_first_line(error)})"
         raise UserError(f"{problem}. Start the processes with torchrun.") from error
@@ -90,9 +92,8 @@ def translate_errors(remedy: str) -> Iterator[None]:
             raise UserError(f"out of memory ({_first_line(error, 'allocate')}); {remedy}") from error
         lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
         if dist.is_initialized() and lost:
-            raise UserError(
-                f"rank {dist.get_rank()}: lost connection to another rank, whose message may say why"
-            ) from error
+            problem = f"rank {dist.get_rank()}: lost connection to another rank ({_first_line(error)})"
+            raise UserError(f"{problem}. Its own message may say why.") from error
         raise
 
 
@@ -128,6 +129,11 @@ def accumulating(model: torch.nn.Module, until: bool) -> contextlib.AbstractCont
     return contextlib.nullcontext()
 
 
+def uses_all_gpus(device: str | None) -> bool:
+    """Return whether one process trains on several GPUs by DataParallel: no --device, and not under torchrun."""
+    return device is None and "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1
+
+
 def all_reduce_max(value: int, device: torch.device) -> int:
     """Return the largest of all ranks' values."""
     if not dist.is_initialized():
@@ -149,7 +155,7 @@ def gather(value: Any) -> list[Any]:
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, ranks.patient_group)
     return values
 
 

@@ -40,17 +40,19 @@ def training_form(net: _Net, device: torch.device, amp: str, tf32: bool) -> _Net
     if device.type != "cuda":
         return net.to(device)
     torch.backends.cudnn.benchmark = True  # all crops have one size
-    net = net.to(device)
-    return net.to(memory_format=torch.channels_last) if amp != "off" or tf32 else net
+    return _in_format(net.to(device), amp != "off" or tf32)
 
 
-def inference_form(net: _Net, device: torch.device, amp: str = "off") -> _Net:
-    """Make a network ready for inference and return it: on the device, frozen, channels last, batch norms folded.
+def inference_form(net: _Net, device: torch.device, amp: str = "off", tf32: bool = False) -> _Net:
+    """Make a network ready for inference and return it: on the device, frozen, batch norms folded.
+
+    It is in channels-last format on CPUs, and on GPUs with TF32 or mixed precision.
 
     Args:
         net: network; it cannot be trained afterwards.
         device: device to move it to.
         amp: "off", "bf16" or "fp16", precision of the autocast context it will run in; convolution weights are cast once.
+        tf32: whether `setup_precision` allowed TF32.
     """
     net.eval().requires_grad_(False)
     fold = getattr(net, "fold_batch_norms", None)
@@ -59,7 +61,16 @@ def inference_form(net: _Net, device: torch.device, amp: str = "off") -> _Net:
     for module in net.modules():
         if isinstance(module, nn.Conv2d) and amp != "off":
             module.to(AMP_DTYPES[amp])
-    return net.to(device).to(memory_format=torch.channels_last)
+    return _in_format(net.to(device), device.type == "cpu" or amp != "off" or tf32)
+
+
+def _in_format(net: _Net, channels_last: bool) -> _Net:
+    return net.to(memory_format=torch.channels_last) if channels_last else net
+
+
+def input_form(images: torch.Tensor) -> torch.Tensor:
+    """Return the input of a network in `inference_form`; on GPUs the first convolution takes any memory format."""
+    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
 
 
 @contextlib.contextmanager

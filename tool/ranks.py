@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+patient_group: Any = None  # of all processes, whose waits last for days; set by distributed.setup
+
 
 def _process_group() -> Any:
     """Return torch.distributed if this process has joined a group, else None."""
@@ -22,5 +24,5 @@ def from_main(value: Any) -> Any:
     if dist is None:
         return value
     values = [value]
-    dist.broadcast_object_list(values, 0)
+    dist.broadcast_object_list(values, 0, patient_group)
     return values[0]

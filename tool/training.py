@@ -9,7 +9,7 @@ import math
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,33 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
 
 from tool import checkpoint, cli, distributed
 from tool.cli import UserError, counted, print_error
+from tool.failure import shared_failure
 from tool.loading import StepBatches, batches, make_loader
 from tool.monitor import Monitor
+from tool.norms import find_learning_norms, share_batch_norms
 from tool.precision import Autocast, setup_precision, warn_of_emulation
 from tool.ranks import is_main_process
 
 # Flags that a resumed run must share with the interrupted one.
 MUST_MATCH = ("network", "backbone", "output_stride", "batch_size", "lr", "wt_dec", "seed", "amp")
-TRAIN, STOP, FAIL = 0, 1, 2  # what the ranks agree on before each step
-
-
-class TrainingData(Dataset):
-    """A map-style dataset over positions in the whole run: position p belongs to step p // batch_size.
-
-    `data[position]` are tensors that depend on the seed and the position alone, so that a resumed run repeats them.
-    """
-
-    def __len__(self) -> int:
-        """Return the number of positions in an epoch."""
-        raise NotImplementedError
-
-    def ids_at(self, position: int) -> Sequence[str]:
-        """Return the ids of the photos at a position."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -54,7 +39,9 @@ class Task:
     Args:
         net: network in training mode, on the run's device.
         optimizer: its optimizer.
-        data: its dataset.
+        data: map-style dataset over positions in the whole run: position p belongs to step p // batch_size. Tensors at a
+            position depend on the seed and the position alone, so that a resumed run repeats them. `ids_at(position)` are
+            the ids of its photos, and its length is that of an epoch.
         max_step: steps of the whole run.
         settings: JSON values that a resumed run must share with the interrupted one, besides MUST_MATCH.
         loss: (model, micro-batch on the device) -> this share of the step's loss; all shares, of every micro-batch and
@@ -69,7 +56,7 @@ class Task:
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
-    data: TrainingData
+    data: Any
     max_step: int
     settings: Mapping[str, Any]
     loss: Callable[[nn.Module, Any], Tensor]
@@ -88,7 +75,8 @@ def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str)
     add("--seed", type=count, default=0, help="seed of initial weights, augmentation and dropout")
     workers = "processes per rank that read and augment photos; 0: none"
     add("--num_workers", type=count, default=min(8, distributed.cores()), help=workers)
-    add("--device", help="cpu, cuda or cuda:N; default: every visible GPU, or the CPU")
+    device = "cpu, cuda (one GPU) or cuda:N; default: every visible GPU, under torchrun one a process, else the CPU"
+    add("--device", help=device)
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--tf32", action="store_true", help="let GPUs round float32 products to TF32: faster, 1e-3 relative error")
     name = "name of the run, its folder and its checkpoints"
@@ -110,7 +98,7 @@ def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch
     remedy: what to do against lack of memory.
     """
     device, rank, world = distributed.setup(args.device)
-    with distributed.translate_errors(remedy):
+    with shared_failure(), distributed.translate_errors(remedy):
         setup_precision(args.tf32)
         if is_main_process():
             warn_of_emulation(device, args.amp)
@@ -130,9 +118,19 @@ class Training:
         if args.batch_size < world * task.accumulation_steps:
             needed = f"{world} processes x {task.accumulation_steps} micro-batches (--iter_size)"
             raise UserError(f"--batch_size {args.batch_size}: too small for {needed}. Raise it.")
+        self.norms = find_learning_norms(task.net)
+        if (
+            self.norms
+            and world > 1
+            and (device.type == "cpu" or {type(norm) for norm in self.norms} != {nn.BatchNorm2d})
+        ):
+            problem = "its batch norms learn, and need all photos of a step in one process"
+            raise UserError(f"--network {args.network}: {problem}. Start it without torchrun.")
         settings = {name: getattr(args, name) for name in MUST_MATCH if hasattr(args, name)} | dict(task.settings)
         if names := getattr(task.net, "class_names", ()):
             settings["classes"] = list(names)
+        self.skipped = 0  # updates, whose gradients overflowed in float16
+        self.problem: str | None = None  # with the next step's photos
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
         self.state = checkpoint.TrainingState(task.net, task.optimizer, self.scaler, settings)
         self.session = Path(args.checkpoint_dir, args.session_name)
@@ -141,6 +139,7 @@ class Training:
         self.checkpoint_numbers = checkpoint.checkpoint_steps(task.max_step)
         self.monitor: Monitor | None = None  # the main process alone writes files
         if is_main_process():
+            checkpoint.lock_session(self.session)
             resumes = state_path is not None and state_path.parent.resolve() == self.session.resolve()
             self.monitor = Monitor(args, self.session, resumes, self.start, task.max_step, task.photos_per_unit)
             written = {**vars(args), **settings, "steps": task.max_step, "command": sys.argv}
@@ -156,30 +155,62 @@ class Training:
         model, source = self._parallel_model(), self._batches()
         self.signals = checkpoint.catch_signals()
         with contextlib.closing(self.monitor) if self.monitor else contextlib.nullcontext():
+            batch = self._next(source, self.start)
+            self._end_if_agreed(self._all_reduce(torch.zeros((), device=self.device)).tolist()[1:], self.start)
             for step in range(self.start, task.max_step):
-                batch = self._next(source, step)
                 lr = task.set_learning_rate(step)
-                distributed.seed_step(args.seed, step, self.rank)  # a resumed run repeats its dropout
-                task.optimizer.zero_grad(set_to_none=True)  # the forward pass can use the gradients' memory
-                loss = torch.zeros((), device=self.device)
-                for number, micro_batch in enumerate(batch, 1):
-                    with distributed.accumulating(model, until=number == len(batch)):
-                        share = task.loss(model, [tensor.to(self.device, non_blocking=True) for tensor in micro_batch])
-                        # DistributedDataParallel averages gradients over the ranks, hence `world`.
-                        self.scaler.scale(share * self.world).backward()
-                    loss += share.detach()
-                value = float(distributed.all_reduce_sum(loss))
-                if not math.isfinite(value):
-                    self._diverged(value, step)
-                self.scaler.step(task.optimizer)
-                self.scaler.update()
+                value, batch, flags = self._train_step(model, step, batch, source)
                 if self.monitor:
                     self._report(self.monitor, step, value, lr)
+                self._end_if_agreed(flags, step + 1)
             if self.monitor:
                 path = self.session / f"{args.session_name}.pth"
                 checkpoint.save_network(path, task.net, task.max_step)
                 self.monitor.say(f"finished: {path}")
         distributed.barrier()
+
+    def _train_step(
+        self, model: nn.Module, step: int, batch: list[Any], source: Iterator[Any]
+    ) -> tuple[float, list[Any], list[float]]:
+        """Return the loss, the next step's micro-batches and the flags of `_all_reduce`.
+
+        In float16, repeat the step with smaller scales of the loss until its gradients do not overflow.
+        """
+        following: list[Any] | None = None
+        while True:
+            loss = self._backward(model, step, batch)
+            if following is None:
+                following = self._next(source, step + 1)  # a GPU computes meanwhile
+            outcome = self._all_reduce(loss)
+            scale = self.scaler.get_scale()
+            self.scaler.step(self.task.optimizer)
+            self.scaler.update()
+            value, *flags = outcome.tolist()  # the host waits for the GPU here alone
+            if not math.isfinite(value):
+                self._diverged(value, step)
+            if self.scaler.get_scale() >= scale:
+                return value, following, flags
+            self.skipped += 1
+            if scale < 1:
+                raise UserError(f"--amp fp16: the gradients of step {step} overflow at any scale. Use --amp bf16.")
+
+    def _backward(self, model: nn.Module, step: int, batch: list[Any]) -> Tensor:
+        """Compute the gradients of a step; return this rank's share of its loss."""
+        distributed.seed_step(self.args.seed, step, self.rank)  # a resumed run repeats its dropout
+        self.task.optimizer.zero_grad(set_to_none=True)  # the forward pass can use the gradients' memory
+        loss = torch.zeros((), device=self.device)
+        for number, micro_batch in enumerate(batch, 1):
+            with distributed.accumulating(model, until=number == len(batch)):
+                share = self.task.loss(model, [tensor.to(self.device, non_blocking=True) for tensor in micro_batch])
+                # DistributedDataParallel averages gradients over the ranks, hence `world`.
+                self.scaler.scale(share * self.world).backward()
+            loss += share.detach()
+        return loss
+
+    def _all_reduce(self, loss: Tensor) -> Tensor:
+        """Return sums over the ranks: the loss, ranks that got a signal, ranks that cannot read their next photos."""
+        flags = loss.new_tensor([bool(self.signals), self.problem is not None])
+        return distributed.all_reduce_sum(torch.cat([loss[None], flags]))
 
     def _initialise(self, state_path: Path | None) -> tuple[int, str]:
         """Load the state or the initial weights; return the first step and a line to report."""
@@ -198,14 +229,18 @@ class Training:
 
     def _parallel_model(self) -> nn.Module:
         """Return the network in its precision, for this device, all GPUs, or a process group."""
+        if self.world > 1:
+            share_batch_norms(self.task.net, self.norms)
         model: nn.Module = Autocast(self.task.net, self.device, self.args.amp)
         if self.world > 1:
             with warnings.catch_warnings():  # PyTorch 2.15 renames broadcast_buffers, 2.11 lacks the new name
                 warnings.simplefilter("ignore", FutureWarning)
                 return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-        if self.device.type == "cuda" and self.args.device is None and torch.cuda.device_count() > 1:
-            return nn.DataParallel(model)
-        return model
+        if not distributed.uses_all_gpus(self.args.device):
+            return model
+        if self.norms and self.monitor:
+            self.monitor.say("one GPU: batch norms that learn need the whole batch. For several GPUs use torchrun.")
+        return model if self.norms else nn.DataParallel(model)
 
     def _batches(self) -> Iterator[Any]:
         """Return this rank's micro-batches of all steps that are left."""
@@ -214,34 +249,31 @@ class Training:
         return batches(make_loader(self.task.data, steps, self.args.num_workers, self.device.type == "cuda"))
 
     def _next(self, source: Iterator[Any], step: int) -> list[Any]:
-        """Return the step's micro-batches; end all ranks if one got a signal or could not read its photos."""
-        problem, batch = None, []
+        """Return the micro-batches of a step; keep the problem if its photos cannot be read."""
         try:
-            if not self.signals:
-                batch = [next(source) for _ in range(self.task.accumulation_steps)]
+            if not self.signals and step < self.task.max_step:
+                return [next(source) for _ in range(self.task.accumulation_steps)]
         except UserError as error:
-            problem = str(error)
-        decision = distributed.all_reduce_max(STOP if self.signals else FAIL if problem else TRAIN, self.device)
-        if decision != TRAIN:
-            self._end(decision, problem, step)
-        return batch
+            self.problem = str(error)
+        return []
 
-    def _end(self, decision: int, problem: str | None, step: int) -> NoReturn:
+    def _end_if_agreed(self, flags: list[float], step: int) -> None:
+        """End all ranks after `step` finished steps if the flags of `_all_reduce` say so and some steps are left."""
+        if not any(flags) or step == self.task.max_step:
+            return
         if self.monitor and step > 0:
             self._save_state(step)
-        problems = [text for text in distributed.gather(problem) if text]
-        if self.monitor and decision == STOP:
+        problem = next(filter(None, distributed.gather(self.problem)), None)
+        if self.monitor and problem is None:
             self.monitor.say(f"stopped by a signal after step {step} of {self.task.max_step}. Rerun with --resume.")
-        if self.monitor and decision == FAIL:
+        elif self.monitor:
             saved = f" (--resume continues after step {step})" if step > 0 else ""
             self.monitor.bar.close()  # its line ends
-            print_error(f"{problems[0]}{saved}")
+            print_error(f"{problem}{saved}")
         distributed.barrier()  # torchrun ends all processes as soon as one has left
-        sys.exit(1 if decision == FAIL else 128 + (self.signals[0] if self.signals else signal.SIGTERM))
+        sys.exit(1 if problem else 128 + (self.signals[0] if self.signals else signal.SIGTERM))
 
     def _diverged(self, value: float, step: int) -> NoReturn:
-        if not is_main_process():
-            sys.exit(1)  # the main process reports it
         ids = " ".join(self.task.data.ids_at(step * self.args.batch_size))
         raise UserError(
             f"the loss is {value} at step {step} ({ids}, ...). "
@@ -251,7 +283,8 @@ class Training:
     def _report(self, monitor: Monitor, step: int, value: float, lr: float) -> None:
         """Show a finished step; write pictures, checkpoint and state when they are due."""
         args, task, done = self.args, self.task, step + 1
-        monitor.step(step, value, lr)
+        fp16 = f", scale {self.scaler.get_scale():g}, {counted(self.skipped, 'updates')} skipped"
+        monitor.step(step, value, lr, fp16 if self.scaler.is_enabled() else "")
         if args.vis_every and (done % args.vis_every == 0 or done == task.max_step):
             monitor.pictures(step, task.pictures(task.net))
         number = self.checkpoint_numbers.get(done)
