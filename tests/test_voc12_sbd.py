@@ -41,8 +41,8 @@ def saved(**content) -> bytes:
         (b"not a mask " * 30, "damaged"),
         (saved(GTinst=1), "damaged"),
         (saved(GTcls={"Segmentation": np.zeros((9, 9), np.uint8)})[:-40], "damaged"),
-        (saved(GTcls={"Segmentation": np.zeros((3, 3))}), "uint8"),
-        (saved(GTcls={"Segmentation": np.full((3, 3), 21, np.uint8)}), "21"),
+        (saved(GTcls={"Segmentation": np.zeros((3, 3))}), "matrix"),
+        (saved(GTcls={"Segmentation": np.full((3, 3), 21, np.uint8)}), "0..20"),
     ],
 )
 def test_read_sbd_mask_rejects_other_files(tmp_path, data, keyword):

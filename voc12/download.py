@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import os
 import shutil
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -54,6 +53,8 @@ def fetch(folder: Path, url: str, inner: str, md5: str | None = None) -> Path:
     except (OSError, ValueError, http.client.HTTPException, *_DAMAGED) as error:
         if isinstance(error, _DAMAGED):
             archive.unlink()
+        if getattr(error, "code", None) == 416:  # more bytes than the server's file has
+            archive.with_name(f"{archive.name}.partial").unlink()
         raise UserError(
             f"{archive}: could not be fetched from {url} and unpacked ({error}). "
             f"Run the command again, which resumes, or put the archive there yourself{f' (MD5 {md5})' if md5 else ''}."
@@ -78,13 +79,7 @@ def _download(url: str, archive: Path) -> None:
         os.replace(archive, partial)
     start = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=60)  # seconds without a single byte
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        os.replace(partial, archive)  # all bytes were there; the caller checks them
-        return
+    response = urllib.request.urlopen(request, timeout=60)  # seconds without a single byte
     start = start if response.status == 206 else 0
     with response, open(partial, "ab" if start else "wb") as file:
         length = None if response.length is None else start + response.length

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     write_texts(texts)
     write_labels(out / LABELS_FILE, labels)
     whole = data.classes == VOC and not args.per_class
-    if whole and not count_aug(root):
+    if whole and not count_aug(root) and len(data.photos().ids()) > len(ids):  # SBD has masks of the others
         command = shlex.join(["python", "voc12/prepare.py", "--voc12_root", str(root), "--download", "DIR"])
         findings.add(f"folder missing, so train_aug equals train. `{command}` makes it from SBD ({SBD_PAGE})", AUG)
     report = [*list_lines(lists | {"pairs": pairs}, PUBLISHED if whole else None), counts, compared]

@@ -35,7 +35,8 @@ from voc12.pairs import PAIRS_FILE, add_flags, make_pairs
 from voc12.prepare import link, write_labels, write_texts
 from voc12.report import Findings, count_classes, list_lines, next_command
 
-SPLITS, YEARS = ("train", "val"), (2014, 2017)
+YEARS = (2014, 2017)
+PARTS = ("train{}", "val{}", "annotations/instances_train{}.json", "annotations/instances_val{}.json")
 PUBLISHED = {"train": 82081, "val": 40137}
 """Images of COCO 2014 with an object."""
 URLS = {
@@ -72,8 +73,9 @@ class Annotations:
             for image in content["images"]:
                 if self._images.setdefault(image["id"], image)["file_name"] != image["file_name"]:
                     raise UserError(f"{path}: two photos have the image id {image['id']}. Give each its own.")
-            # A list, not a dict of ids: merged files repeat these.
-            found = sorted((one if isinstance(one, dict) else {} for one in content["annotations"]), key=_order)
+            # A list, not a dict of ids: merged files repeat these. Those that are no numbers come first.
+            found = [one if isinstance(one, dict) else {} for one in content["annotations"]]
+            found.sort(key=lambda one: [isinstance(one.get(key), int) and one[key] for key in ("image_id", "id")])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: no instance annotations in COCO's form ({error!r}). Unpack it again.") from error
         used = sum(map(self._add, found))
@@ -152,28 +154,24 @@ class Annotations:
         return pixels.astype(bool)
 
 
-def _order(annotation: dict[str, Any]) -> list[int]:
-    """Return a sort key: image id and id."""
-    ids = annotation.get("image_id"), annotation.get("id")
-    return [value if isinstance(value, int) else 0 for value in ids]
-
-
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
-    year, parts = locate(args)
+    year, (*folders, train, val) = locate(args)
     out, findings = args.out or args.coco_root or args.download, Findings()
-    files = photos(link_photos(out, [parts[split] for split in SPLITS]))
+    files = photos(link_photos(out, folders))
     lists: dict[str, list[str]] = {}
     labels: dict[str, np.ndarray] = {}
     names: dict[str, tuple[str, ...]] = {}
     report = []
-    for split in SPLITS:  # one after the other: annotations of train take some GB of memory
-        annotations = Annotations(parts[f"{split} annotations"], findings)
+    for split, path in (("train", train), ("val", val)):  # one after the other: train takes some GB of memory
+        annotations = Annotations(path, findings)
         report.append(annotations.summary)
         names[split], lists[split] = annotations.names, check_photos(files, annotations, findings)
         labels |= {image_id: annotations.label(image_id) for image_id in lists[split]}
     if names["train"] != names["val"]:
         raise UserError(f"{out}/annotations: other categories in train than in val. Take both from one year.")
+    if not lists["train"]:
+        raise UserError(f"{train}: no photo can be used. {findings.lines()[-1].strip()}")
     shown = np.any([labels[image_id] for image_id in lists["train"]], 0)  # (C,)
     for name in np.array(names["train"])[~shown].tolist():
         findings.add("category names without a photo of train, left out", name)
@@ -204,11 +202,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def locate(args: argparse.Namespace) -> tuple[int, dict[str, Path]]:
-    """Return COCO's year, and the paths of photos and annotations of both splits, fetched if --download asks for it.
-
-    UserError: one is missing.
-    """
+def locate(args: argparse.Namespace) -> tuple[int, list[Path]]:
+    """Return COCO's year and the paths of PARTS, fetched if --download asks for it. UserError: one is missing."""
     roots = [root for root in (args.coco_root, args.download) if root is not None]
     if not roots:
         raise UserError("--coco_root: missing. Give it, or --download ROOT to fetch COCO 2014.")
@@ -217,22 +212,17 @@ def locate(args: argparse.Namespace) -> tuple[int, dict[str, Path]]:
     for part, url in URLS.items():
         if args.download and year == YEARS[0] and not any((place / part).is_dir() for place in places):
             fetch(args.download, url, part)
-    names = {split: f"{split}{year}" for split in SPLITS}
-    names |= {f"{split} annotations": f"annotations/instances_{split}{year}.json" for split in SPLITS}
-    parts = {}
-    for part, name in names.items():
-        found = [place / name for place in places if (place / name).exists()]
+    paths = []
+    for part in PARTS:
+        found = [place / part.format(year) for place in places if (place / part.format(year)).exists()]
         if not found:
             there = [path for inner in ("*", "annotations/*", "images/*") for path in sorted(roots[0].glob(inner))]
-            held = (
-                summarize_ids([str(path.relative_to(roots[0])) for path in there]) or f"nothing{nearest_path(roots[0])}"
-            )
-            url = URLS[name.partition("/")[0].replace(str(year), "2014")].replace("2014", str(year))
-            raise UserError(
-                f"--coco_root {roots[0]}: no {name}; it holds {held}. Unpack {url} there, or give --download DIR."
-            )
-        parts[part] = found[0]
-    return year, parts
+            held = summarize_ids([str(path.relative_to(roots[0])) for path in there])
+            held = held or f"nothing{nearest_path(roots[0])}"
+            problem = f"it holds {held}, but no {part.format(year)}"
+            raise UserError(f"--coco_root {roots[0]}: {problem}. Unpack it there, or give --download DIR.")
+        paths.append(found[0])
+    return year, paths
 
 
 def link_photos(out: Path, folders: Sequence[Path]) -> Path:
@@ -259,10 +249,7 @@ def check_photos(files: Files, annotations: Annotations, findings: Findings) -> 
     problems = dict(check_inputs(list(annotations.objects), [files], check_size))
     for message in problems.values():
         findings.add("photos that cannot be used, left out", message)
-    usable = [image_id for image_id in annotations.objects if image_id not in problems]
-    if not usable:
-        raise UserError(f"{len(problems)} photos cannot be used, the first: {next(iter(problems.values()))}")
-    return usable
+    return [image_id for image_id in annotations.objects if image_id not in problems]
 
 
 def write_classes(out: Path, names: Sequence[str]) -> None:

@@ -32,8 +32,9 @@ def read_sbd_mask(path: str | Path) -> np.ndarray:
         label = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"].ravel()[0]
     except Exception as error:  # scipy raises a dozen types for damaged files
         raise UserError(f"{path}: damaged or no SBD mask ({error!r}). Unpack SBD's benchmark.tgz again.") from error
-    if not isinstance(label, np.ndarray) or label.ndim != 2 or label.dtype != np.uint8 or label.size == 0:
-        raise UserError(f"{path}: GTcls.Segmentation is no uint8 matrix. Unpack SBD's benchmark.tgz again.")
-    if label.max() > len(CLASSES):
-        raise UserError(f"{path}: value {label.max()}, expected 0..{len(CLASSES)}. Unpack SBD's benchmark.tgz again.")
+    is_map = isinstance(label, np.ndarray) and label.ndim == 2 and label.dtype == np.uint8 and label.size > 0
+    if not is_map or label.max() > len(CLASSES):
+        raise UserError(
+            f"{path}: GTcls.Segmentation is no matrix of 0..{len(CLASSES)}. Unpack SBD's benchmark.tgz again."
+        )
     return label
