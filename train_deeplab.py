@@ -49,9 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--iter_size", type=positive, default=2, help="gradient accumulation: micro-batches per step")
     add("--crop_size", type=positive, default=321, help="side of the square training crops in pixels")
     add("--lr", type=number, default=2.5e-4, help="learning rate of the backbone; new layers have ten times as much")
-    adamw = (
-        "AdamW with --lr for all layers, instead of SGD as published; for small networks trained with --no-freeze_bn"
-    )
+    adamw = "train by AdamW, with --lr for all layers, instead of SGD as published; for small networks"
     add("--adamw", action="store_const", const=True, help=adamw)
     add("--warmup_steps", type=positive, metavar="N", help="linear warm-up steps, from --lr / 10; default: none")
     balanced = "give background and objects equal weight in the loss; with ImageNet weights the plain loss may diverge"
@@ -114,6 +112,7 @@ def make_network(args: argparse.Namespace, dataset: Dataset) -> Any:
     needs = ("input", "num_labels", "get_parameter_groups", "group_factors")
     count = len(dataset.classes.labels)
     net = make_net(args.network, needs, **options(args), **dataset.classes.options(num_labels=count))
+    dataset.classes.check_outputs(args.network, net.num_labels, count)
     if not args.freeze_bn:
         unfreeze_batch_norms(net)
     elif not (args.weights or args.resume) and has_frozen_norms(net):

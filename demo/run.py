@@ -27,30 +27,32 @@ from voc12.masks import OWN
 
 NETWORK = "network.resnet38_EDAM_tiny"
 POOLNET = "PoolNet"  # session
-PHOTOS = 200  # labelled and evaluated, of the training list
+TRAIN = Path("ImageSets", "Segmentation", "train.txt")  # of a drawn set
+SCORED = 200  # photos of the training list whose pseudo labels are scored
 # Two processes train these small networks faster than two threads. Other numbers would change the last digits of sums.
 # GOMP_SPINCOUNT: threads wait 0.1 ms before they sleep, since waking them takes longer than many an operation.
 PROCESSES, ENVIRONMENT = 2, {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "20000"}
-REMARK = "All photos are drawn. The published figures are of VOC12; its DeepLab-v2 saw 10582 photos, this one 200."
+REMARK = "All photos are drawn. The published figures are of VOC12; its DeepLab-v2 saw 10582 photos, this one 800."
 
 
 def make_plan(out: Path, seed: int) -> Plan:
     """Return the demo's experiment."""
     root, lists = out / "VOC2012", out / "lists"
     labelled = lists / "labelled.txt"
-    shorter = f"head -n {PHOTOS} {shlex.quote(str(lists / 'train.txt'))} > {shlex.quote(str(labelled))}"
+    shorter = f"head -n {SCORED} {shlex.quote(str(lists / 'train.txt'))} > {shlex.quote(str(labelled))}"
     training = "--batch_size 4 --crop_size 104 --long_side 80 144 --lr 0.02 --warmup_steps 100"
-    segmentation = "--batch_size 8 --iter_size 1 --crop_size 96 --max_iters 800 --lr 0.005 --no-freeze_bn"
+    segmentation = "--batch_size 8 --iter_size 1 --crop_size 96 --max_iters 800 --no-freeze_bn"
+    segmentation += " --adamw --lr 0.001 --wt_dec 0.01 --warmup_steps 40"
     watched = "--num_workers 1 --save_every 50"
     return Plan(
         out=out,
         root=root,
         lists=lists,
         labelled=labelled,
-        to_label=labelled,
+        to_label=lists / "train.txt",
         val=lists / "val.txt",
-        prepare=("--epochs", 7),
-        fewer=(Step("choice", f"The first {PHOTOS} training photos get pseudo labels", shorter),),
+        prepare=("--epochs", 4),
+        fewer=(Step("choice", f"Pseudo labels of the first {SCORED} training photos are scored", shorter),),
         edam=NETWORK,
         weights=out / "backbone.pth",
         training=("--train_list", lists / "EDAM_train.txt", *training.split(), *watched.split(), "--vis_every", 150),
@@ -58,8 +60,9 @@ def make_plan(out: Path, seed: int) -> Plan:
         poolnet_weights=out / "checkpoints" / POOLNET / f"{POOLNET}.pth",
         theta=1.0,  # the maps of a PoolNet that was trained for minutes are softer than the published one's
         deeplab="network.deeplab_v2_tiny",
-        deeplab_weights=out / "backbone.pth",
+        deeplab_weights=out / "single" / "backbone.pth",
         segmentation=(*segmentation.split(), *watched.split()),
+        segment=("--flip",),
         processes=min(PROCESSES, torch.cuda.device_count()) if torch.cuda.is_available() else PROCESSES,
         seed=seed,
     )
@@ -68,9 +71,20 @@ def make_plan(out: Path, seed: int) -> Plan:
 def make_demo_steps(plan: Plan) -> list[Step]:
     """Return all steps of the demo, in order."""
     draw = command("python", "demo/draw.py", "--out", plan.out, "--seed", plan.seed)
+    single = plan.out / "single" / "VOC2012"
+    draw_single = command(
+        ("python", "demo/draw.py", "--out", single.parent, "--seed", plan.seed + 2, "--single"),
+        ("--train", 3000, "--val", 0, "--size", 96),
+    )
     pretrain = command(
+        ("python", "demo/pretrain.py", "--voc12_root", single, "--image_list", single / TRAIN, "--softmax"),
+        ("--network", plan.edam, "--epochs", 4, "--long_side", 96, 96, "--seed", plan.seed),
+        ("--out", plan.deeplab_weights),
+    )
+    fine_tune = command(
         ("python", "demo/pretrain.py", "--voc12_root", plan.root, "--image_list", plan.lists / "train_aug.txt"),
-        ("--network", plan.edam, "--epochs", 14, "--long_side", 64, 144, "--seed", plan.seed, "--out", plan.weights),
+        ("--network", plan.edam, "--weights", plan.deeplab_weights, "--epochs", 4, "--long_side", 64, 144),
+        ("--seed", plan.seed, "--out", plan.weights),
     )
     others = plan.out / "salient" / "VOC2012"
     draw_others = command(
@@ -78,12 +92,14 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     )
     train_poolnet = command(
         (launch(plan), "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN),
-        ("--train_list", others / "ImageSets" / "Segmentation" / "train.txt", "--network", plan.poolnet),
-        ("--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 4, "--num_workers", 1),
+        ("--train_list", others / TRAIN, "--network", plan.poolnet),
+        ("--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 3, "--num_workers", 1),
         ("--vis_every", 100, "--save_every", 50, "--seed", plan.seed, session(plan, POOLNET)),
     )
     initial = [
-        Step("pretraining", "Initial weights: the backbone as a plain classifier, instead of ImageNet's", pretrain),
+        Step("single", "Draw photos of one object each, instead of ImageNet's", draw_single),
+        Step("pretraining", "DeepLab-v2's initial weights: the backbone as a classifier of these photos", pretrain),
+        Step("fine_tuning", "EDAM's initial weights: that backbone as a multi-label classifier", fine_tune),
         Step("salient", "Draw other photos, whose masks teach PoolNet what is salient in any class", draw_others),
         Step("saliency_training", "PoolNet, instead of its published weights", train_poolnet),
     ]

@@ -82,6 +82,19 @@ def test_pretraining_writes_a_whole_backbone(commands, tmp_path, devkit):
     assert net.bn7.running_mean.abs().max() > 1e-3  # its statistics are the photos'
 
 
+def test_pretraining_by_softmax_starts_from_weights(commands, tmp_path, devkit):
+    commands.run(*pretrain(tmp_path, devkit, "--epochs", 1, "--out", "first.pth"))
+    flags = ("--epochs", 1, "--softmax", "--weights", "first.pth", "--lr", 0, "--out", "second.pth")
+    assert "first.pth" in commands.run(*pretrain(tmp_path, devkit, *flags)).stdout
+    first, second = (torch.load(tmp_path / name) for name in ("first.pth", "second.pth"))
+    same = [name for name in first if torch.equal(first[name], second[name])]
+    assert {name.split(".")[-1] for name in first.keys() - same} == {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
+
+
 def test_killed_pretraining_resumes_to_the_same_weights(commands, tmp_path, devkit):
     flags = ("--epochs", 110, "--long_side", 16, 16)  # 220 steps, the state is written after 200
     commands.run(*pretrain(tmp_path, devkit, *flags, "--out", "whole.pth"))
@@ -99,6 +112,12 @@ def test_killed_pretraining_resumes_to_the_same_weights(commands, tmp_path, devk
 def test_pretraining_rejects(commands, tmp_path, devkit, flags):
     done = commands.run(*pretrain(tmp_path, devkit, "--out", "b.pth", *flags), status=1)
     assert done.stderr[0].startswith(f"pretrain.py: error: {flags[0]} {flags[1]}")
+
+
+def test_no_two_sets_of_a_demo_are_drawn_by_one_seed():
+    steps = [step.command.split() for step in make_demo_steps(make_plan(Path("o"), 3))]
+    seeds = [words[words.index("--seed") + 1] for words in steps if words[1] == "demo/draw.py"]
+    assert len(seeds) == len(set(seeds)) == 3
 
 
 def test_demo_commands_have_known_flags(commands, tmp_path):
@@ -121,14 +140,15 @@ def test_two_processes_train_networks_with_frozen_batch_norms(gpus, monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     steps = make_demo_steps(make_plan(Path("o"), 3))
     shared = {step.name for step in steps if step.command.startswith("torchrun ")}
-    assert shared == (set() if gpus == 1 else {"saliency_training", "saliency", "training", "maps", "val"})
+    assert shared == (set() if gpus == 1 else {"saliency_training", "saliency", "training", "maps", "labels", "val"})
 
 
 def test_deeplab_is_trained_on_fused_labels_and_scored_on_unseen_photos():
     plan = make_plan(Path("o"), 3)
     commands = {step.name: step.command for step in make_demo_steps(plan)}
-    assert " --label_dir o/crf_saliency --train_list o/lists/labelled.txt " in commands["segmentation"]
-    assert f" --weights {commands['pretraining'].split(' --out ')[1]} " in commands["segmentation"]
+    assert " --label_dir o/crf_saliency --train_list o/lists/train.txt " in commands["segmentation"]
+    for step, initial in (("segmentation", "pretraining"), ("fine_tuning", "pretraining"), ("training", "fine_tuning")):
+        assert f" --weights {commands[initial].split(' --out ')[1]} " in commands[step]
     assert [row.name for row in plan.rows][-2:] == ["deeplab", "deeplab_crf"]
     for step in ("val", "score_deeplab", "score_deeplab_crf"):
         assert " o/lists/val.txt " in commands[step]
