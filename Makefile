@@ -7,7 +7,7 @@ DEVICE ?= cpu
 JOBS ?= 2
 RUN := $(VENV)/bin/python
 
-.PHONY: test lint demo real tensorboard clean
+.PHONY: test lint demo devkit real tensorboard clean
 
 test: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) --dist worksteal --device $(DEVICE)
@@ -22,8 +22,12 @@ lint: $(VENV)/.ready
 demo: $(VENV)/.ready
 	$(RUN) demo/run.py --out demo_run
 
-real: $(VENV)/.ready
-	$(RUN) reproduce.py --laptop --voc12_root "$(or $(VOC),$(error give the devkit: make real VOC=VOCdevkit/VOC2012))" \
+devkit:  # before 6 GB are installed
+	@test -d "$(VOC)/JPEGImages" || { echo "VOC=$(VOC): holds no JPEGImages. Give the devkit: make real VOC=VOCdevkit/VOC2012"; exit 1; }
+	@test -z "$(SALIENCY)" || test -d "$(SALIENCY)" || { echo "SALIENCY=$(SALIENCY): no such folder"; exit 1; }
+
+real: devkit $(VENV)/.ready
+	$(RUN) reproduce.py --laptop --voc12_root "$(VOC)" \
 	    $(if $(SALIENCY),--sal_path "$(SALIENCY)") --out real_run
 
 tensorboard: $(VENV)/.ready

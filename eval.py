@@ -143,7 +143,8 @@ def main() -> None:
     data = Dataset(args.voc12_root, need_photos=False) if args.voc12_root else None
     labels = data.find_labels(left, args.list) if data and args.list else {}
     report_suspicion(find_suspicion(source.gt_dir, result.values, labels), None)
-    if result.with_objects and result.all_background >= NEARLY_ALL * result.with_objects:
+    expected = output_of(args.predict_dir) == "baseline_background"
+    if result.with_objects and not expected and result.all_background >= NEARLY_ALL * result.with_objects:
         print(
             f"note: {result.all_background} of the {result.with_objects} predictions whose ground truth shows objects are all "
             f"background. Check the weights, labels, --theta and saliency (0..255) that {args.predict_dir} was made with.",

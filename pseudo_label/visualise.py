@@ -88,6 +88,14 @@ def fit(picture: np.ndarray, cell: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
+def with_legend(picture: np.ndarray, key: Mapping[str, np.ndarray], least: int = 480) -> np.ndarray:
+    """Return a picture, uint8 (h, w, 3), enlarged to at least `least` pixels, over the legend of `key`."""
+    side = max(least, *picture.shape[:2])
+    enlarged = np.array(fit(picture, (side, side)))
+    gap = np.full((GAP, enlarged.shape[1], 3), PAPER, np.uint8)
+    return np.concatenate([enlarged, gap, legend(key, enlarged.shape[1])])
+
+
 def legend(key: Mapping[str, np.ndarray], width: int) -> np.ndarray:
     """Return swatches with their names, name -> RGB uint8 (3,), wrapped to `width` pixels: uint8 (h, width, 3)."""
     font, places, x, y = ImageFont.load_default(TEXT), [], 0, 0

@@ -72,7 +72,7 @@ def test_skipping_everything_is_an_error(root):
         ({5: np.zeros(SHAPE)}, True, "no background"),
         ({5: np.zeros((12, 14))}, False, "12x14"),
         ({5: np.zeros(12)}, False, "height"),
-        ({5: np.full(SHAPE, np.nan)}, False, "not finite"),
+        ({5: np.full(SHAPE, np.nan)}, False, "nan"),
         ({5: np.full(SHAPE, 2.0)}, False, "Divide"),
     ],
 )

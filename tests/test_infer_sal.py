@@ -110,7 +110,7 @@ def test_broken_photo_and_full_disk(commands, photos, weights, tmp_path):
     line = commands.error(tmp_path, "infer_sal.py", *arguments)
     assert f"{IDS[1]}.png" in line and "--skip_errors" in line
     done = commands.run(tmp_path, "infer_sal.py", *arguments, "--skip_errors", status=1)
-    assert "5 photos labelled in sal" in done.stdout
+    assert "5 saliency maps in sal" in done.stdout
     (photos / f"{IDS[1]}.png").write_bytes(sound)
     shutil.rmtree(tmp_path / "sal")
     with small_disk(tmp_path / "sal", 9_000) as limits:

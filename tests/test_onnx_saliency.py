@@ -88,7 +88,7 @@ def check_maps(network: Path, photos: Path, sal: Path, side: int = 320, scaled=u
 
 def test_maps_equal_a_plain_computation_and_a_rerun_keeps_them(commands, photos, network, tmp_path):
     arguments = ("--img_root", photos, "--out_sal", "sal", "--weights", network)
-    assert commands.run(tmp_path, "infer_sal.py", *arguments).stdout.endswith("20 photos labelled in sal\n")
+    assert commands.run(tmp_path, "infer_sal.py", *arguments).stdout.endswith("20 saliency maps in sal\n")
     check_maps(network, photos, tmp_path / "sal")
     made = {path.name: path.read_bytes() for path in (tmp_path / "sal").glob("*.png")}
     manifest = json.loads((tmp_path / "sal/edam_manifest.json").read_text())

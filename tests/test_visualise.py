@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pseudo_label.visualise import PAPER, contact_sheet, fit, heat, legend, outline, overlay
+from pseudo_label.visualise import PAPER, contact_sheet, fit, heat, legend, outline, overlay, with_legend
 from voc12.classes import LABELS, PALETTE
 
 LABEL = np.zeros((6, 8), np.uint8)
@@ -78,3 +78,11 @@ def test_legend_shows_each_label_once_and_wraps():
         assert (picture == PALETTE[label]).all(axis=2).sum() == swatches * 14 * 14
     assert legend(dict(zip(LABELS, PALETTE[:21], strict=True)), 400).shape[0] > 2 * picture.shape[0]
     assert legend({}, 400).shape == (0, 400, 3)
+
+
+def test_picture_with_legend_is_enlarged_but_never_reduced():
+    key = {"person": PALETTE[15]}
+    small, large = with_legend(photo(30, 40), key, least=80), with_legend(photo(30, 400), key, least=80)
+    assert small.shape[1] == 80 and small.shape[0] > 60 and large.shape[1] == 400
+    np.testing.assert_array_equal(large[:30], photo(30, 400))
+    assert (large[30:] == PALETTE[15]).all(axis=2).sum() == 14 * 14
