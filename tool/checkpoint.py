@@ -1,8 +1,12 @@
 """A training run on disk: its folder, settings.json, checkpoints, and the state to resume from."""
 
+import fcntl
 import json
+import os
 import signal
+import socket
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,17 +54,34 @@ def check_finite(net: torch.nn.Module, step: int) -> None:
 def save_network(path: Path, net: torch.nn.Module, step: int) -> None:
     """Write the network's state dict after `step` finished steps, on the CPU.
 
-    If the network has `class_names`, the file is {"state_dict": state dict, "classes": names}.
+    If the network has `class_names`, the dict has them as the attribute `classes`, which `load_state_dict` ignores.
     """
     check_finite(net, step)
     tensors = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
-    names = getattr(net, "class_names", ())
-    save_torch(path, {"state_dict": tensors, "classes": list(names)} if names else tensors)
+    if names := getattr(net, "class_names", ()):
+        tensors = OrderedDict(tensors)
+        tensors.classes = list(names)  # type: ignore[attr-defined]
+    save_torch(path, tensors)
 
 
 def checkpoint_steps(max_step: int, count: int = 25) -> dict[int, int]:
     """Return finished steps -> number (1..count) of the checkpoint written then; fewer than `count` for short runs."""
     return {max_step * number // count: number for number in range(1, count + 1) if max_step * number // count > 0}
+
+
+def lock_session(folder: Path) -> None:
+    """Lock a run's folder until this process ends. UserError naming the process that has locked it."""
+    lock = os.open(make_folder(folder.parent) / f".{folder.name}.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by the loader's processes
+    except (BlockingIOError, PermissionError) as error:
+        holder = os.read(lock, 200).decode() or "another process"
+        problem = f"--session_name {folder.name}: {folder} is in use by {holder}"
+        raise UserError(f"{problem}. Choose another name.") from error
+    except OSError:  # some shared disks have no locks
+        return
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
 def prepare_session(folder: Path, settings: Mapping[str, Any]) -> None:

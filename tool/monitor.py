@@ -60,8 +60,11 @@ class Monitor:
         sys.stdout.flush()
         self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
-    def step(self, step: int, loss: float, lr: float) -> None:
-        """Report a finished step: on the bar and in TensorBoard; in the log file about 200 times a run."""
+    def step(self, step: int, loss: float, lr: float, more: str = "") -> None:
+        """Report a finished step: on the bar and in TensorBoard; in the log file about 200 times a run.
+
+        more: words for the bar and the log.
+        """
         self._event(step=step, summary=summary.scalar("Train/Loss", loss))
         self._event(step=step, summary=summary.scalar("Lr", lr))
         done, now = step + 1, time.monotonic()
@@ -69,7 +72,7 @@ class Monitor:
             self.flush()
         then, before = self.since
         speed = self.photos * (done - before) / max(now - then, 1e-9)
-        text = f"loss {loss:.4f}, lr {lr:.2e}, {speed:.1f} images/s"
+        text = f"loss {loss:.4f}, lr {lr:.2e}, {speed:.1f} images/s{more}"
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
         if done % self.lines_every == 0 or done == self.max_step:

@@ -1,0 +1,63 @@
+"""End all ranks of a training when one of them fails."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+
+import torch.distributed as dist
+
+from tool.cli import UserError, print_error
+
+
+@contextlib.contextmanager
+def shared_failure() -> Iterator[None]:
+    """End all ranks within a second if the block fails in one of them, which prints its error.
+
+    Without it, a rank that waits for the failed one on a GPU notices nothing until torchrun kills it after 30 seconds.
+    """
+    if not dist.is_initialized():
+        yield
+        return
+    store, over = dist.PrefixStore("failure", dist.distributed_c10d._get_default_store()), threading.Event()
+    threading.Thread(target=_watch, args=(store, over), daemon=True).start()
+    try:
+        yield
+    except Exception as error:
+        over.set()
+        if _is_first(store):
+            if isinstance(error, UserError | OSError) and not os.environ.get("TRACEBACK"):
+                print_error(error)
+            else:
+                traceback.print_exc()
+        else:
+            time.sleep(0.5)  # torchrun ends the first, which prints, as soon as another has left
+        _leave()
+    finally:
+        over.set()
+
+
+def _watch(store: dist.Store, over: threading.Event) -> None:
+    while not over.wait(0.2):
+        if store.check(["failed"]):
+            over.wait(0.5)
+            _leave()
+
+
+def _is_first(store: dist.Store) -> bool:
+    try:
+        return store.add("failed", 1) == 1
+    except RuntimeError:  # torchrun is gone, and the store with it
+        return True
+
+
+def _leave() -> None:
+    """End this process and its children; a regular exit could wait for the other ranks."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    sys.stdout.flush()
+    os._exit(1)
