@@ -10,6 +10,7 @@ from voc12_devkit import write_devkit
 
 import colorful
 import eval as eval_script
+import infer_sal
 from experiment import baselines
 from tool.cli import UserError
 from tool.files import save_npy_dict
@@ -73,6 +74,18 @@ def test_photos_in_sub_folders(tmp_path):
     found = {image_id: files.find(image_id).relative_to(tmp_path).as_posix() for image_id in "xyzw"}
     assert found == {"x": "x.jpg", "y": "a/y.JPEG", "z": "b/c/z.png", "w": "w.jpg"}  # the last one does not exist
     assert label_maps(tmp_path).ids() == []
+
+
+def test_ids_of_equal_names_in_several_folders(tmp_path):
+    for name in ("cat/1.jpg", "dog/1.webp", "dog/2.jpg", "dog/3.jpg", "dog/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = photos(tmp_path)
+    assert files.ids() == ["2", "3", "cat_1", "dog_1"]
+    assert files.find("dog_1") == tmp_path / "dog/1.webp"
+    for image_id in "13":
+        with pytest.raises(UserError, match=rf"/{image_id}\..* and .*/{image_id}\."):
+            files.find(image_id)
 
 
 @pytest.mark.parametrize(
@@ -176,3 +189,12 @@ def test_scripts_name_all_problems_before_they_write_any(root, monkeypatch, scri
     with pytest.raises(UserError, match=rf"^1[0-2] of 15 .*i03, i04, .*{spoilt}/i03"):
         script.main()
     assert not (root / "out").exists()
+
+
+def test_infer_sal_counts_photos_of_other_formats(tmp_path, capsys):
+    for name in ("a.webp", "b.bmp", "c.TIFF", "d.gif", "e.HEIC", "f.heic", "notes.txt"):
+        (tmp_path / name).touch()
+    args = infer_sal.get_parser().parse_args(["--img_root", str(tmp_path), "--weights", "w.pth"])
+    assert infer_sal.find_photos(args)[1] == ["a", "b", "c"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}: 1 .gif, 2 .heic not read" in line

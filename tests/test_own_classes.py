@@ -1,13 +1,15 @@
 """From a folder of own photos and a table of labels to a dataset; checkpoints that name their classes."""
 
 import io
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from own_dataset import draw, image_id, names
-from voc12_devkit import contents, write_voc_and_sbd
+from PIL import Image
+from voc12_devkit import REPO, contents, write_voc_and_sbd
 
 from network import make_net
 from network.weights import load_weights
@@ -18,6 +20,7 @@ from voc12.classes import Classes
 from voc12.dataset import Dataset
 from voc12.lists import read_image_list
 from voc12.prepare import main as prepare_voc
+from voc12.tables import read_label_csv
 
 PETS = Classes(("cat", "Guinea pig"))
 
@@ -81,7 +84,7 @@ def test_folder_of_photos_with_a_fault(tmp_path, fault, keyword):
     elif fault == "unshown":
         write_classes(root, "ding 00\nding 01\nding 02\nding 03\n")
     elif fault == "twice":
-        shutil.copy(tmp_path / f"in/a/{image_id(1)}.JPG", tmp_path / f"in/b/{image_id(1)}.png")
+        shutil.copy(tmp_path / f"in/a/{image_id(1)}.JPG", tmp_path / f"in/a/{image_id(1)}.png")
     elif fault == "none":
         shutil.rmtree(tmp_path / "in")
         (tmp_path / "in").mkdir()
@@ -93,6 +96,91 @@ def test_folder_of_photos_with_a_fault(tmp_path, fault, keyword):
         (tmp_path / "labels.csv").write_text("\n".join(f'"{image_id(0)}",{name}' for name in names(255)))
     with pytest.raises(UserError, match=keyword):
         prepare(tmp_path)
+
+
+def photos_in(folder: Path, *paths: str) -> None:
+    """Draw photos of these names in `in`."""
+    for path in paths:
+        (folder / "in" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20)).save(folder / "in" / path, "PNG")
+
+
+def labels_in(root: Path) -> dict[str, list[str]]:
+    """Return id -> names of the classes in the dataset's labels.csv."""
+    return {image_id: names for _, image_id, names in read_label_csv(root / "labels.csv")}
+
+
+def test_folder_for_each_class(tmp_path, commands):
+    photos_in(tmp_path, "cat/001.jpg", "cat/002.jpg", "dog/001.jpg", "x/dog/003.jpg", "004.jpg")
+    flags = ("voc12/prepare_photos.py", "--photos", "in", "--labels", "folders", "--out", "root")
+    stdout = commands.run(tmp_path, *flags).stdout
+    expected = {"cat_001": ["cat"], "dog_001": ["dog"], "002": ["cat"], "003": ["dog"], "004": []}
+    assert labels_in(tmp_path / "root") == expected and "004" in stdout
+    assert (tmp_path / "root/classes.txt").read_text() == "cat\ndog\n"
+    data = Dataset(tmp_path / "root")
+    assert data.photo_path("dog_001") == tmp_path / "root/JPEGImages/dog/001.jpg"
+    assert read_image_list(tmp_path / "root/train.txt") == ["002", "003", "cat_001", "dog_001"]
+    before = contents(tmp_path / "root")
+    commands.run(tmp_path, *flags)
+    assert contents(tmp_path / "root") == before
+    command = shlex.split(stdout.splitlines()[-1])
+    assert (tmp_path / command[1]).samefile(REPO / "train_EDAM_cls.py")  # from where it was typed
+    assert all((tmp_path / command[place]).exists() for place in (3, 5))
+
+
+def test_table_of_equal_names(tmp_path, commands):
+    photos_in(tmp_path, "cat/001.jpg", "dog/001.jpg")
+    flags = ("voc12/prepare_photos.py", "--photos", "in", "--labels", "t.csv", "--out", "root")
+    (tmp_path / "t.csv").write_text("photo,classes\n001.jpg,cat\n")
+    line = commands.run(tmp_path, *flags, status=1).stderr[-1]
+    assert "t.csv, line 2" in line and "--labels folders" in line and not (tmp_path / "root/labels.csv").exists()
+    (tmp_path / "t.csv").write_text("photo,classes\ncat/001.jpg,cat\ndog\\001.jpg,dog\n")
+    commands.run(tmp_path, *flags)
+    assert labels_in(tmp_path / "root") == {"cat_001": ["cat"], "dog_001": ["dog"]}
+
+
+def test_most_photos_without_a_class(tmp_path, commands):
+    photos_in(tmp_path, *(f"{n}.jpg" for n in range(4)))
+    flags = ("voc12/prepare_photos.py", "--photos", "in", "--labels", "t.csv", "--out", "root")
+    (tmp_path / "t.csv").write_text("photo,classes\n0.jpg,cat\n")
+    line = commands.run(tmp_path, *flags, status=1).stderr[-1]
+    assert "t.csv" in line and "3 of 4" in line and "--accept_labels" in line
+    assert not (tmp_path / "root/classes.txt").exists()
+    commands.run(tmp_path, *flags, "--accept_labels")
+    assert read_image_list(tmp_path / "root/train.txt") == ["0"]
+    assert "3 of 4" in commands.run(tmp_path, *flags[:3], *flags[5:], status=1).stderr[-1]  # the labels in root
+
+
+def test_names_that_mean_no_class(tmp_path, capsys):
+    photos_in(tmp_path, *(f"{n}.jpg" for n in range(5)))
+    (tmp_path / "labels.csv").write_text("photo,classes\n0.jpg,cat\n1.jpg,None\n2.jpg,N/A\n3.jpg,cat;-\n4.jpg,dog\n")
+    for _ in range(2):  # the second run finds classes.txt
+        prepare(tmp_path)
+        assert "None (1), N/A (2), - (3)" in capsys.readouterr().out
+        assert (tmp_path / "root/classes.txt").read_text() == "cat\ndog\n"
+        assert read_image_list(tmp_path / "root/train.txt") == ["0", "3", "4"]
+
+
+def test_names_that_differ_in_signs(tmp_path, capsys):
+    names = ["vitamin A+", "vitamin A-", "size 1-2", "size 12", "Size 12 "]
+    photos_in(tmp_path, *(f"{n}.jpg" for n in range(5)))
+    lines = (f"{n}.jpg,{name}\n" for n, name in enumerate(names))
+    (tmp_path / "labels.csv").write_text(f"photo,classes\n{''.join(lines)}")
+    prepare(tmp_path)
+    assert (tmp_path / "root/classes.txt").read_text() == "size 1-2\nsize 12\nvitamin A+\nvitamin A-\n"
+    labels = Dataset(tmp_path / "root").image_labels("01234", "train.txt")
+    assert [label.argmax() for label in labels.values()] == [2, 3, 0, 1, 1]
+
+
+def test_photos_of_other_formats(tmp_path, capsys):
+    photos_in(tmp_path, "a.webp", "b.tif", "c.TIFF", "d.bmp", "e.jpg", "x/f.gif", "g.GIF", "h.heic", "i.avif")
+    (tmp_path / "labels.csv").write_text("photo,classes\na.webp,cat\nb.tif,cat\nc.TIFF,dog\nd.bmp,cat\ne.jpg,dog\n")
+    for name in ("a.webp", "b.tif", "c.TIFF", "d.bmp"):
+        Image.new("RGB", (20, 20)).save(tmp_path / "in" / name)
+    prepare(tmp_path)
+    out, err = capsys.readouterr()
+    assert read_image_list(tmp_path / "root/train.txt") == list("abcde")
+    assert len(err.splitlines()) == 1 and "in: 2 .gif, 1 .avif, 1 .heic" in err and "cannot be used" not in out
 
 
 def test_devkit_with_classes_of_its_own(tmp_path, capsys):

@@ -54,7 +54,7 @@ def png(depth: int, kind: int, rows: np.ndarray, *chunks: tuple[bytes, bytes], a
     return b"\x89PNG\r\n\x1a\n" + header + (pixels + more if after else more + pixels) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_photos_are_upright(tmp_path, orientation, suffix):
     path = tmp_path / f"a.{suffix}"
@@ -157,3 +157,20 @@ def test_label_map_is_no_photo(tmp_path):
         with pytest.raises(UserError, match=r"a\.png.*label map"):
             read(tmp_path / "a.png")
     assert load_label(tmp_path / "a.png").shape == size_of(tmp_path / "a.png", "label map") == (4, 5)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "tif", "bmp"])
+def test_photos_of_other_formats(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(UPRIGHT).save(path, **({"quality": 95} if suffix == "webp" else {}))
+    assert is_near(load_photo(path), UPRIGHT) and size_of(path) == (24, 40)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"a\.{suffix}"):
+        size_of(path)
+
+
+def test_label_maps_are_png(tmp_path):
+    Image.fromarray(UPRIGHT[..., 0]).save(tmp_path / "a.png", "TIFF")
+    for load in (load_label, load_grey):
+        with pytest.raises(UserError, match=r"a\.png.*PNG"):
+            load(tmp_path / "a.png")
