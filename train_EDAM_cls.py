@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=positive, default=8, help="pairs per step, over all GPUs and processes")
     epochs = "passes over the pair list, which holds 25 epochs' worth of pairs"
     add("--max_epoches", type=positive, default=1, help=epochs)
-    add("--crop_size", type=positive, default=368, help="side of the square training crops in pixels")
+    add("--crop_size", type=cli.count(32), default=368, help="side of the square training crops in pixels")
     long_side = "range of the photos' longer side in pixels before cropping"
     add("--long_side", type=positive, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help=long_side)
     add("--lr", type=number, default=0.01, help="learning rate of the backbone; new layers have ten times as much")
@@ -83,8 +83,8 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
         """Return the binary cross-entropy: the mean over all pairs of the step, their photos and the classes' logits."""
         images, targets = batch  # (P, 2, 3, H, W), (P, 2, C)
-        logits = model(images)  # (P, 2, C), or (P, 2, K * C) of a network with K logits per class
-        targets = targets.repeat(1, 1, logits.shape[2] // targets.shape[2])
+        logits = model(images)  # (P, 2, C), or (P, 2, K * C)
+        targets = targets.repeat(1, 1, net.logits_per_class)
         total = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
         return total / (args.batch_size * targets[0].numel())
 
@@ -107,8 +107,9 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
 
 def make_network(args: argparse.Namespace, dataset: Dataset) -> Any:
     """Return the network that the flags describe."""
-    needs = ("input", "get_parameter_groups", "group_factors", "forward_cam")
+    needs = ("input", "num_classes", "logits_per_class", "get_parameter_groups", "group_factors", "forward_cam")
     net = make_net(args.network, needs, **options(args), **dataset.classes.options(num_classes=len(dataset.classes)))
+    dataset.classes.check_outputs(args.network, net.num_classes, len(dataset.classes))
     if args.freeze_backbone:
         freeze(net.get_parameter_groups()[:2])
     if args.attn_dropout is not None:

@@ -47,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--max_iters", type=positive, default=20000, metavar="N", help="training steps")
     add("--batch_size", type=positive, default=10, help="photos per step, over all GPUs and processes")
     add("--iter_size", type=positive, default=2, help="gradient accumulation: micro-batches per step")
-    add("--crop_size", type=positive, default=321, help="side of the square training crops in pixels")
+    add("--crop_size", type=cli.count(32), default=321, help="side of the square training crops in pixels")
     add("--lr", type=number, default=2.5e-4, help="learning rate of the backbone; new layers have ten times as much")
     adamw = "train by AdamW, with --lr for all layers, instead of SGD as published; for small networks"
     add("--adamw", action="store_const", const=True, help=adamw)

@@ -32,6 +32,7 @@ class EDAM(nn.Module):
     features: Callable[..., Tensor]
     channels: int
     input: Normalization = IMAGENET
+    logits_per_class = 1  # K of `forward`
 
     # Learning-rate factor and weight-decay factor of each of the groups of `get_parameter_groups`.
     group_factors: Sequence[tuple[float, float]] = ((1, 1), (2, 0), (10, 1), (20, 0), (1, 1), (1, 1))

@@ -24,6 +24,8 @@ class Net(EDAM, TimmBackbone):
         mask_dropout: of channels of the features before `mask_layer`.
     """
 
+    logits_per_class = 3
+
     def __init__(
         self,
         num_classes: int = 20,

@@ -40,6 +40,7 @@ class TimmBackbone(FrozenNorms):
         self.add_module(self.name, model)
         self.input, self.channels = normalization(model), feature_shape(model, 64)[1]
         self.freeze()
+        freeze_unused(model)
 
     def fold_batch_norms(self) -> None:
         """No-op: timm fuses activation into its batch norms, so they cannot be folded."""
@@ -78,6 +79,15 @@ def make_model(name: str, output_stride: int, pretrained: bool = False) -> Any:
 def feature_shape(model: Any, side: int) -> tuple[int, ...]:
     """Return the shape of the features of a square photo."""
     return tuple(model.eval().forward_features(torch.zeros(1, 3, side, side)).shape)
+
+
+@torch.enable_grad()
+def freeze_unused(model: Any) -> None:
+    """Freeze what the features do not depend on, such as a norm before the classifier: DistributedDataParallel waits for it."""
+    model.eval().forward_features(torch.zeros(1, 3, 64, 64)).sum().backward()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
 
 
 def normalization(model: Any) -> Normalization:

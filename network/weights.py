@@ -205,7 +205,8 @@ def _class_names(saved: object) -> tuple[str, ...]:
     if not isinstance(saved, dict):
         return ()
     settings = saved.get("settings")
-    names = saved.get("classes") or (settings.get("classes") if isinstance(settings, dict) else None)
+    names = getattr(saved, "classes", saved.get("classes"))  # attribute of a state dict, or key of earlier files
+    names = names or (settings.get("classes") if isinstance(settings, dict) else None)
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 

@@ -47,8 +47,14 @@ class Classes:
         return {self._key(name): c for c, name in enumerate(self.names)}
 
     def options(self, **counts: int) -> dict[str, Any]:
-        """Return options of `make_net`: the names and these counts; empty for VOC, the default."""
-        return {} if self == VOC else {"class_names": self.names, **counts}
+        """Return options of `make_net`: the names and these counts; empty for VOC's 20 classes, the default."""
+        names = {} if self == VOC else {"class_names": self.names}
+        return names if not names and len(self) == 20 else {**names, **counts}
+
+    def check_outputs(self, network: str, found: int, wanted: int) -> None:
+        """Raise UserError naming a network whose number of outputs does not fit."""
+        if found != wanted:
+            raise UserError(f"--network {network}: has {found} outputs, but {len(self)} classes need {wanted}.")
 
 
 def fold(name: str) -> str:

@@ -14,14 +14,13 @@ from torch import Tensor
 from tool import VOID
 from tool.cli import UserError
 from tool.image_ops import IMAGENET, Normalization
-from tool.training import TrainingData
 from voc12.augment import UNKNOWN, augment_labelled, augment_masked, augment_photo
 from voc12.dataset import Dataset, Files, check_inputs, label_maps, report_problems
 from voc12.images import LABEL_FORMATS, load_grey, load_label, load_photo, size_of
 from voc12.label_check import find_suspicion, read_values, report_suspicion
 
 
-class TrainPairs(TrainingData):
+class TrainPairs:
     """Pairs of augmented photos with their labels, in the order of the pair list.
 
     Args:
@@ -62,7 +61,7 @@ class TrainPairs(TrainingData):
         return torch.stack(images), torch.from_numpy(np.stack([self.labels[image_id] for image_id in ids]))
 
 
-class ShuffledPhotos(TrainingData):
+class ShuffledPhotos:
     """Photos with a target for each pixel, in another order each epoch.
 
     Args:

@@ -1,0 +1,140 @@
+"""The training loop with a network of one layer: float16, batch norms that learn, synchronisations; sessions in use."""
+
+import argparse
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training import CASES, make_data
+
+from network.deeplab_v2_tiny import Net as TinyDeepLab
+from network.frozen_norm import unfreeze_batch_norms
+from tool import distributed, training
+from tool.cli import UserError
+from tool.norms import find_learning_norms, share_batch_norms
+
+STEPS = 6
+
+
+class Numbers:
+    """Items without photos."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, position: int) -> tuple[Tensor]:
+        return (torch.full((1,), 1.0 + position % 3),)
+
+    def ids_at(self, position: int) -> list[str]:
+        return [str(position)]
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch) -> Callable[..., training.Training]:
+    """Return a maker of trainings, of which `rates` lists the steps whose learning rate was asked for."""
+
+    def make(net: nn.Module, amp: str = "off", factor: float = 1.0, world: int = 1) -> training.Training:
+        monkeypatch.setattr("tool.checkpoint.catch_signals", list)
+        flags = argparse.ArgumentParser()
+        training.add_flags(flags, "s", "nothing")
+        folders = ["--checkpoint_dir", str(tmp_path / "c"), "--log_dir", str(tmp_path / "r"), "--amp", amp]
+        args = flags.parse_args([*folders, "--num_workers", "0"])
+        vars(args).update(network="tests.made", weights=None, batch_size=2, lr=0.1)
+        rates: list[int] = []
+        task = training.Task(
+            net=net.train(),
+            optimizer=torch.optim.SGD(net.parameters(), 0.001, momentum=0.9),
+            data=Numbers(),
+            max_step=STEPS,
+            settings={},
+            loss=lambda model, batch: factor * model(batch[0]).float().sum(),
+            set_learning_rate=lambda step: rates.append(step) or 0.1,
+            load_weights=str,
+            pictures=lambda _: (),
+        )
+        made = training.Training(args, task, torch.device("cpu"), 0, world)
+        made.rates = rates
+        return made
+
+    torch.manual_seed(0)
+    return make
+
+
+def test_fp16_repeats_steps_that_overflow(make, tmp_path):
+    """Every step updates the weights, and the schedule does not advance meanwhile."""
+    run, plain = make(net := nn.Linear(1, 1), "fp16"), nn.Linear(1, 1)
+    plain.load_state_dict(net.state_dict())
+    run.run()
+    assert run.skipped > 0 and run.rates == list(range(STEPS))
+    log = (tmp_path / "c/s/train.log").read_text()
+    assert f"scale {run.scaler.get_scale():g}, {run.skipped} update" in log
+    optimizer = torch.optim.SGD(plain.parameters(), 0.001, momentum=0.9)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        plain(torch.stack([Numbers()[2 * step][0], Numbers()[2 * step + 1][0]])).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(net.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-3)
+
+
+def test_fp16_whose_steps_all_overflow(make, tmp_path):
+    with pytest.raises(UserError, match="--amp fp16"):
+        make(nn.Linear(1, 1), "fp16", factor=1e30).run()
+    assert not list((tmp_path / "c/s").glob("*.pth"))
+
+
+def test_one_collective_a_step(make, monkeypatch):
+    calls, all_reduce = [], distributed.all_reduce_sum
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda value: calls.append(1) or all_reduce(value))
+    monkeypatch.setattr(distributed, "all_reduce_max", None)
+    make(nn.Linear(1, 1)).run()
+    assert len(calls) == STEPS + 1  # the first agrees on the first batch
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.BatchNorm2d(1), nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(x[..., None, None])[..., 0, 0])
+
+
+def test_batch_norms_that_learn_need_the_whole_batch(make, monkeypatch):
+    """One GPU in place of DataParallel; without SyncBatchNorm, which CPUs lack, no several processes."""
+    with pytest.raises(UserError, match=r"tests\.made.*batch norms.*without torchrun"):
+        make(Normed(), world=2)
+    monkeypatch.setattr(distributed, "uses_all_gpus", lambda _: True)
+    monkeypatch.setattr(nn, "DataParallel", lambda model: "all GPUs")
+    assert make(nn.Linear(1, 1))._parallel_model() == "all GPUs"
+    assert isinstance(make(Normed())._parallel_model(), nn.Module)
+
+
+def test_shared_batch_norms_keep_names_and_parameters():
+    net = TinyDeepLab().train()
+    assert not find_learning_norms(net)
+    unfreeze_batch_norms(net)
+    parameters, names = list(net.parameters()), list(net.state_dict())
+    share_batch_norms(net, norms := find_learning_norms(net))
+    shared = [module for module in net.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert len(shared) == len(norms) > 5 and all(norm.momentum == 0.05 and norm.training for norm in shared)
+    assert all(a is b for a, b in zip(parameters, net.parameters(), strict=True)) and names == list(net.state_dict())
+
+
+def test_session_in_use(commands, drawn, tmp_path):
+    """A second run of its name is refused and told who holds it; a killed run leaves no lock, nor do its loaders."""
+    data, case = make_data(drawn, tmp_path / "data"), CASES["EDAM"]
+    flags = case.flags(data, "--max_epoches", 1000, "--num_workers", 1)
+    first = commands.start(tmp_path, case.script, *flags)
+    log = tmp_path / "checkpoints/s/train.log"
+    assert first.until(lambda: log.is_file() and "step " in log.read_text())
+    before = sorted(path.name for path in tmp_path.glob("checkpoints/*"))
+    for more in ((), ("--resume",)):
+        line = commands.error(tmp_path, case.script, *flags, *more)
+        assert "--session_name s" in line and f"process {first.pid}" in line
+    assert sorted(path.name for path in tmp_path.glob("checkpoints/*")) == before
+    first.send(signal.SIGKILL)
+    commands.run(tmp_path, case.script, *case.flags(data))
+    assert Path(tmp_path / "checkpoints/s.1/train.log").is_file()
