@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from experiment.report import write_report
 from experiment.runner import REPO, Step, run_steps
-from experiment.steps import Plan, command, launch, make_steps, session
+from experiment.steps import Plan, command, make_steps, session
 from tool import cli
 from tool.cli import run_script
 from voc12.masks import OWN
@@ -91,7 +91,7 @@ def make_demo_steps(plan: Plan) -> list[Step]:
         ("python", "demo/draw.py", "--out", plan.out / "salient", "--seed", plan.seed + 1, "--train", 1500, "--val", 0)
     )
     train_poolnet = command(
-        (launch(plan), "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN),
+        ("python", "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN),
         ("--train_list", others / TRAIN, "--network", plan.poolnet),
         ("--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 3, "--num_workers", 1),
         ("--vis_every", 100, "--save_every", 50, "--seed", plan.seed, session(plan, POOLNET)),

@@ -218,10 +218,15 @@ def test_checkpoint_of_other_classes_is_rejected(tmp_path, module, counts):
     pets, toys = PETS.options(**counts), Classes(("ball", "doll")).options(**counts)
     twenty = {name: 20 + value - 2 for name, value in counts.items()}
     path = saved(tmp_path / "pets.pth", module, **pets)
-    assert torch.load(path, weights_only=True)["classes"] == ["cat", "Guinea pig"]
-    assert not load_weights(make_net(module, **pets), path).missing
+    state, old_form = torch.load(path, weights_only=True), tmp_path / "old.pth"
+    assert state.classes == ["cat", "Guinea pig"]
+    make_net(module, **pets).load_state_dict(state, strict=True)  # all that the published code does with it
+    torch.save({"state_dict": dict(state), "classes": state.classes}, old_form)
+    for file in (path, old_form):
+        assert not load_weights(make_net(module, **pets), file).missing
     for file, options, keyword in (
         (path, toys, "Guinea pig.*ball"),
+        (old_form, toys, "Guinea pig.*ball"),
         (path, {}, "Guinea pig.*VOC"),
         (saved(tmp_path / "voc.pth", module), pets, "VOC.*Guinea pig"),
         (saved(tmp_path / "20.pth", module, **Classes(tuple(names(20))).options(**twenty)), {}, "Ding 00.*VOC"),

@@ -1,0 +1,62 @@
+"""Networks whose outputs do not fit the labels; the count of outputs follows the classes, also of an edited CLASSES."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import train_deeplab
+import train_EDAM_cls
+from network import make_net
+from tests.plain_net import Net
+from tool.cli import UserError
+from voc12 import classes
+from voc12.classes import Classes
+
+EDAM, DEEPLAB = "network.resnet38_EDAM_tiny", "network.deeplab_v2_tiny"
+
+
+@pytest.fixture
+def edited(monkeypatch) -> SimpleNamespace:
+    """A dataset of a user who edited CLASSES to four names."""
+    monkeypatch.setattr(classes, "VOC", four := Classes(("car", "bus", "train", "tram")))
+    return SimpleNamespace(classes=four)
+
+
+def make(script, dataset, network: str):
+    return script.make_network(script.get_parser().parse_args(["--voc12_root", "R", *more(script, network)]), dataset)
+
+
+def more(script, network: str) -> list[str]:
+    return ["--network", network, *(["--label_dir", "L"] if script is train_deeplab else [])]
+
+
+def test_count_follows_edited_classes(edited):
+    net = make(train_EDAM_cls, edited, EDAM)
+    assert net.num_classes == 4 and net.train()(torch.zeros(1, 2, 3, 64, 64)).shape == (1, 2, 4)
+    assert make(train_deeplab, edited, DEEPLAB).num_labels == 5
+
+
+def test_networks_with_other_outputs_are_refused(edited, monkeypatch):
+    monkeypatch.setattr(Net, "__init__", lambda self, num_classes: super(Net, self).__init__(20))
+    with pytest.raises(UserError, match=r"tests\.plain_net.*20.*4"):
+        make(train_EDAM_cls, edited, "tests.plain_net")
+
+
+@pytest.mark.parametrize("script", [train_EDAM_cls, train_deeplab])
+def test_crops_of_one_pixel(script, capsys):
+    with pytest.raises(SystemExit):
+        script.get_parser().parse_args(["--voc12_root", "R", *more(script, EDAM), "--crop_size", "1"])
+    assert "--crop_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["network.timm_EDAM", "network.deeplab_v2_timm"])
+@pytest.mark.parametrize("backbone", ["convnext_atto", "tf_efficientnet_lite0"])
+def test_timm_leaves_no_parameter_without_a_gradient(module, backbone):
+    """Processes that share a step wait for the gradient of each parameter that is not frozen."""
+    net = make_net(module, backbone=backbone).train()
+    out = net(torch.rand(*((1, 2) if "EDAM" in module else (1,)), 3, 64, 64))
+    sum(part.sum() for part in (out if isinstance(out, list) else [out])).backward()
+    assert not [
+        name for name, parameter in net.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
