@@ -140,7 +140,7 @@ def test_two_processes_train_networks_with_frozen_batch_norms(gpus, monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     steps = make_demo_steps(make_plan(Path("o"), 3))
     shared = {step.name for step in steps if step.command.startswith("torchrun ")}
-    assert shared == (set() if gpus == 1 else {"saliency_training", "saliency", "training", "maps", "labels", "val"})
+    assert shared == (set() if gpus == 1 else {"saliency", "training", "maps", "labels", "val"})
 
 
 def test_deeplab_is_trained_on_fused_labels_and_scored_on_unseen_photos():
