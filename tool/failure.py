@@ -24,7 +24,8 @@ def shared_failure() -> Iterator[None]:
         yield
         return
     store, over = dist.PrefixStore("failure", dist.distributed_c10d._get_default_store()), threading.Event()
-    threading.Thread(target=_watch, args=(store, over), daemon=True).start()
+    watcher = threading.Thread(target=_watch, args=(store, over), daemon=True)
+    watcher.start()
     try:
         yield
     except Exception as error:
@@ -35,23 +36,25 @@ def shared_failure() -> Iterator[None]:
             else:
                 traceback.print_exc()
         else:
-            time.sleep(0.5)  # torchrun ends the first, which prints, as soon as another has left
+            time.sleep(0.5)
         _leave()
     finally:
         over.set()
+        watcher.join()  # a thread within PyTorch at the interpreter's end aborts the process
 
 
 def _watch(store: dist.Store, over: threading.Event) -> None:
-    while not over.wait(0.2):
-        if store.check(["failed"]):
-            over.wait(0.5)
-            _leave()
+    with contextlib.suppress(RuntimeError):  # torchrun is gone, and the store with it
+        while not over.wait(0.2):
+            if store.check(["failed"]):
+                time.sleep(0.5)  # torchrun ends the first, which prints, as soon as another has left
+                _leave()
 
 
 def _is_first(store: dist.Store) -> bool:
     try:
         return store.add("failed", 1) == 1
-    except RuntimeError:  # torchrun is gone, and the store with it
+    except RuntimeError:
         return True
 
 
