@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.caffe_resnet import DEEPLAB, CaffeResNet
+from network.caffe_resnet import DeepLabResNet
 from network.taps import sum_of_convolutions
 from tool.image_ops import Normalization
 
@@ -102,5 +102,5 @@ class Net(DeepLab):
     A side H becomes ceil(H/2), then floor(./2) + 1, then ceil(./2).
     """
 
-    make_backbone = staticmethod(partial(CaffeResNet, depths=(3, 4, 23, 3), names=DEEPLAB))
+    make_backbone = staticmethod(partial(DeepLabResNet, depths=(3, 4, 23, 3)))
     input = Normalization("BGR", (104.008, 116.669, 122.675))

@@ -4,15 +4,15 @@ The published network starts from a Caffe model; torchvision's ImageNet weights 
 Tensor names are torchvision's after "base.".
 """
 
-from network import deeplab_v2
-from network.caffe_resnet import TORCHVISION
+from functools import partial
+
+from network.caffe_resnet import CaffeResNet
+from network.deeplab_v2 import DeepLab
 from tool.image_ops import IMAGENET
 
 
-class Net(deeplab_v2.Net):
-    """`deeplab_v2.Net` for the weights of torchvision's `resnet101`."""
+class Net(DeepLab):
+    """DeepLab-v2 for the weights of torchvision's `resnet101`."""
 
+    make_backbone = staticmethod(partial(CaffeResNet, depths=(3, 4, 23, 3), stride_on_3x3=True))
     input = IMAGENET
-
-    def __init__(self, **options) -> None:
-        super().__init__(**{"names": TORCHVISION, "stride_on_3x3": True, **options})

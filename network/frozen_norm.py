@@ -1,5 +1,7 @@
 """Batch norms that are not trained, and folding them into convolutions for inference."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -81,3 +83,12 @@ def fold(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> None:
     for conv in convs:
         conv.weight *= scale[:, None, None, None]
     convs[0].bias = nn.Parameter(shift, requires_grad=False)
+
+
+def fold_pairs(net: nn.Module) -> None:
+    """Fold every batch norm into the convolution that is registered right before it; an Identity takes its place."""
+    for module in list(net.modules()):
+        for (_, conv), (name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                fold(norm, conv)
+                module.add_module(name, nn.Identity())

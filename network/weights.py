@@ -143,14 +143,13 @@ def find_backbone(net: nn.Module) -> tuple[str, set[str]]:
         prefix = f"{name}." if name else ""
         if isinstance(part, TimmBackbone):
             prefix += f"{part.name}."
-            starts = [prefix]
-        elif isinstance(part, CaffeResNet):
-            starts = [f"{prefix}{layer}." for pair in part.pairs() for layer in pair]
-        elif isinstance(part, ResNet38d):
-            starts = [f"{prefix}{layer}." for layer in ("conv1a", *part.block_names, "bn7")]
+            layers = [""]
+        elif isinstance(part, CaffeResNet | ResNet38d):
+            layers = [f"{layer}." for layer in part.backbone_layers]
         else:
             continue
-        return prefix, {tensor for tensor in net.state_dict() if tensor.startswith(tuple(starts))}
+        starts = tuple(prefix + layer for layer in layers)
+        return prefix, {tensor for tensor in net.state_dict() if tensor.startswith(starts)}
     return "", set()
 
 
