@@ -118,7 +118,7 @@ def test_truncated_photo_of_every_length(tmp_path):
     [
         (None, "exist"),
         (b"", "0 bytes"),
-        (b"<!DOCTYPE html><html>", "JPEG or PNG"),
+        (b"<!DOCTYPE html><html>", "web page"),
         (b"\x89PNG\r\n", "PNG"),
         (b"GIF89a" + bytes(20), "JPEG or PNG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n", "JPEG or PNG"),  # Pillow starts a program
