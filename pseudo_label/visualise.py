@@ -38,6 +38,7 @@ def blend(below: np.ndarray, above: np.ndarray, weight: np.ndarray) -> np.ndarra
 def outline(label: np.ndarray) -> np.ndarray:
     """Return where a label map (H, W) differs from the pixel above, below, left or right: bool (H, W)."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    label = label.astype(np.uint8)  # OpenCV takes no int64
     return cv2.dilate(label, cross) != cv2.erode(label, cross)
 
 
