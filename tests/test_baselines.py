@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from voc12_devkit import hot, xml
 
-from experiment.baselines import class_areas, largest_class, write_baselines
+from experiment.baselines import class_areas, largest_class
 from pseudo_label.manifest import claim_folder
-from voc12.dataset import saliency_maps
 from voc12.images import load_label
 
 REPO = Path(__file__).resolve().parents[1]
@@ -34,30 +33,18 @@ def test_largest_class_is_one_of_the_photos():
 
 @pytest.fixture
 def devkit(tmp_path) -> Path:
-    """Photo a: class 4 on 8 pixels; b: classes 4 and 6 on 40 pixels, of which class 6 explains most."""
+    """Photo a: class 4 on 8 pixels; b: classes 4 and 6 on 40 pixels, of which class 6 explains most; c has no map."""
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "saliency").mkdir()
-    for image_id, names, rows in (("a", ["bottle"], 1), ("b", ["bottle", "car"], 5)):
+    for image_id, names, rows in (("a", ["bottle"], 1), ("b", ["bottle", "car"], 5), ("c", ["car"], 0)):
         (tmp_path / "Annotations" / f"{image_id}.xml").write_text(xml(names))
         saliency = np.full((10, 8), 20, np.uint8)  # not above 0.2 * 100: background
         saliency[:rows] = 21
-        Image.fromarray(saliency).save(tmp_path / "saliency" / f"{image_id}.png")
+        if rows:
+            Image.fromarray(saliency).save(tmp_path / "saliency" / f"{image_id}.png")
     (tmp_path / "list.txt").write_text("a\nb\na\n")
+    (tmp_path / "longer.txt").write_text("a\nc\n")
     return tmp_path
-
-
-def test_every_salient_pixel_gets_the_guess(devkit):
-    guess, background = devkit / "guess", devkit / "background"
-    guess.mkdir()
-    background.mkdir()
-    labels = {"a": hot(4), "b": hot(4, 6)}
-    write_baselines(labels, saliency_maps(devkit / "saliency"), 0.2, {"guess": guess, "background": background})
-    expected = np.zeros((10, 8), np.uint8)
-    expected[:1] = 5
-    assert np.array_equal(load_label(guess / "a.png"), expected)
-    expected[:5] = 7
-    assert np.array_equal(load_label(guess / "b.png"), expected)
-    assert not load_label(background / "b.png").any()
 
 
 def run(devkit: Path, *flags: str) -> subprocess.CompletedProcess:
@@ -65,12 +52,15 @@ def run(devkit: Path, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run([*command, "--sal_path", "saliency", *flags], cwd=devkit, capture_output=True, text=True)
 
 
-def test_command_line(devkit):
-    done = run(devkit, "--out_guess", "new/guess")
+def test_every_salient_pixel_gets_the_guess(devkit):
+    done = run(devkit, "--out_guess", "new/guess", "--out_background", "all")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "labels: 2 from Annotations\nbaselines of 2 photos written to new/guess\n"
-    assert np.unique(load_label(devkit / "new/guess/b.png")).tolist() == [0, 7]
-    assert not (devkit / "new/background").exists()
+    assert done.stdout.endswith("baselines of 2 photos written to new/guess and all\n")
+    for image_id, rows, label in (("a", 1, 5), ("b", 5, 7)):
+        expected = np.zeros((10, 8), np.uint8)
+        assert np.array_equal(load_label(devkit / f"all/{image_id}.png"), expected)
+        expected[:rows] = label
+        assert np.array_equal(load_label(devkit / f"new/guess/{image_id}.png"), expected)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +76,6 @@ def test_command_line(devkit):
 def test_bad_flags_and_missing_files_are_named(devkit, flags, keyword):
     claim_folder(devkit / "crf", {"output": "out_crf_pred"}, overwrite=False)
     (devkit / "crf/a.png").write_bytes(b"a label map")
-    (devkit / "longer.txt").write_text("a\nc\n")
-    (devkit / "Annotations/c.xml").write_text(xml(["car"]))
     done = run(devkit, *flags)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("baselines.py: error: ") and keyword in done.stderr

@@ -14,7 +14,7 @@ import torch
 import reproduce
 from demo.draw import make_devkit
 from experiment import runner
-from experiment.steps import ROWS, make_steps
+from experiment.steps import ROWS, make_steps, step_names
 from network import make_net
 from tool.cli import UserError
 from voc12.classes import LABELS
@@ -114,15 +114,13 @@ def make_named_steps(*words: object) -> dict[str, str]:
     return {step.name: step.command for step in make_steps(reproduce.make_plan(args))}
 
 
-def test_trained_weights_and_saliency_maps_save_steps(inputs, tmp_path):
+def test_what_is_there_saves_steps(inputs, tmp_path):
+    """Trained weights and saliency maps do; without saliency, DeepLab-v2 is trained on the labels of the CRF."""
+    assert list(make_named_steps(*flags(inputs, *NETWORKS))) == step_names()
     steps = make_named_steps(*flags(inputs, "edam_weights"), "--sal_path", inputs, "--out", tmp_path)
     assert not {"training", "saliency", "segmentation"} & set(steps)
     assert f"--weights {inputs}/edam_weights.pth" in steps["maps"] and f"--sal_path {inputs}" in steps["maps"]
-
-
-def test_without_saliency_deeplab_is_trained_on_the_labels_of_the_crf(inputs, tmp_path):
-    words = (*flags(inputs, "weights", "deeplab_weights"), "--out", tmp_path)
-    steps = make_named_steps(*words)
+    steps = make_named_steps(*flags(inputs, "weights", "deeplab_weights"), "--out", tmp_path)
     assert f"--label_dir {tmp_path}/crf " in steps["segmentation"]
     assert f"--infer_list {tmp_path}/lists/train_aug.txt --out_crf_pred {tmp_path}/crf" in steps["labels"]
     assert [name for name in steps if name.startswith("score_")] == [
@@ -150,10 +148,21 @@ def test_dry_run_without_sbd_says_so_and_a_try_needs_no_weights(inputs, tmp_path
     shown = capsys.readouterr()
     assert "SegmentationClassAug is missing" in shown.out and "ilsvrc-cls_rna" in shown.err
     main(monkeypatch, *words, "--try")
-    with pytest.raises(UserError):
-        main(monkeypatch, *words, "--try", "--sbd_root", tmp_path / "none")
-    assert f"problem: --sbd_root {tmp_path / 'none'}" in capsys.readouterr().err
+    assert re.search(r"--try takes about \d+ minutes here", capsys.readouterr().out)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("laptop", [False, True])
+def test_dry_run_without_flags_lists_all_that_is_needed(tmp_path, monkeypatch, capsys, laptop):
+    """Under --laptop the published weights are not asked for. A file is no folder for the output."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reproduction").write_text("")
+    with pytest.raises(UserError, match="inputs"):
+        main(monkeypatch, "--dry_run", *["--laptop", "--sal_path", "none"][: 3 * laptop])
+    shown = capsys.readouterr()
+    assert "--out" in shown.err and "--voc12_root" in shown.err and "VOCtrainval" in shown.err
+    asked = {name for name in ("ilsvrc-cls_rna", "final.pth", "deeplabv1_resnet101") if name in shown.out + shown.err}
+    assert asked == (set() if laptop else {"ilsvrc-cls_rna", "final.pth", "deeplabv1_resnet101"})
 
 
 def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, capsys):

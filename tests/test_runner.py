@@ -19,64 +19,62 @@ def run(steps: list[Step], out: Path, again=()) -> None:
     run_steps(steps, out, {}, "`make demo`", again)
 
 
+def logging_steps(folder: Path, text: str = "") -> list[Step]:
+    """Return steps 0, 1, 2, each of which adds its number to a log, and is killed where a file `kill<number>` exists."""
+    command = "sh -c 'echo {0} >> {1}/log; rm {1}/kill{0} 2> {1}/no && kill -9 $$; true' {2}"
+    return [Step(str(number), "a step", command.format(number, folder, text)) for number in range(3)]
+
+
+def logged(folder: Path) -> str:
+    """Return what steps have logged since the last call."""
+    log = folder / "log"
+    text = "".join(log.read_text().split()) if log.exists() else ""
+    log.write_text("")
+    return text
+
+
 def test_finished_steps_are_skipped(tmp_path, capfd):
-    def steps(text: str) -> list[Step]:
-        commands = (f"echo {text} >> {tmp_path}/one", f"echo two >> {tmp_path}/two", f"test -e {tmp_path}/three")
-        return [Step(str(number), "a step", command) for number, command in enumerate(commands)]
-
-    def lines() -> list[int]:
-        return [len((tmp_path / name).read_text().splitlines()) for name in ("one", "two")]
-
-    with pytest.raises(UserError, match="step 2 "):
-        run(steps("one"), tmp_path)
-    assert lines() == [1, 1]
-    (tmp_path / "three").touch()
-    run(steps("one"), tmp_path)
-    assert lines() == [1, 1]
-    assert capfd.readouterr().out.count("finished already") == 2
-    run(steps("another"), tmp_path)  # all steps after a changed one are run again
-    assert lines() == [2, 2]
+    run(logging_steps(tmp_path), tmp_path)
+    assert logged(tmp_path) == "012"
+    run(logging_steps(tmp_path), tmp_path)
+    assert logged(tmp_path) == "" and capfd.readouterr().out.count("finished already") == 3
+    steps = logging_steps(tmp_path)
+    run([steps[0], logging_steps(tmp_path, "more")[1], steps[2]], tmp_path)  # the steps after a changed one run again
+    assert logged(tmp_path) == "12"
 
 
 def test_killed_step_resumes_and_its_time_adds_up(tmp_path):
-    """Each of three steps is killed once; each run resumes at the killed one."""
-    commands = [
-        f"sh -c 'echo {number} >> {tmp_path}/log; test -e {tmp_path}/seen{number} || {{ touch {tmp_path}/seen{number}; kill -9 $$; }}'"
-        for number in range(3)
-    ]
-    steps = [Step(f"s{number}", "a step", command) for number, command in enumerate(commands)]
+    seconds = 0.0
     for number in range(3):
-        with pytest.raises(UserError, match=f"step s{number} .*-9.*make demo"):
-            run(steps, tmp_path)
-        mark = json.loads((tmp_path / "finished" / f"s{number}.json").read_text())
+        (tmp_path / f"kill{number}").touch()
+    for number in range(3):
+        with pytest.raises(UserError, match=f"step {number} .*-9.*make demo"):
+            run(logging_steps(tmp_path), tmp_path)
+        mark = json.loads((tmp_path / f"finished/{number}.json").read_text())
         assert not mark["finished"] and mark["seconds"] > 0
+        seconds = mark["seconds"]
+    run(logging_steps(tmp_path), tmp_path)
+    assert logged(tmp_path) == "001122" and all(is_finished(tmp_path, step) for step in logging_steps(tmp_path))
+    assert json.loads((tmp_path / "finished/2.json").read_text())["seconds"] > seconds
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"command": "x", "unknown": 1}'])
+def test_unreadable_mark_counts_as_none(tmp_path, text):
+    for _ in range(2):
+        run(logging_steps(tmp_path)[:1], tmp_path)
+        (tmp_path / "finished/0.json").write_text(text)
+    assert logged(tmp_path) == "00"
+
+
+@pytest.mark.parametrize(("first", "only", "ran"), [(None, None, ""), ("1", None, "12"), (None, "1", "1")])
+def test_from_and_only(tmp_path, first, only, ran):
+    steps = logging_steps(tmp_path)
     run(steps, tmp_path)
-    assert (tmp_path / "log").read_text().split() == ["0", "0", "1", "1", "2", "2"]
-    assert all(is_finished(tmp_path, step) for step in steps)
-
-
-def test_unreadable_mark_counts_as_none(tmp_path):
-    step = Step("a", "a step", f"touch {tmp_path}/made")
-    run([step], tmp_path)
-    for text in ("", "[]", "{", '{"command": "x", "unknown": 1}'):
-        (tmp_path / "made").unlink()
-        (tmp_path / "finished" / "a.json").write_text(text)
-        run([step], tmp_path)
-        assert (tmp_path / "made").exists()
-
-
-def test_from_and_only(tmp_path):
-    steps = [Step(name, "a step", f"sh -c 'echo {name} >> {tmp_path}/log'") for name in "abc"]
-    run(steps, tmp_path)
-    run(*select(steps, None, None)[:1], tmp_path)
-    assert (tmp_path / "log").read_text() == "a\nb\nc\n"
-    for first, only, added in (("b", None, "b\nc\n"), (None, "b", "b\n")):
-        (tmp_path / "log").unlink()
-        chosen, again = select(steps, first, only)
-        run(chosen, tmp_path, again)
-        assert (tmp_path / "log").read_text() == added
-        assert all(is_finished(tmp_path, step) for step in steps)
-    with pytest.raises(UserError, match=r"--from d: .*a, b, c"):
+    logged(tmp_path)
+    chosen, again = select(steps, first, only)
+    run(chosen, tmp_path, again)
+    assert logged(tmp_path) == ran and all(is_finished(tmp_path, step) for step in steps)
+    with pytest.raises(UserError, match=r"--from d: .*0, 1, 2"):
         select(steps, "d", None)
 
 
@@ -139,14 +137,6 @@ def chain(tmp_path, monkeypatch):
         return [Step("train", "a step", train), Step("infer", "a step", infer)]
 
     return steps
-
-
-def logged(folder: Path) -> str:
-    """Return what ran since the last call: t for the training, i for the inference."""
-    log = folder / "log"
-    text = log.read_text() if log.exists() else ""
-    log.write_text("")
-    return text
 
 
 def test_another_number_of_processes_changes_nothing(chain, tmp_path):
