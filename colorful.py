@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pseudo_label.evaluate import check_values
 from pseudo_label.manifest import claim_folder, classes_of
 from pseudo_label.visualise import contact_sheet, overlay
 from tool import VOID, cli
 from tool.cli import UserError, counted, run_script
 from voc12.classes import PALETTE, VOC
 from voc12.dataset import Files, check_inputs, label_maps, photos, read_image_list, report_problems
-from voc12.images import load_label, load_photo, save_label, save_rgb
+from voc12.images import check_values, load_label, load_photo, save_label, save_rgb
 from voc12.lists import make_classes, read_classes
 
 SHEET_IMAGES = 24
@@ -63,7 +62,7 @@ def read_labels(files: Files, image_id: str, count: int) -> np.ndarray:
     """Return a label map. UserError: it holds values other than `count` labels and void."""
     path = files.find(image_id)
     label = load_label(path)
-    check_values(path, np.where(label == VOID, 0, label), count)
+    check_values(path, label, count)
     return label
 
 

@@ -19,7 +19,7 @@ from tool.cli import UserError, counted
 from tool.files import load_npy_dict
 from tool.workers import WorkerPool
 from voc12.dataset import Files, grey_masks, label_maps, saliency_maps, score_files
-from voc12.images import explain, load_grey, load_label, values_in
+from voc12.images import check_values, load_grey, load_label, values_in
 
 CHUNK = 8  # images per task of a worker process
 TITLES = {
@@ -92,10 +92,9 @@ class LabelSource:
         `paths` are in the order of `inputs`. UserError names a bad file.
         """
         truth = load_label(paths[0])
-        check_values(paths[0], np.where(truth == self.void, 0, truth), len(self.names))
+        values = {paths[0].stem: check_values(paths[0], truth, len(self.names), self.void)}
         matrix = self._confusion(truth, paths[1], *paths[2:])
         shown = bool(matrix[0, 1:].any())  # of a curve: at its first theta, which leaves most foreground
-        values = {paths[0].stem: values_in(truth)}
         return Evaluation(matrix, [], int(shown), int(shown and not matrix[0, :, 1:].any()), values)
 
     def _confusion(self, truth: np.ndarray, path: Path, sal_path: Path | None = None) -> np.ndarray:
@@ -104,7 +103,7 @@ class LabelSource:
             predicted = load_label(path)
             check_size(path, predicted, truth)
             # Void predicted on void is allowed, so that ground truth can be scored against itself.
-            check_values(path, np.where((truth == self.void) & (predicted == self.void), 0, predicted), n)
+            check_values(path, np.where((truth == self.void) & (predicted == self.void), 0, predicted), n, None)
             return metrics.confusion(truth, predicted, n, self.void)[None]
         classes, scores, background = read_scores(path, truth, n, self.crf)
         fusion: dict[str, Any] = {"alpha": self.alpha, "beta": self.beta}
@@ -163,7 +162,7 @@ class SaliencySource:
                 raise UserError(
                     f"label map {paths[0]}: holds 0 and {VOID} only. Grey masks are read without --voc12_root."
                 )
-            check_values(paths[0], np.where(truth == VOID, 0, truth), self.labels)
+            check_values(paths[0], truth, self.labels)
             salient, known = truth > 0, truth != VOID
         saliency = load_grey(paths[1])
         check_size(paths[1], saliency, truth)
@@ -244,12 +243,6 @@ def check_size(path: Path, array: np.ndarray, truth: np.ndarray) -> None:
     if array.shape != truth.shape:
         found, expected = ("x".join(map(str, shape)) for shape in (array.shape, truth.shape))
         raise UserError(f"{path}: is {found} (height x width), the ground truth {expected}")
-
-
-def check_values(path: Path, label: np.ndarray, n: int) -> None:
-    """Raise UserError if a label map holds other values than 0..n-1."""
-    if values := metrics.out_of_range(label, n):
-        raise UserError(f"{path}: holds the value {values[0]}, where 0..{n - 1} was expected{explain(label, n)}")
 
 
 def label_table(result: dict[str, Any], true_labels: int) -> list[str]:

@@ -9,17 +9,11 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, n: int, void: int) -> np
     """Return the pixel counts, int64 (n, n): row = ground truth, column = prediction.
 
     Both label maps are uint8 of one shape. Pixels whose ground truth is `void` are left out; elsewhere both hold
-    values 0..n-1 (see `out_of_range`).
+    values 0..n-1.
     """
     counted = truth != void
     pairs = truth[counted].astype(np.int64) * n + predicted[counted]
     return np.bincount(pairs, minlength=n * n).reshape(n, n)
-
-
-def out_of_range(label: np.ndarray, n: int) -> list[int]:
-    """Return the values of a label map that are not 0..n-1, ascending."""
-    counts = np.bincount(label.ravel(), minlength=n)
-    return [int(value) for value in np.flatnonzero(counts[n:]) + n]
 
 
 def iou(matrix: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from tool.cli import UserError
 from tool.image_ops import IMAGENET, Normalization
 from voc12.augment import UNKNOWN, augment_labelled, augment_masked, augment_photo
 from voc12.dataset import Dataset, Files, check_inputs, label_maps, report_problems
-from voc12.images import LABEL_FORMATS, load_grey, load_label, load_photo, size_of
-from voc12.label_check import find_suspicion, read_values, report_suspicion
+from voc12.images import LABEL_FORMATS, check_values, load_grey, load_label, load_photo, size_of
+from voc12.label_check import find_suspicion, report_suspicion
 
 
 class TrainPairs:
@@ -73,6 +73,7 @@ class ShuffledPhotos:
     """
 
     augment: Callable[..., tuple[Tensor, Tensor]]
+    target_dir: Path
     smallest_side = 0  # of whole photos, in pixels
 
     def __init__(
@@ -105,9 +106,9 @@ class ShuffledPhotos:
         """
         raise NotImplementedError
 
-    def find_suspicion(self, values: dict[str, list[int]]) -> str:
-        """Return what makes the targets suspicious, "" if nothing. values: id -> result of `check`."""
-        raise NotImplementedError
+    def image_labels(self) -> dict[str, np.ndarray]:
+        """Return the image-level labels of the photos that have one, to compare the targets with."""
+        return {}
 
     def check_side(self, image_id: str, shape: tuple[int, ...]) -> None:
         """Raise UserError if a whole photo (H, W) is too small for the network."""
@@ -120,12 +121,15 @@ class ShuffledPhotos:
 
         UserError: there are some, without `skip_errors`, or the targets are suspicious, without `accept_labels`.
         """
-        problems = check_inputs(
-            self.ids,
-            self.files,
-            self.check,
-            lambda values: report_suspicion(self.find_suspicion(values), accept_labels),
-        )
+        values: dict[str, list[int]] = {}
+
+        def check(image_id: str) -> None:
+            values[image_id] = self.check(image_id)
+
+        def check_all() -> None:
+            report_suspicion(find_suspicion(self.target_dir, values, self.image_labels()), accept_labels)
+
+        problems = check_inputs(self.ids, self.files, check, check_all)
         self.ids = report_problems(problems, self.ids, skip_errors, "trained on")
         return [image_id for image_id, _ in problems]
 
@@ -153,7 +157,7 @@ class LabelledPhotos(ShuffledPhotos):
         normalization: Normalization,
     ) -> None:
         self.dataset, self.photos, self.labels = dataset, dataset.photos(), label_maps(label_dir)
-        self.num_labels = len(dataset.classes.labels)
+        self.target_dir, self.num_labels = Path(label_dir), len(dataset.classes.labels)
         super().__init__(ids, [self.photos, self.labels], crop_size, seed, normalization)
 
     def load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -163,10 +167,11 @@ class LabelledPhotos(ShuffledPhotos):
         return photo, label
 
     def check(self, image_id: str) -> list[int]:
-        return read_values(self.labels.find(image_id), self.num_labels)
+        path = self.labels.find(image_id)
+        return check_values(path, load_label(path), self.num_labels)
 
-    def find_suspicion(self, values: dict[str, list[int]]) -> str:
-        return find_suspicion(self.labels.folder, values, self.dataset.find_labels(values))
+    def image_labels(self) -> dict[str, np.ndarray]:
+        return self.dataset.find_labels(self.ids)
 
 
 class MaskedPhotos(LabelledPhotos):
@@ -201,7 +206,7 @@ class PairedPhotos(ShuffledPhotos):
         self, pairs: dict[str, str], root: Path, crop_size: int | None, seed: int, normalization: Normalization
     ) -> None:
         super().__init__(list(pairs), [], crop_size, seed, normalization)
-        self.root, self.pairs = root, pairs
+        self.root, self.target_dir, self.pairs = root, root, pairs
 
     def load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         photo, path = np.array(load_photo(self.root / image_id)), self.root / self.pairs[image_id]
@@ -215,9 +220,6 @@ class PairedPhotos(ShuffledPhotos):
         _check_size("mask", path, mask.shape, shape)
         self.check_side(image_id, shape)
         return np.unique(mask > 127).astype(int).tolist()
-
-    def find_suspicion(self, values: dict[str, list[int]]) -> str:
-        return find_suspicion(self.root, values)
 
 
 @lru_cache(maxsize=4)

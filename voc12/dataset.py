@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -129,8 +128,8 @@ def check_root(root: Path, need_photos: bool = True) -> None:
 def check_inputs(
     ids: Collection[str],
     files: Sequence[Files],
-    check: Callable[[str], Any] | None = None,
-    check_all: Callable[[dict[str, Any]], object] | None = None,
+    check: Callable[[str], object] | None = None,
+    check_all: Callable[[], object] | None = None,
 ) -> list[tuple[str, str]]:
     """Return (id, message) of each image with an unusable file: missing, twice, empty, truncated, of another format or size.
 
@@ -140,20 +139,19 @@ def check_inputs(
         ids: images; duplicates are checked once.
         files: kinds of files that each image needs, all of one size. UserError if the folder of one holds no such file.
         check: further check of an image, which raises UserError.
-        check_all: check of id -> result of `check`, for the images without a problem, which raises UserError.
+        check_all: check of all images, after that of each, which raises UserError.
     """
     found: list[tuple[str, str]] | UserError = []
     if is_main_process() and ids:
         try:
             for one in files:
                 one.check()
-            unique, results = list(dict.fromkeys(ids)), dict[str, Any]()
-            find_problem = partial(_problem, files, check, results)
+            unique, find_problem = list(dict.fromkeys(ids)), partial(_problem, files, check)
             with ThreadPoolExecutor(4) as pool:
                 messages = tqdm(pool.map(find_problem, unique), "checking", len(unique), unit="photo", disable=None)
                 found = [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
             if check_all is not None:
-                check_all({image_id: results[image_id] for image_id in unique if image_id in results})
+                check_all()
         except UserError as error:
             found = error
     found = from_main(found)
@@ -162,10 +160,8 @@ def check_inputs(
     return found
 
 
-def _problem(
-    files: Sequence[Files], check: Callable[[str], Any] | None, results: dict[str, Any], image_id: str
-) -> str | None:
-    """Return a message on the first of the image's files that cannot be used, or put the result of `check` to the others."""
+def _problem(files: Sequence[Files], check: Callable[[str], object] | None, image_id: str) -> str | None:
+    """Return a message on the first of the image's files that cannot be used."""
     first = None
     try:
         for one in files:
@@ -180,7 +176,7 @@ def _problem(
             if size != first[1]:
                 return f"{path}: {one.what} is {size} pixels, its {first[0]} {first[1]}. Resize it, label maps by nearest neighbour"
         if check is not None:
-            results[image_id] = check(image_id)
+            check(image_id)
     except UserError as error:
         return str(error)
     return None

@@ -47,11 +47,6 @@ def load_photo(path: str | Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def values_in(label: np.ndarray) -> list[int]:
-    """Return the values that a label map, uint8 (H, W), holds."""
-    return np.flatnonzero(np.bincount(label.ravel(), minlength=256)).tolist()
-
-
 def load_label(path: str | Path) -> np.ndarray:
     """Return the label map at `path`, uint8 (H, W): see `read_label`."""
     return read_label(path)[0]
@@ -132,16 +127,24 @@ def save_rgb(path: str | Path, picture: np.ndarray) -> None:
         Image.fromarray(np.ascontiguousarray(picture)).save(file, format="PNG")
 
 
-def explain(label: np.ndarray, count: int) -> str:
-    """Return the probable cause of values outside 0..count - 1 in a label map, as the end of a message; "" if unknown."""
-    values = set(np.unique(label).tolist())
-    wrong = values - set(range(count))
-    if wrong == {VOID}:
-        return f" ({VOID} is void, for the ground truth only: give each pixel a label, 0 for background)"
+def values_in(label: np.ndarray) -> list[int]:
+    """Return the values that a label map, uint8 (H, W), holds."""
+    return np.flatnonzero(np.bincount(label.ravel(), minlength=256)).tolist()
+
+
+def check_values(path: str | Path, label: np.ndarray, count: int, void: int | None = VOID) -> list[int]:
+    """Return the values that the label map at `path` holds. UserError: one is neither in 0..count - 1 nor void."""
+    values = values_in(label)
+    wrong = [value for value in values if value >= count and value != void]
+    if not wrong:
+        return values
+    hint = ""
     greys = (PALETTE @ np.array([0.299, 0.587, 0.114])).round().astype(int)  # of a palette PNG that was read as grey
-    if wrong and values <= set(greys[[*range(count), VOID]].tolist()):
-        return " (these are VOC's colours turned into grey: read palette PNGs by their indices, as Pillow does)"
-    return ""
+    if wrong == [VOID]:
+        hint = f" ({VOID} is void, for the ground truth only: give each pixel a label, 0 for background)"
+    elif set(values) <= set(greys[[*range(count), VOID]].tolist()):
+        hint = " (these are VOC's colours turned into grey: read palette PNGs by their indices, as Pillow does)"
+    raise UserError(f"{path}: holds the value {wrong[0]}, where 0..{count - 1} was expected{hint}")
 
 
 def labels_of_colours(colours: np.ndarray) -> np.ndarray | None:

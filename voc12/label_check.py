@@ -8,24 +8,12 @@ import numpy as np
 
 from tool import VOID
 from tool.cli import UserError, summarize_ids
-from voc12.images import explain, load_label, values_in
 
 ACCEPT = (
     "go on with labels that look wrong as a whole, which are printed: nearly all of one value, most without a class"
 )
 """Help of --accept_labels."""
 NEARLY_ALL = 0.9
-
-
-def read_values(path: str | Path, count: int, void: int = VOID) -> list[int]:
-    """Return the values in a label map. UserError: one is neither in 0..count - 1 nor void."""
-    label = load_label(path)
-    values = values_in(label)
-    foreign = [value for value in values if value >= count and value != void]
-    if foreign:
-        wanted = f"0..{count - 1} and {void} were expected{explain(label, count)}"
-        raise UserError(f"label map {path} holds the value {foreign[0]}, where {wanted}")
-    return values
 
 
 def find_suspicion(

@@ -11,7 +11,7 @@ from tool.cli import UserError, nearest, summarize_ids
 from tool.files import load_npy_dict
 from voc12.classes import VOC, Classes
 from voc12.lists import PREPARE
-from voc12.tables import NO_CLASS, read_label_csv
+from voc12.tables import read_label_csv
 
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
 """Help of the flag --ignore_foreign."""
@@ -89,7 +89,6 @@ def read_label_table(path: str | Path, classes: Classes, ignore_foreign: bool = 
             raise UserError(f"{error}. {PREPARE}, or remove it to read the labels from XML") from error
     table: dict[str, np.ndarray] = {}
     for number, image_id, names in read_label_csv(path):
-        names = [name for name in names if name.lower() not in NO_CLASS or classes.index(name) is not None]
         label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
         table[image_id] = np.maximum(table[image_id], label) if image_id in table else label
     return table

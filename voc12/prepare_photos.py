@@ -35,7 +35,7 @@ from voc12.masks import complete_masks
 from voc12.pairs import PAIRS_FILE, add_flags, make_pairs
 from voc12.prepare import check_photos, link, write_texts
 from voc12.report import Findings, compare_masks, count_classes, list_lines, next_command
-from voc12.tables import FORMS, NO_CLASS, read_label_csv
+from voc12.tables import FORMS, read_label_csv
 
 TRAIN, SCORED = "train.txt", "with_mask.txt"
 
@@ -102,13 +102,13 @@ def find_photos(folder: Path) -> Files:
     return files
 
 
-def read_rows(args: argparse.Namespace, files: Files) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (place for messages, image id, class names) of the table or of each photo in a folder."""
+def read_rows(args: argparse.Namespace, files: Files, dropped: list[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (place for messages, image id, class names) of the table or of each photo's folder. dropped: see `read_label_csv`."""
     if str(args.labels) == "folders":
         for image_id, (path, *_) in files.names.items():
             yield str(args.photos / path), image_id, [Path(path).parent.name] if "/" in path else []
         return
-    for number, image_id, names in read_label_csv(args.labels, files.names):
+    for number, image_id, names in read_label_csv(args.labels, files.names, dropped):
         where = f"{args.labels}, line {number}"
         if image_id in files.by_name and image_id not in files.names:
             equal = " and ".join(files.by_name[image_id][:2])
@@ -127,13 +127,8 @@ def write_table(args: argparse.Namespace, files: Files, findings: Findings) -> N
     classes = read_classes(root) if (root / CLASSES_FILE).exists() else None
     rows: dict[str, list[str]] = {}
     spellings: dict[str, str] = {}
-    for where, image_id, names in read_rows(args, files):
-        blank = [
-            name for name in names if name.lower() in NO_CLASS and not (classes and classes.index(name) is not None)
-        ]
-        for name in blank:
-            findings.add(f"names in {path} that mean no class, left out", f"{name} ({image_id})")
-        names = [name for name in names if name not in blank]
+    dropped: list[str] = []
+    for where, image_id, names in read_rows(args, files, dropped):
         if classes:
             multi_hot(names, classes, where, args.ignore_foreign)
         if image_id not in files.names:
@@ -142,6 +137,8 @@ def write_table(args: argparse.Namespace, files: Files, findings: Findings) -> N
         rows.setdefault(image_id, []).extend(names)
         for name in names:
             spellings.setdefault(fold(name), name)
+    for name in dropped:
+        findings.add(f"names in {path} that mean no class, left out", name)
     if not spellings:
         raise UserError(f"{path}: no line names a photo and a class. {FORMS}, 1.jpg being the photo's file name.")
     is_new = classes is None

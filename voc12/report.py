@@ -60,11 +60,7 @@ def compare_masks(
 ) -> str:
     """Return a line with the number of images whose mask shows the classes of their label; too few become a finding.
 
-    Args:
-        folder: of the masks. UserError naming it: they are no label maps.
-        labels: id -> (C,) multi-hot.
-        masks: id -> values in the mask, None for an unusable one.
-        findings: receives what looks wrong.
+    labels: id -> (C,) multi-hot; masks: id -> values in the mask, None for an unusable one. UserError: they are no label maps.
     """
     both = {image_id: values for image_id in labels if (values := masks.get(image_id)) is not None}
     if suspicion := find_suspicion(folder, both):

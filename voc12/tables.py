@@ -14,7 +14,7 @@ from voc12.lists import check_id, path_id, read_text
 
 FORMS = "Write 'photo,classes' over lines '1.jpg,cat;dog', or 'photo,cat,dog' over '1.jpg,1,1'"
 NO_CLASS = {"none", "n/a", "na", "nan", "null", "nil", "-", "--", "?", "unknown", "unlabeled", "unlabelled"}
-"""Names, in lower case, that say that there is no class."""
+"""Names, in lower case, that mean no class."""
 _PHOTO_COLUMN = re.compile(r"(photo|image|img|picture|file)?s?(id|file|name|path|filename|filepath)?s?")
 _CLASS_COLUMN = re.compile(r"(class|label|categor|tag)(y|e?s|ies)?(names?)?\d*")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?")
@@ -22,7 +22,9 @@ _SHOWN = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "tru
 Rows = list[tuple[int, list[str]]]
 
 
-def read_label_csv(path: str | Path, known: Collection[str] = ()) -> Iterator[tuple[int, str, list[str]]]:
+def read_label_csv(
+    path: str | Path, known: Collection[str] = (), dropped: list[str] | None = None
+) -> Iterator[tuple[int, str, list[str]]]:
     """Yield (line number, image id, class names) of each line of a table.
 
     Columns are separated by commas, semicolons or tabs. The header decides on the form: `photo,classes` (or no header), with the
@@ -32,6 +34,7 @@ def read_label_csv(path: str | Path, known: Collection[str] = ()) -> Iterator[tu
     Args:
         path: the table.
         known: ids of the photos, which of equal names in several folders begin with the folder.
+        dropped: receives `<name> (<id>)` of each name that means no class, such as "none".
 
     Raises:
         UserError: the file cannot be read or is empty, or the table has another form.
@@ -45,7 +48,10 @@ def read_label_csv(path: str | Path, known: Collection[str] = ()) -> Iterator[tu
         if is_one_hot:
             names = [name for name, cell in zip(header[1:], names, strict=True) if _SHOWN[cell.lower()]]
         names = [part.strip() for name in names for part in re.split("[,;|]", name)]
-        yield number, check_id(_image_id(cells[0], known), f"{path}, line {number}"), [name for name in names if name]
+        image_id = check_id(_image_id(cells[0], known), f"{path}, line {number}")
+        if dropped is not None:
+            dropped += [f"{name} ({image_id})" for name in names if name.lower() in NO_CLASS]
+        yield number, image_id, [name for name in names if name and name.lower() not in NO_CLASS]
 
 
 def _is_one_hot(path: str | Path, header: list[str], rows: Rows) -> bool:
