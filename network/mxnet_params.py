@@ -25,15 +25,17 @@ from tool.torch_file import MXNET, open_weights
 _DTYPES = [np.dtype(name) for name in ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")]  # by MXNet's number
 _MAGIC_1_0, _MAGIC_1_X = 0xF993FAC8, 0xF993FAC9
 
-_BLOCK = re.compile(r"(arg:res|arg:bn|aux:bn)([2-7])(a|b[1-5])_(branch1|branch2a|branch2b[12])_(\w+)")
-_WEIGHTS = {
-    "arg:res": {"weight": "weight"},
-    "arg:bn": {"gamma": "weight", "beta": "bias"},
-    "aux:bn": {"moving_mean": "running_mean", "moving_var": "running_var"},
+_TENSOR = re.compile(
+    r"(?:arg|aux):(?:(conv1a|bn7)|(res|bn)([2-7])(a|b[1-5])_(branch1|branch2a|branch2b[12]))"
+    r"_(weight|gamma|beta|moving_mean|moving_var)"
+)
+_KINDS = {
+    "weight": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_var": "running_var",
 }
-_SINGLE = {"arg:conv1a_weight": "conv1a.weight"}
-for _kind in ("arg:bn", "aux:bn"):
-    _SINGLE |= {f"{_kind}7_{theirs}": f"bn7.{ours}" for theirs, ours in _WEIGHTS[_kind].items()}
 _DROPPED = {"arg:linear1000_weight", "arg:linear1000_bias"}  # the 1000-way ImageNet classifier
 
 
@@ -68,23 +70,16 @@ def to_resnet38d(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, T
     for name, array in arrays.items():
         if name in _DROPPED:
             continue
-        ours = _SINGLE.get(name) or _block_name(name)
-        if ours is None:
+        match = _TENSOR.fullmatch(name)
+        if match is None:
             raise UserError(f"{path}: {name!r} is no tensor of the ImageNet ResNet-38. Give that network's .params.")
+        layer, kind, stage, block, branch, tensor = match.groups()
+        if layer is None:
+            block = "" if block == "a" else f"_{block[1:]}"
+            layer = f"b{stage}{block}.{'conv' if kind == 'res' else 'bn'}_{branch}"
         with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which `load_weights` refuses
-            tensors[ours] = torch.from_numpy(array.astype(np.float32))
+            tensors[f"{layer}.{_KINDS[tensor]}"] = torch.from_numpy(array.astype(np.float32))
     return tensors
-
-
-def _block_name(name: str) -> str | None:
-    """Return the name in `ResNet38d` of a tensor of one of the blocks."""
-    match = _BLOCK.fullmatch(name)
-    if match is None or match[5] not in _WEIGHTS[match[1]]:
-        return None
-    kind, stage, block, branch, tensor = match.groups()
-    block = f"b{stage}" if block == "a" else f"b{stage}_{block[1:]}"
-    layer = "conv" if kind == "arg:res" else "bn"
-    return f"{block}.{layer}_{branch}.{_WEIGHTS[kind][tensor]}"
 
 
 class _Reader:

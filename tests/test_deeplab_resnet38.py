@@ -3,14 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_weights import backbone, trained
+from test_weights import trained
 from torch import nn
 
-from network import deeplab_v2, deeplab_v2_resnet38, deeplab_v2_tiny, resnet38_EDAM_tiny
+from network import deeplab_v2_resnet38, deeplab_v2_tiny, resnet38_EDAM_tiny
 from network.frozen_norm import has_frozen_norms, unfreeze_batch_norms
 from network.resnet38d import ResNet38d
 from network.weights import find_backbone, load_weights
-from tool.cli import UserError
 from tool.image_ops import IMAGENET
 
 ASPP = [f"base.aspp.c{i}.{kind}" for i in range(4) for kind in ("weight", "bias")]
@@ -46,33 +45,6 @@ def test_backbone_of_the_demo_computes_the_same(tmp_path, net, head):
     logits = sum(conv(ours) for conv in net.base.aspp.children())
     close = {"rtol": 1.3e-6, "atol": 2e-6 * logits.abs().max().item()}  # they are about 1e33
     torch.testing.assert_close(net(net.input.normalise(photo)[None]), logits, **close)
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_whole_checkpoint(tmp_path, net, prefix):
-    state = {name: tensor + 1 for name, tensor in net.state_dict().items()}
-    torch.save({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "a.pth")
-    report = load_weights(net, tmp_path / "a.pth")
-    assert (report.loaded, report.missing, report.unexpected) == (len(state), [], [])
-    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
-
-
-def test_files_of_other_networks(tmp_path, net):
-    edam = resnet38_EDAM_tiny.Net()
-    small = deeplab_v2.Net(depths=(1, 1, 1, 1), widths=(4, 8, 8, 8, 8))
-    for into, state, message in (
-        (net, edam.state_dict(), "mask_layer.weight, .* unknown"),
-        (net, {**backbone(edam), "more.weight": torch.ones(1)}, "more.weight unknown"),
-        (net, small.state_dict(), "unknown to this network"),
-        (net, {n: t for n, t in net.state_dict().items() if n != ASPP[1]}, "lacks base.aspp.c0.bias"),
-        (edam, net.state_dict(), "base.conv1a.weight, .* unknown"),
-        (small, backbone(edam), "conv1a.weight, .* unknown"),
-    ):
-        before = {name: tensor.clone() for name, tensor in into.state_dict().items()}
-        torch.save(state, tmp_path / "a.pth")
-        with pytest.raises(UserError, match=message):
-            load_weights(into, tmp_path / "a.pth")
-        assert all(torch.equal(tensor, before[name]) for name, tensor in into.state_dict().items())
 
 
 def test_one_scale_has_one_loss(net):

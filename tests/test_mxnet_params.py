@@ -22,9 +22,9 @@ def write(path, data: bytes):
     return path
 
 
-@pytest.mark.parametrize("version", ["0.9.5", "1.9"])
-def test_parity_files_convert_exactly(version):
-    raw = read_params(PARITY / f"resnet38_mini_mxnet{version}.params")
+def test_parity_files_convert_exactly():
+    raw, new = (read_params(PARITY / f"resnet38_mini_mxnet{version}.params") for version in ("0.9.5", "1.9"))
+    assert list(raw) == list(new) and all(np.array_equal(raw[name], new[name]) for name in raw)
     tensors = to_resnet38d(raw, "a.params")
     assert len(raw) == 193 and list(tensors) == list(EXPECTED)
     for name, tensor in tensors.items():
@@ -32,12 +32,6 @@ def test_parity_files_convert_exactly(version):
         assert tensor.dtype == torch.float32
         assert float(tensor.numpy().sum()) == EXPECTED[name]["sum"], name  # summed in float32, by numpy
         assert tensor.flatten()[0].item() == EXPECTED[name]["first"], name
-
-
-def test_both_parity_files_hold_the_same_arrays():
-    old, new = (read_params(PARITY / f"resnet38_mini_mxnet{version}.params") for version in ("0.9.5", "1.9"))
-    assert list(old) == list(new)
-    assert all(np.array_equal(old[name], new[name]) for name in old)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -73,10 +67,7 @@ def test_to_resnet38d_names_every_tensor():
     assert mxnet_name("b4_3.bn_branch2b1.weight") == "arg:bn4b3_branch2b1_gamma"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["res2a_branch1_weight", "aux:res2a_branch1_weight", "arg:bn4b3_branch2b1_moving_var", "arg:conv1a_weight\n"],
-)
+@pytest.mark.parametrize("name", ["res2a_branch1_weight", "arg:bn8a_branch2a_gamma", "arg:conv1a_weight\n"])
 def test_to_resnet38d_rejects_other_names(name):
     with pytest.raises(UserError, match=r"a\.params.*ResNet-38") as error:
         to_resnet38d({name: np.zeros(1, np.float32)}, "a.params")
@@ -101,17 +92,13 @@ def changed(at: int, layout: str, value: int) -> bytes:
     ("data", "keyword"),
     [
         (b"", "empty"),
-        (b"\n <!DOCTYPE html><html>", "web page"),
         (zip_bytes({"a": b"b"}), "zip archive"),
-        (params_bytes(TWO)[:20], "truncated"),
-        (params_bytes(TWO)[:90], "truncated"),
         (params_bytes(TWO)[:-1], "truncated"),
         (params_bytes(TWO) + b"xy", "bytes follow its end"),
         (changed(16, "<Q", 2**60), "damaged"),  # number of arrays
         (changed(28, "<i", 1), "sparse"),
         (changed(32, "<I", 2**32 - 1), "damaged"),  # dimensions
         (changed(36, "<q", -1), "damaged"),  # a side
-        (changed(36, "<q", 2**60), "damaged"),
         (changed(68, "<i", 7), "damaged"),  # value type
         (changed(144, "<Q", 3), "damaged"),  # number of names
         (changed(152, "<Q", 2**60), "damaged"),  # length of a name
@@ -122,10 +109,3 @@ def test_read_params_rejects(tmp_path, data, keyword):
     with pytest.raises(UserError, match=keyword) as error:
         read_params(write(tmp_path / "a.params", data))
     assert "a.params" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_read_params_rejects_other_paths(tmp_path):
-    with pytest.raises(UserError, match=r"absent\.params does not exist"):
-        read_params(tmp_path / "absent.params")
-    with pytest.raises(UserError, match="regular file"):
-        read_params(tmp_path)

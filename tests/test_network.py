@@ -11,7 +11,6 @@ from conftest import PARITY, SHARED, needs_shared
 from devices import limit
 
 from network import make_net, resnet38_EDAM_tiny
-from network.resnet38_EDAM_cls import Net
 from tool.cli import UserError
 from tool.image_ops import IMAGENET
 from tool.optim import lr_factor, make_sgd, set_learning_rate
@@ -96,14 +95,6 @@ def test_three_steps_on_photos_at_the_published_crop(filled_net):
     three_steps(filled_net, pair["images"], pair["labels"], expected)
 
 
-def test_batch_norms_stay_frozen(filled_net):
-    filled_net.train()
-    norms = [module for module in filled_net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert len(norms) == 37
-    assert not any(module.training for module in norms)
-    assert not any(parameter.requires_grad for module in norms for parameter in module.parameters())
-
-
 def test_parameter_groups(filled_net):
     groups = filled_net.get_parameter_groups()
     names = {id(parameter): name for name, parameter in filled_net.named_parameters()}
@@ -127,15 +118,6 @@ def test_output_stride_8_rounds_up(filled_net, size):
 def test_wrong_input_shape(filled_net):
     with pytest.raises(ValueError, match=r"got \(3, 3, 8, 8\)"):
         filled_net(torch.zeros(3, 3, 8, 8))
-
-
-def test_new_layers_start_xavier_uniform():
-    torch.manual_seed(0)
-    net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1))
-    bound = (6 / (9 * 16 + 9 * 21)) ** 0.5
-    assert 0.98 * bound < net.mask_layer.weight.abs().max() <= bound
-    bound = (6 / (128 + 512)) ** 0.5
-    assert 0.98 * bound < net.trans_list[3][0].feed_forward["w_1"].weight.abs().max() <= bound
 
 
 def test_initial_weights_of_a_seed():

@@ -38,11 +38,8 @@ def test_scores_do_not_depend_on_how_labels_are_stored(root, save):  # noqa: F81
     [
         (20, 0, 1, False, "write 0.2"),
         (1, 0, 1, False, "--theta"),
-        (-0.1, 0, 1, False, "--theta"),
-        (20, 0, 1, True, "write 0.2"),
         (2.55, 0, 1, True, "--theta"),
         (0.2, 0.95, 0.25, True, "--alpha"),
-        (0.2, 25, 95, True, "--alpha"),
         (0.2, -1, 1, True, "--alpha"),
     ],
 )
@@ -58,16 +55,9 @@ def test_settings_in_range(theta, alpha, beta, saliency):
     check_fusion(theta, alpha, beta, saliency=saliency)  # without saliency, alpha and beta are unused
 
 
-@pytest.mark.parametrize(
-    ("flags", "keyword"),
-    [
-        (("--theta", "20"), "--theta"),
-        (("--alpha", "25", "--sal_path", "."), "--alpha"),
-        (("--alpha", "25", "--sal_path", ".", "--curve"), "--alpha"),
-    ],
-)
-def test_eval_rejects_them(root, flags, keyword):  # noqa: F811
-    with pytest.raises(UserError, match=keyword):
+@pytest.mark.parametrize("flags", [("--theta", "20"), ("--alpha", "25", "--sal_path", ".", "--curve")])
+def test_eval_rejects_them(root, flags):  # noqa: F811
+    with pytest.raises(UserError, match=flags[0]):
         evaluate(root, "cam", "--type", "npy", *flags)
 
 
