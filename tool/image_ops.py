@@ -38,14 +38,13 @@ IMAGENET = Normalization("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), sc
 
 
 @functools.lru_cache(256)
-def _nearest(side: int, n: int) -> np.ndarray:
+def _nearest(side: int, n: int, device: torch.device) -> Tensor:
     """Return (n,) indices floor((i + 0.5) * side / n), computed by Pillow, whose rounding decides ties."""
-    return np.array(Image.fromarray(np.arange(side, dtype=np.int32)[None]).resize((n, 1), Image.Resampling.NEAREST))[0]
+    row = Image.fromarray(np.arange(side, dtype=np.int32)[None])
+    return torch.from_numpy(np.array(row.resize((n, 1), Image.Resampling.NEAREST))[0]).to(device)
 
 
 def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
     """Resize (..., H, W) to (..., h, w) by the label at each pixel's centre: Pillow's NEAREST, not F.interpolate's."""
-    rows, columns = (
-        torch.from_numpy(_nearest(side, n)).to(labels.device) for side, n in zip(labels.shape[-2:], size, strict=True)
-    )
+    rows, columns = (_nearest(side, n, labels.device) for side, n in zip(labels.shape[-2:], size, strict=True))
     return labels[..., rows[:, None], columns]
