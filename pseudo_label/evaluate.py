@@ -154,7 +154,7 @@ class SaliencySource:
     def score(self, paths: Sequence[Path]) -> Evaluation:
         """Return mean absolute error, precisions and recalls of one image: float64 (1 + 256 + 256,)."""
         if self.labels is None:
-            truth = load_grey(paths[0], "mask", one_bit=False)
+            truth = load_grey(paths[0], "mask")
             salient, known = truth > 127, np.ones(truth.shape, bool)
         else:
             truth = load_label(paths[0])

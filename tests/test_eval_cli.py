@@ -90,7 +90,6 @@ def test_bad_score_file_is_named(root, scores, crf, keyword):
         ("SegmentationClass", np.full(SHAPE, 255, np.uint8), "holds 0 and 255 only"),
         ("SegmentationClass", np.full(SHAPE, 77, np.uint8), "value 77"),
         ("masks", np.ones(SHAPE, np.uint8), "0 and 1 only"),
-        ("masks", np.ones(SHAPE, bool), "one bit"),
         ("masks", np.zeros((7, 8), np.uint8), "pixels"),
         ("sal", None, "does not exist"),
     ],

@@ -23,7 +23,7 @@ def test_image_list_in_all_its_forms(tmp_path):
     [
         *("/JPEGImages/../../x.jpg", "../../x", "/etc/passwd", "/JPEGImages/a/b.jpg", "..", "C:\\x", "-flag"),
         *("2007_000032 -1", "2007_000032  1", "a\tb", "a.jpg b.png", "a.jpg /masks/b c.png", "x\0y", "x\u2028y"),
-        *("/JPEGImages/a.jpg /SegmentationClassAug/b.png", "/JPEGImages/a.jpg /JPEGImages/b.jpg 3"),
+        *("/JPEGImages/a.jpg /SegmentationClassAug/b.png", "/JPEGImages/a.jpg /JPEGImages/b.jpg 3", "a.jpg b.jpg 3"),
     ],
 )
 def test_read_image_list_rejects(tmp_path, line):

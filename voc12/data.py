@@ -210,13 +210,13 @@ class PairedPhotos(ShuffledPhotos):
 
     def load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         photo, path = np.array(load_photo(self.root / image_id)), self.root / self.pairs[image_id]
-        mask = load_grey(path, "mask", one_bit=False)
+        mask = load_grey(path, "mask")
         _check_size("mask", path, mask.shape, photo.shape)
         return photo, mask / np.float32(255)  # not binarised, as published
 
     def check(self, image_id: str) -> list[int]:
         shape, path = size_of(self.root / image_id), self.root / self.pairs[image_id]
-        mask = load_grey(path, "mask", one_bit=False)
+        mask = load_grey(path, "mask")
         _check_size("mask", path, mask.shape, shape)
         self.check_side(image_id, shape)
         return np.unique(mask > 127).astype(int).tolist()

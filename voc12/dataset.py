@@ -37,7 +37,10 @@ class Dataset:
 
     def __init__(self, root: str | Path, ignore_foreign: bool = False, need_photos: bool = True) -> None:
         self.root, self.ignore_foreign = Path(root), ignore_foreign
-        check_root(self.root, need_photos)
+        if not self.root.is_dir():
+            raise UserError(f"--voc12_root {root}: no such folder{nearest_path(root)}")
+        if need_photos and not (self.root / "JPEGImages").is_dir():
+            raise UserError(f"--voc12_root {root}: holds no JPEGImages. {deeper_root(self.root)}")
         self.classes = read_classes(self.root)
         self.photo_dir = self.root / "JPEGImages"
         self.mask_dir = self.root / "SegmentationClass"
@@ -115,14 +118,6 @@ class Dataset:
             lacks = "does not hold it" if labels_path.exists() else "does not exist"
             raise UserError(f"no label for {image_id}: {labels_path} {lacks}, and {path} does not exist. {PREPARE}")
         return read_annotation(path, self.ignore_foreign, self.classes)
-
-
-def check_root(root: Path, need_photos: bool = True) -> None:
-    """Raise UserError if `root` is no folder or, with `need_photos`, has no JPEGImages."""
-    if not root.is_dir():
-        raise UserError(f"--voc12_root {root}: no such folder{nearest_path(root)}")
-    if need_photos and not (root / "JPEGImages").is_dir():
-        raise UserError(f"--voc12_root {root}: holds no JPEGImages. {deeper_root(root)}")
 
 
 def check_inputs(

@@ -77,18 +77,13 @@ def read_label(path: str | Path) -> tuple[np.ndarray, bool]:
     return values, False
 
 
-def load_grey(path: str | Path, what: str = "saliency map", one_bit: bool = True) -> np.ndarray:
+def load_grey(path: str | Path, what: str = "saliency map") -> np.ndarray:
     """Return the saliency map or mask at `path`, uint8 (H, W) in 0..255.
 
     UserError for colours, transparency, 16 bits, and values of only 0 and 1, which a threshold on 0..255 would call background.
-
-    Args:
-        what: its name in messages.
-        one_bit: accept images of one bit a pixel, which other programs read as 0 and 1.
+    what: its name in messages.
     """
     image = _decode(path, what, GREY_FORMATS)
-    if image.mode == "1" and not one_bit:
-        raise UserError(f"{path}: {what} of one bit a pixel. Save {what}s as 8-bit grey, 0 and 255")
     grey = None
     if image.mode == "L":
         grey = np.array(image)

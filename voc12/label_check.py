@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,14 +11,14 @@ from tool import VOID
 from tool.cli import UserError, summarize_ids
 
 ACCEPT = (
-    "go on with labels that look wrong as a whole, which are printed: nearly all of one value, most without a class"
+    "use labels that look wrong as a whole: nearly all maps of one label, most of other classes, most photos of none"
 )
 """Help of --accept_labels."""
 NEARLY_ALL = 0.9
 
 
 def find_suspicion(
-    folder: str | Path, values: Mapping[str, Collection[int]], labels: Mapping[str, np.ndarray] | None = None
+    folder: str | Path, values: Mapping[str, Collection[int]], labels: Mapping[str, np.ndarray] = MappingProxyType({})
 ) -> str:
     """Return what makes label maps or masks suspicious, "" if nothing.
 
@@ -29,22 +30,17 @@ def find_suspicion(
     Raises:
         UserError: most hold 0 and 255 alone, so they are masks.
     """
-    labels = labels or {}
     masks = [i for i, held in values.items() if set(held) == {0, VOID}]
     if 2 * len(masks) > len(values):
-        problem = (
-            f"{len(masks)} of {len(values)} label maps hold 0 and {VOID} alone, as masks do ({summarize_ids(masks)})"
-        )
+        problem = f"{len(masks)} of {len(values)} hold 0 and {VOID} alone, as masks do ({summarize_ids(masks)})"
         raise UserError(f"{folder}: {problem}. Label maps hold class + 1, and {VOID} where nothing counts.")
     uniform = [i for i, held in values.items() if len(set(held) - {VOID}) < 2]
     if values and len(uniform) >= NEARLY_ALL * len(values):
         return f"{folder}: {len(uniform)} of {len(values)} show one label alone, or void ({summarize_ids(uniform)})"
-    both = values.keys() & labels.keys()
-    other = [
-        i for i in values if i in both and any(not labels[i][value - 1] for value in values[i] if 0 < value < VOID)
-    ]
-    if 2 * len(other) > len(both):
-        lack = f"{len(other)} of {len(both)} show classes that their image-level labels lack"
+    shown = {i: [value - 1 for value in values[i] if 0 < value < VOID] for i in labels if i in values}
+    other = [i for i, classes in shown.items() if not all(labels[i][classes])]
+    if 2 * len(other) > len(shown):
+        lack = f"{len(other)} of {len(shown)} show classes that their image-level labels lack"
         return f"{folder}: {lack} ({summarize_ids(other)})"
     return ""
 

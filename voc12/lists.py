@@ -64,11 +64,9 @@ def read_image_list(path: str | Path, remedy: str = PREPARE) -> list[str]:
     ids = []
     for number, line in read_lines(path, remedy):
         match = next(filter(None, (form.fullmatch(line) for form in _IMAGE_LINES)), None)
-        hint = ". It is a pair list" if _PAIR_LINE.fullmatch(line) else ""
-        hint = ". Of a list of ImageSets/Main keep the ids alone" if _CLASS_LINE.fullmatch(line) else hint
-        if match is None or hint:
+        if match is None or _CLASS_LINE.fullmatch(line) or _PAIR_LINE.fullmatch(line):
             form = "/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png"
-            raise UserError(f"{path}, line {number}: {line[:80]!r} is not '{form}', a photo, or an id{hint}")
+            raise UserError(f"{path}, line {number}: {line[:80]!r} is not '{form}', a photo, or an id alone")
         if len(set(match.groups())) > 1:
             raise UserError(f"{path}, line {number}: photo {match[1]} and mask {match[2]} are different images")
         ids.append(check_id(match[1], f"{path}, line {number}"))
