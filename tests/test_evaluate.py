@@ -156,6 +156,8 @@ def test_photos_without_classes_and_repeated_ids(root, capsys):
     (root / "list.txt").write_text("\r\n\r\n".join(IDS + IDS[:5]))
     result = evaluate(root, "cam", "--type", "npy")
     assert result["images"] == 20 and "20 of the 20 predictions" in capsys.readouterr().err
+    (root / "cam/edam_manifest.json").write_text('{"output": "baseline_background"}')  # it is meant to be so
+    assert evaluate(root, "cam", "--type", "npy") == result and "predictions" not in capsys.readouterr().err
     assert result["miou"] == pytest.approx(expected_miou(root, lambda _: np.zeros(SHAPE, np.uint8)), abs=1e-9)
     assert evaluate(root, "cam", "--type", "npy", "--curve")["miou"] == result["miou"]
 

@@ -103,10 +103,15 @@ def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsy
     main(monkeypatch, *words, "--only", "val")
     assert in_forks == ["infer_deeplab.py"]
 
-    shutil.copy(inputs / "deeplab_weights.pth", tmp_path / "others.pth")  # the training does not belong to these
-    with pytest.raises(UserError, match="step segmentation"):
-        main(monkeypatch, *words[:-3], "--deeplab_weights", tmp_path / "others.pth", *words[-3:])
+    # DeepLab-v2's initial weights are replaced under their name: its training does not belong to them.
+    torch.save(make_net("network.deeplab_v2_tiny").state_dict(), inputs / "deeplab_weights.pth")
+    with pytest.raises(UserError, match=r"step segmentation.*deeplab_weights.*DeepLabV2"):
+        main(monkeypatch, *words)
     assert in_forks == ["infer_deeplab.py"]
+    (made / "checkpoints/DeepLabV2").rename(made / "old")
+    main(monkeypatch, *words)
+    assert in_forks[1:] == ["train_deeplab.py", "infer_deeplab.py", *["eval.py"] * 8]
+    assert (made / "deeplab.1").is_dir() and (made / "deeplab_crf.1").is_dir() and not (made / "crf.1").exists()
 
 
 def make_named_steps(*words: object) -> dict[str, str]:
