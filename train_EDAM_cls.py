@@ -22,6 +22,7 @@ from tool import cli, training
 from tool.cli import UserError, run_script
 from tool.optim import freeze, lr_factor, make_sgd, set_learning_rate
 from tool.precision import training_form
+from tool.ranks import on_main
 from voc12.data import TrainPairs
 from voc12.dataset import ROOT, Dataset, check_inputs, report_problems
 from voc12.labels import IGNORE_FOREIGN
@@ -69,7 +70,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     dataset = Dataset(args.voc12_root, args.ignore_foreign)
     pairs = dataset.read_pairs(args.train_list)
     ids = list(dict.fromkeys(image_id for pair in pairs for image_id in pair[:2]))
-    labels = dataset.image_labels(ids, args.train_list)
+    labels = on_main(lambda: dataset.image_labels(ids, args.train_list))
     check_pairs(pairs, labels, args.train_list, dataset.classes)
     report_problems(check_inputs(ids, [dataset.photos()]), ids, None, "trained on")
     max_step = len(pairs) // args.batch_size * args.max_epoches

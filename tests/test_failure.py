@@ -25,12 +25,12 @@ def start(folder: Path, drawn: Path, fail: str, *more: object) -> subprocess.Pop
 
 
 def wait_for_failure(process: subprocess.Popen, folder: Path) -> str:
-    """Wait until a rank fails, then for the end of all processes, for 5 seconds each; return what they printed."""
+    """Wait until a rank fails, then 5 seconds for the end of all, and for torchrun; return what they printed."""
     while process.poll() is None and not (folder / "failed").exists():
         select.select([], [], [], 0.02)
     try:
         assert all(ended(int((folder / f"process{rank}").read_text()), 5) for rank in (0, 1))
-        return process.communicate(timeout=5)[1]
+        return process.communicate(timeout=200)[1]
     finally:
         process.kill()
 

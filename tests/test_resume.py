@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import curve, damaged, flags, image_id, same_run, same_tensors, tensors, write_pairs
+from training import curve, damaged, flags, image_id, same_run, same_tensors, write_pairs
 
 from tool.checkpoint import catch_signals
 
@@ -38,18 +38,6 @@ def last_step(folder: Path) -> int:
 
 def state_of(folder: Path) -> dict:
     return torch.load(folder / "checkpoints/EDAM/state.pth", weights_only=True)
-
-
-def test_killed_three_times(whole, commands, drawn, tmp_path):
-    arguments = flags(drawn, "--num_workers", 2, "--resume")
-    for step in (3, 17, 31):
-        command = commands.start(tmp_path, SCRIPT, *arguments)
-        assert command.until(lambda step=step: last_step(tmp_path) >= step)
-        assert command.send(signal.SIGKILL) == -signal.SIGKILL
-        assert all(tensors(path) for path in (tmp_path / "checkpoints/EDAM").glob("[!.]*.pth"))  # each is complete
-    done = commands.run(tmp_path, SCRIPT, *arguments)
-    assert "resumed checkpoints/EDAM/state.pth after step" in done.stdout
-    assert same_run(tmp_path, whole, "EDAM")
 
 
 @pytest.mark.parametrize(

@@ -134,15 +134,6 @@ def uses_all_gpus(device: str | None) -> bool:
     return device is None and "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1
 
 
-def all_reduce_max(value: int, device: torch.device) -> int:
-    """Return the largest of all ranks' values."""
-    if not dist.is_initialized():
-        return value
-    tensor = torch.tensor(value, device=device)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return int(tensor)
-
-
 def all_reduce_sum(value: torch.Tensor) -> torch.Tensor:
     """Return the sum of all ranks' tensors, computed in place."""
     if dist.is_initialized():

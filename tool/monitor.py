@@ -17,8 +17,6 @@ from tqdm import tqdm
 from tool.cli import UserError
 from tool.files import back_up, make_folder
 
-FLUSH_SECONDS = 20
-
 
 class Monitor:
     """Reports the steps start..max_step-1 of a run. Its methods raise UserError if the disk is full.
@@ -46,7 +44,6 @@ class Monitor:
             self.writer = EventsWriter(str(make_folder(self.events_dir) / "events"), f".{os.getpid()}.{start}")
         if start:
             self._event(step=start, session_log=SessionLog(status=SessionLog.START))
-        self.flushed = time.monotonic()
         self.max_step, self.photos = max_step, photos * args.batch_size
         self.bar = tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True)
         self.lines_every = max(1, max_step // 200)
@@ -68,8 +65,6 @@ class Monitor:
         self._event(step=step, summary=summary.scalar("Train/Loss", loss))
         self._event(step=step, summary=summary.scalar("Lr", lr))
         done, now = step + 1, time.monotonic()
-        if now - self.flushed > FLUSH_SECONDS:
-            self.flush()
         then, before = self.since
         speed = self.photos * (done - before) / max(now - then, 1e-9)
         text = f"loss {loss:.4f}, lr {lr:.2e}, {speed:.1f} images/s{more}"
@@ -77,6 +72,7 @@ class Monitor:
         self.bar.update()
         if done % self.lines_every == 0 or done == self.max_step:
             self.since = (now, done)
+            self.flush()
             self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} step {done}/{self.max_step}, {text}\n")
 
     def pictures(self, step: int, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -88,7 +84,6 @@ class Monitor:
         """Write buffered events to the disk. To be called before a state is saved: a resumed run's curves then have no gap."""
         with _writing(self.events_dir):
             self.writer.flush()
-        self.flushed = time.monotonic()
 
     def close(self) -> None:
         """Finish the bar and the files. Events that a full disk does not take are lost."""

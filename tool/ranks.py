@@ -1,7 +1,10 @@
 """Main process under torchrun, without importing PyTorch, which takes seconds that scripts without a network save."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
+
+from tool.cli import UserError
 
 patient_group: Any = None  # of all processes, whose waits last for days; set by distributed.setup
 
@@ -26,3 +29,17 @@ def from_main(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, 0, patient_group)
     return values[0]
+
+
+def on_main(compute: Callable[[], Any]) -> Any:
+    """Return the value that the main process alone computes, or raise its UserError, in all processes."""
+    value: Any = None
+    if is_main_process():
+        try:
+            value = compute()
+        except UserError as error:
+            value = error
+    value = from_main(value)
+    if isinstance(value, UserError):
+        raise value
+    return value
