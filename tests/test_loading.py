@@ -1,10 +1,13 @@
 """Datasets and loaders: what a step sees depends on the seed and its position alone; read_ahead yields items in order."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPO
 from training import image_id
 
 from tool.cli import UserError
@@ -109,3 +112,26 @@ def test_read_ahead_keeps_few_items():
     items = Counted()
     for index in itertools.islice(read_ahead(items, 4, pin_memory=False), 50):
         assert items.read <= index + 6
+
+
+BATCHES = """
+import torch
+from tool.cli import run_script
+from tool.loading import StepBatches, batches, make_loader
+run_script(lambda: list(batches(make_loader(torch.zeros(4, 100_000), StepBatches(0, 2, 2), 2, False))))
+"""
+POOL = """
+from tool.cli import run_script
+from tool.workers import WorkerPool
+run_script(lambda: WorkerPool(1))
+"""
+
+
+@pytest.mark.parametrize(("script", "size"), [(BATCHES, "64k"), (POOL, "4k")])  # of pages; a semaphore takes one
+def test_full_dev_shm_is_named(script, size, tmp_path):
+    mounted = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", mounted, "sh", sys.executable, "-c", script]
+    if subprocess.run([*command[:4], mounted, "sh", "true"], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "/dev/shm" in done.stderr

@@ -77,22 +77,20 @@ def make_loader(dataset: Items, batches: Iterable[list[int]], num_workers: int, 
 
 def batches(loader: DataLoader) -> Iterator:
     """Yield the batches of `make_loader`; raise UserError for what a worker could not read, or if one was killed."""
-    iterator = iter(loader)
-    if loader.num_workers and threading.current_thread() is threading.main_thread():
-        # PyTorch's handler would interrupt the training step; without it `next` raises the same error within 5 seconds.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except (RuntimeError, OSError, EOFError) as error:
-            if "Caught" in str(error) or not (isinstance(error, _BROKEN) or _EXHAUSTED.search(str(error))):
-                raise
-            raise UserError(f"--num_workers: {_PROBLEM}. Lower it (0: no processes) and rerun.") from error
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    try:
+        iterator = iter(loader)
+        if loader.num_workers and threading.current_thread() is threading.main_thread():
+            # PyTorch's handler would interrupt the training step; without it the loop raises the same error in 5 seconds.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for batch in iterator:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except (RuntimeError, OSError, EOFError) as error:
+        broken = isinstance(error, _BROKEN) and "Caught" not in str(error)  # not the dataset's own error
+        if not broken and not _EXHAUSTED.search(str(error)):
+            raise
+        raise UserError(f"--num_workers: {_PROBLEM}. Lower it (0: no processes) and rerun.") from error
 
 
 class _Batches(Dataset):

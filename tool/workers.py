@@ -8,6 +8,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+from tool.cli import UserError
+
 
 class WorkerPool(ProcessPoolExecutor):
     """A pool of `workers` >= 1 processes, forked on Linux: make it before a GPU is used.
@@ -17,7 +19,10 @@ class WorkerPool(ProcessPoolExecutor):
 
     def __init__(self, workers: int) -> None:
         context = get_context("fork" if sys.platform == "linux" else "spawn")
-        super().__init__(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),))
+        try:
+            super().__init__(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),))
+        except OSError as error:  # of the semaphores
+            raise UserError(f"/dev/shm: cannot start processes ({error.strerror}). Enlarge it.") from error
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.shutdown(cancel_futures=kind is not None)
