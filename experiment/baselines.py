@@ -15,13 +15,15 @@ if __name__ == "__main__":
     # Python looks for modules in the script's folder; ours are in the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from tool.script import run_script
+
 import numpy as np
 from scipy.optimize import nnls
 
 from pseudo_label.fusion import background_from_saliency, check_fusion
 from pseudo_label.manifest import claim_folder
 from tool import cli
-from tool.cli import UserError, counted, run_script
+from tool.cli import UserError, counted
 from voc12.dataset import Dataset, Files, check_inputs, read_image_list, report_problems, saliency_maps
 from voc12.images import load_grey, save_label
 from voc12.labels import IGNORE_FOREIGN

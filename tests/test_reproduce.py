@@ -68,11 +68,13 @@ class Page(HTMLParser):
         super().__init__()
         self.addresses: list[str] = []
         self.tags: list[str] = []
+        self.ids: list[str] = []
         self.text: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        self.ids += [value for name, value in attributes if name == "id"]
         self.addresses += [value for name, value in attributes if name in ("src", "href", "data", "action")]
 
     def handle_data(self, data):
@@ -96,6 +98,9 @@ def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsy
     assert page.addresses and all(address.startswith("data:") for address in page.addresses)
     assert page.tags.count("svg") == 4 and page.tags.count("img") == 3 * 7 + 2 * 4 and "script" not in page.tags
     assert {f"{score['miou']:.2f}" for score in scores.values()} <= set(page.text)
+    assert len(page.ids) == len(set(page.ids)) > 100  # of four charts in one page
+    titles = [text for text in page.text if re.fullmatch(r"2099_\d+ \((\w+(, )?)+\): IoU [\d.]+", text)]
+    assert len(titles) == 5 and "label without CRF" in page.text
 
     in_forks.clear()
     main(monkeypatch, *words)
