@@ -60,18 +60,14 @@ def test_stopped_by_a_signal(number, status, workers, group, whole, commands, dr
     assert same_run(tmp_path, whole, "EDAM")
 
 
-def test_second_ctrl_c_ends_at_once():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        caught = catch_signals()
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
-            signal.raise_signal(number)
-        assert caught == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def test_second_ctrl_c_ends_at_once(monkeypatch):
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    caught = catch_signals()
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        handlers[number](number, None)
+    assert caught == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+    assert handlers[signal.SIGINT] is signal.default_int_handler
 
 
 def test_finished_run(commands, drawn, tmp_path):
@@ -96,52 +92,29 @@ def test_state_of_another_session(whole, commands, drawn, tmp_path):
     assert {path: path.read_bytes() for path in first.iterdir()} == before
 
 
-def drop_network(state: dict) -> None:
-    del state["network"]
-
-
-def replace_network(state: dict) -> None:
-    state["network"] = {"conv.weight": torch.zeros(1)}
-
-
-def drop_parameter_group(state: dict) -> None:
-    state["optimizer"]["param_groups"].pop()
-
-
-def raise_step(state: dict) -> None:
-    state["step"] = 10**9
-
-
 @pytest.mark.parametrize(
-    ("change", "keyword"),
+    ("changed", "keyword"),
     [
-        (drop_network, "not the state"),
-        (replace_network, "network"),
-        (drop_parameter_group, "optimizer"),
-        (raise_step, "damaged"),
+        ({"settings": None}, "not the state"),
+        ({"network": {"conv.weight": torch.zeros(1)}}, "network"),
+        ({"optimizer": {"state": {}, "param_groups": []}}, "optimizer"),
+        ({"step": 10**9}, "damaged"),
     ],
 )
-def test_refused_states(change, keyword, whole, commands, drawn, tmp_path):
-    state = state_of(whole)
-    change(state)
-    torch.save(state, tmp_path / "changed.pth")
+def test_refused_states(changed, keyword, whole, commands, drawn, tmp_path):
+    state = state_of(whole) | changed
+    torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "changed.pth")
     line = commands.error(tmp_path, SCRIPT, *flags(drawn, "--resume", "changed.pth"))
     assert "changed.pth" in line and keyword in line and not (tmp_path / "checkpoints").exists()
 
 
 def test_files_that_are_no_states(whole, commands, drawn, tmp_path, pairs):
     session = whole / "checkpoints/EDAM"
-
-    def line(path: object) -> str:
-        return commands.error(tmp_path, SCRIPT, *flags(drawn, "--resume", path))
-
-    assert "nowhere" in line("nowhere") and str(tmp_path / "state.pth") in line(tmp_path)
-    assert "EDAM.pth" in line(session / "EDAM.pth")
-    state = (session / "state.pth").read_bytes()
-    (tmp_path / "cut.pth").write_bytes(state[: len(state) // 2])
-    assert "cut.pth" in line("cut.pth")
+    (tmp_path / "cut.pth").write_bytes((session / "state.pth").read_bytes()[:10_000])
+    for path in ("nowhere", session / "EDAM.pth", "cut.pth"):
+        assert str(path) in commands.error(tmp_path, SCRIPT, *flags(drawn, "--resume", path))
     pairs.write_text("\n".join(reversed(pairs.read_text().splitlines())))
-    assert "--train_list" in line(session)
+    assert "--train_list" in commands.error(tmp_path, SCRIPT, *flags(drawn, "--resume", session))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

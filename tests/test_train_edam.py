@@ -3,7 +3,6 @@
 import json
 import re
 
-import numpy as np
 import pytest
 import torch
 from training import NETWORK, curve, flags, image_id, same_tensors, tensors, write_pairs
@@ -130,12 +129,6 @@ def test_bad_labels_and_lists(commands, drawn, tmp_path):
     assert f"{bad}.xml" in line()
     xml.unlink()
     assert bad in line()
-    (tmp_path / "voc12").mkdir()
-    np.save(tmp_path / "voc12/cls_labels.npy", {bad: np.ones(21)}, allow_pickle=True)
-    found = line()
-    assert "cls_labels.npy" in found and "(21,)" in found
-    pairs.write_text("/JPEGImages/../../x.jpg /JPEGImages/a.jpg 0\n")
-    assert "pairs.txt" in line()
     pairs.write_text("/JPEGImages/a.jpg /JPEGImages/b.jpg 20\n")
     assert "class 20" in line()
     assert not (tmp_path / "checkpoints").exists()
@@ -145,4 +138,4 @@ def test_bad_labels_and_lists(commands, drawn, tmp_path):
 def test_unwritable_folders(flag, commands, drawn, tmp_path):
     write_pairs(tmp_path / "pairs.txt", 1)
     (tmp_path / "file").write_text("")
-    assert "file/EDAM" in commands.error(tmp_path, SCRIPT, *flags(drawn, flag, "file"))
+    assert "cannot create the folder file" in commands.error(tmp_path, SCRIPT, *flags(drawn, flag, "file"))

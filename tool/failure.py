@@ -13,6 +13,8 @@ import torch.distributed as dist
 
 from tool.cli import UserError, print_error
 
+WAIT = 0.5  # seconds for the first to fail, which prints: torchrun ends it as soon as another has left
+
 
 @contextlib.contextmanager
 def shared_failure() -> Iterator[None]:
@@ -30,14 +32,12 @@ def shared_failure() -> Iterator[None]:
         yield
     except Exception as error:
         over.set()
-        if _is_first(store):
-            if isinstance(error, UserError | OSError) and not os.environ.get("TRACEBACK"):
-                print_error(error)
-            else:
-                traceback.print_exc()
-        else:
-            time.sleep(0.5)
-        _leave()
+        is_first = store.add("failed", 1) == 1
+        if is_first and isinstance(error, UserError | OSError) and "TRACEBACK" not in os.environ:
+            print_error(error)
+        elif is_first:
+            traceback.print_exc()
+        _leave(0 if is_first else WAIT)
     finally:
         over.set()
         watcher.join()  # a thread within PyTorch at the interpreter's end aborts the process
@@ -47,19 +47,12 @@ def _watch(store: dist.Store, over: threading.Event) -> None:
     with contextlib.suppress(RuntimeError):  # torchrun is gone, and the store with it
         while not over.wait(0.2):
             if store.check(["failed"]):
-                time.sleep(0.5)  # torchrun ends the first, which prints, as soon as another has left
-                _leave()
+                _leave(WAIT)
 
 
-def _is_first(store: dist.Store) -> bool:
-    try:
-        return store.add("failed", 1) == 1
-    except RuntimeError:
-        return True
-
-
-def _leave() -> None:
-    """End this process and its children; a regular exit could wait for the other ranks."""
+def _leave(seconds: float) -> None:
+    """End this process and its children after a wait; a regular exit could wait for the other ranks."""
+    time.sleep(seconds)
     for child in multiprocessing.active_children():
         child.kill()
     sys.stdout.flush()
