@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from tool.script import run_script
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.saliency_maps import saliency_logits
 from pseudo_label.segmentation import probabilities
 from tool import cli, distributed
-from tool.cli import UserError, run_script
+from tool.cli import UserError
 from tool.files import atomic_write, check_writable
 from tool.memory import MAXRSS_UNIT
 from tool.optim import make_sgd

@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from tool.script import run_script
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from pseudo_label.manifest import claim_folder, classes_of
 from pseudo_label.visualise import contact_sheet, overlay
 from tool import VOID, cli
-from tool.cli import UserError, counted, run_script
+from tool.cli import UserError, counted
 from voc12.classes import PALETTE, VOC
 from voc12.dataset import Files, check_inputs, label_maps, photos, read_image_list, report_problems
 from voc12.images import check_values, load_label, load_photo, save_label, save_rgb

@@ -20,12 +20,13 @@ import os
 import sys
 import time
 from pathlib import Path
+from tool.script import run_script
 
 from pseudo_label.evaluate import LabelSource, SaliencySource, Source, evaluate
 from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import check_classes, output_of
 from tool import cli
-from tool.cli import UserError, run_script
+from tool.cli import UserError
 from tool.files import atomic_write, check_writable
 from voc12.dataset import Dataset, check_inputs, deeper_root, grey_masks, read_image_list, report_problems
 from voc12.label_check import find_suspicion, report_suspicion

@@ -10,6 +10,7 @@ Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 i
 
 import argparse
 from pathlib import Path
+from tool.script import run_script
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from pseudo_label.loop import Photo
 from pseudo_label.manifest import check_folder, claim_folder, digest
 from pseudo_label.visualise import overlay, with_legend
 from tool import cli, distributed
-from tool.cli import BadPhoto, UserError, run_script
+from tool.cli import BadPhoto, UserError
 from tool.files import save_npy_dict
 from tool.precision import autocast, inference_form, setup_precision
 from tool.ranks import is_main_process

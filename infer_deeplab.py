@@ -7,6 +7,7 @@ Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 i
 
 import argparse
 from pathlib import Path
+from tool.script import run_script
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from pseudo_label.crf import DEEPLAB, dense_crf
 from pseudo_label.loop import Photo
 from pseudo_label.segmentation import probabilities
 from tool import cli
-from tool.cli import BadPhoto, UserError, run_script
+from tool.cli import BadPhoto, UserError
 from tool.files import atomic_write
 from voc12.dataset import ROOT, Dataset, read_image_list
 from voc12.images import save_label

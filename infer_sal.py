@@ -7,6 +7,7 @@ Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 i
 
 import argparse
 from pathlib import Path
+from tool.script import run_script
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from pseudo_label.loop import Photo, Run
 from pseudo_label.onnx_saliency import PACKAGES, OnnxSaliency, find_weights
 from pseudo_label.saliency_maps import enlargement, grey_map, saliency_logits
 from tool import cli
-from tool.cli import BadPhoto, UserError, run_script
+from tool.cli import BadPhoto, UserError
 from tool.files import atomic_write
 from tool.ranks import from_main, is_main_process
 from voc12.dataset import ROOT, Dataset, Files, photos, read_image_list

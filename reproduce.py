@@ -13,6 +13,7 @@ import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from tool.script import run_script
 
 import torch
 
@@ -23,7 +24,6 @@ from experiment.steps import Plan, command, make_steps, step_names
 from network.weights import IMAGENET
 from pseudo_label.onnx_saliency import PACKAGES
 from tool import cli, distributed
-from tool.cli import run_script
 from tool.files import make_folder
 
 TRY = "A try of a few steps and photos: its scores mean nothing."

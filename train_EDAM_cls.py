@@ -8,6 +8,7 @@ To resume an interrupted run, rerun with --resume.
 import argparse
 import zlib
 from functools import partial
+from tool.script import run_script
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from network import add_flags, make_net, options
 from network.weights import load_weights
 from pseudo_label.class_maps import class_map_pictures
 from tool import cli, training
-from tool.cli import UserError, run_script
+from tool.cli import UserError
 from tool.optim import freeze, lr_factor, make_sgd, set_learning_rate
 from tool.precision import training_form
 from tool.ranks import on_main

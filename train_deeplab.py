@@ -8,6 +8,7 @@ To resume an interrupted run, rerun with --resume.
 import argparse
 from functools import partial
 from pathlib import Path
+from tool.script import run_script
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from pseudo_label.manifest import check_classes
 from pseudo_label.segmentation import label_pictures
 from tool import cli, training
 from tool.checkpoint import digest
-from tool.cli import UserError, nearest_path, run_script
+from tool.cli import UserError, nearest_path
 from tool.optim import freeze, make_adamw, make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
 from voc12.classes import PALETTE

@@ -13,6 +13,7 @@ A PoolNet with its edge branch is trained on saliency alone: the layers that det
 import argparse
 from functools import partial
 from pathlib import Path
+from tool.script import run_script
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from network.weights import load_weights, make_poolnet
 from pseudo_label.saliency_maps import saliency_pictures
 from tool import cli, distributed, training
 from tool.checkpoint import digest
-from tool.cli import UserError, run_script
+from tool.cli import UserError
 from tool.image_ops import Normalization
 from tool.optim import make_adam, set_learning_rate
 from tool.precision import training_form

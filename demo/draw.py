@@ -16,13 +16,15 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository's root instead of demo/
 
+from tool.script import run_script
+
 import cv2
 from PIL import Image
 from tqdm import tqdm
 
 from demo.scene import Sample, draw
 from tool import cli
-from tool.cli import UserError, run_script
+from tool.cli import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
 from tool.workers import WorkerPool
 from voc12.images import save_label

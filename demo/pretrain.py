@@ -15,6 +15,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository's root instead of demo/
 
+from tool.script import run_script
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,7 @@ from network.resnet38d import ResNet38d
 from network.weights import find_backbone, load_weights
 from tool import cli, distributed
 from tool.checkpoint import TrainingState, digest, save_torch
-from tool.cli import UserError, counted, run_script
+from tool.cli import UserError, counted
 from tool.files import make_folder
 from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor, make_adamw, set_learning_rate

@@ -13,16 +13,17 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository's root instead of demo/
+
+from tool.script import run_script
+
+import torch
 
 from experiment.report import write_report
 from experiment.runner import REPO, Step, run_steps
 from experiment.steps import Plan, command, make_steps, session
 from tool import cli
-from tool.cli import run_script
 from voc12.masks import OWN
 
 NETWORK = "network.resnet38_EDAM_tiny"

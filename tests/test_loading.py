@@ -116,12 +116,12 @@ def test_read_ahead_keeps_few_items():
 
 BATCHES = """
 import torch
-from tool.cli import run_script
+from tool.script import run_script
 from tool.loading import StepBatches, batches, make_loader
 run_script(lambda: list(batches(make_loader(torch.zeros(4, 100_000), StepBatches(0, 2, 2), 2, False))))
 """
 POOL = """
-from tool.cli import run_script
+from tool.script import run_script
 from tool.workers import WorkerPool
 run_script(lambda: WorkerPool(1))
 """

@@ -2,13 +2,11 @@
 
 import argparse
 import difflib
-import io
 import math
 import os
 import re
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -87,30 +85,6 @@ def warn_unused_flags(
     given = [f"--{name}" for name in names if getattr(args, name) != parser.get_default(name)]
     if given:
         print(f"note: {', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect {when}", file=sys.stderr)
-
-
-def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> None:
-    """Run a script's `main`; turn UserError and OSError into `<script>: error: <message>` and exit status 1.
-
-    After Ctrl-C exit with status 130 and the line `<script>: <interrupted>`. The environment variable TRACEBACK shows where
-    an error was raised.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
-    try:
-        main()
-    except BrokenPipeError:  # the reader (e.g. `head`) closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (UserError, OSError) as error:
-        wait_for_main_error()
-        if os.environ.get("TRACEBACK"):
-            traceback.print_exc()
-        print_error(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: {interrupted}", file=sys.stderr)
-        sys.exit(130)
 
 
 def print_error(error: Exception | str) -> None:

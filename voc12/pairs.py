@@ -14,10 +14,12 @@ if __name__ == "__main__":
     # Run as a script, Python searches voc12/ for modules; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from tool.script import run_script
+
 import numpy as np
 
 from tool import cli
-from tool.cli import UserError, counted, run_script
+from tool.cli import UserError, counted
 from voc12.classes import VOC, Classes
 from voc12.dataset import Dataset, check_inputs, report_problems
 from voc12.labels import IGNORE_FOREIGN

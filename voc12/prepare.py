@@ -18,11 +18,13 @@ if __name__ == "__main__":
     # Run as a script, Python searches voc12/ for modules; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from tool.script import run_script
+
 import numpy as np
 from tqdm import tqdm
 
 from tool import cli
-from tool.cli import UserError, nearest_path, run_script
+from tool.cli import UserError, nearest_path
 from tool.files import back_up, load_npy_dict, make_folder, remove_leftovers, save_npy_dict
 from voc12.classes import VOC
 from voc12.dataset import Dataset, check_inputs, deeper_root, label_maps

@@ -18,11 +18,13 @@ if __name__ == "__main__":
     # Run as a script, Python searches voc12/ for modules; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from tool.script import run_script
+
 import numpy as np
 from tqdm import tqdm
 
 from tool import VOID, cli
-from tool.cli import UserError, nearest_path, run_script, summarize_ids
+from tool.cli import UserError, nearest_path, summarize_ids
 from tool.files import back_up, check_writable, make_folder, remove_leftovers
 from voc12.classes import make_classes
 from voc12.dataset import Files, check_inputs, photos

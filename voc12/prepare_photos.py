@@ -21,8 +21,10 @@ if __name__ == "__main__":
     # Run as a script, Python searches voc12/ for modules; ours are found from the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from tool.script import run_script
+
 from tool import cli
-from tool.cli import UserError, run_script, summarize_ids
+from tool.cli import UserError, summarize_ids
 from tool.files import make_folder, remove_leftovers
 from voc12.classes import fold, make_classes
 from voc12.dataset import Dataset

@@ -1,0 +1,45 @@
+"""Start and end of every script. Imported before other packages, it also explains which of them is missing."""
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from tool.cli import UserError, print_error, wait_for_main_error
+
+
+def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> None:
+    """Run a script's `main`; turn UserError and OSError into `<script>: error: <message>` and exit status 1.
+
+    After Ctrl-C exit with status 130 and the line `<script>: <interrupted>`. The environment variable TRACEBACK shows where
+    an error was raised.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
+    try:
+        main()
+    except BrokenPipeError:  # the reader (e.g. `head`) closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, OSError) as error:
+        wait_for_main_error()
+        if os.environ.get("TRACEBACK"):
+            traceback.print_exc()
+        print_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: {interrupted}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _explain_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, ModuleNotFoundError) and not os.environ.get("TRACEBACK"):
+        print_error(f"{error}. Activate the environment that `make test` makes: . .venv/bin/activate")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _explain_missing
