@@ -42,7 +42,7 @@ def make_plan(out: Path, seed: int) -> Plan:
     labelled = lists / "labelled.txt"
     shorter = f"head -n {SCORED} {shlex.quote(str(lists / 'train.txt'))} > {shlex.quote(str(labelled))}"
     training = "--batch_size 4 --crop_size 104 --long_side 80 144 --lr 0.02 --warmup_steps 100"
-    segmentation = "--batch_size 8 --iter_size 1 --crop_size 96 --max_iters 800 --no-freeze_bn"
+    segmentation = "--batch_size 8 --iter_size 1 --crop_size 96 --max_iters 700 --no-freeze_bn"
     segmentation += " --adamw --lr 0.001 --wt_dec 0.01 --warmup_steps 40"
     watched = "--num_workers 1 --save_every 50"
     return Plan(
@@ -79,12 +79,12 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     )
     pretrain = command(
         ("python", "demo/pretrain.py", "--voc12_root", single, "--image_list", single / TRAIN, "--softmax"),
-        ("--network", plan.edam, "--epochs", 4, "--long_side", 96, 96, "--seed", plan.seed),
+        ("--network", plan.edam, "--epochs", 3, "--long_side", 96, 96, "--seed", plan.seed),
         ("--out", plan.deeplab_weights),
     )
     fine_tune = command(
         ("python", "demo/pretrain.py", "--voc12_root", plan.root, "--image_list", plan.lists / "train_aug.txt"),
-        ("--network", plan.edam, "--weights", plan.deeplab_weights, "--epochs", 4, "--long_side", 64, 144),
+        ("--network", plan.edam, "--weights", plan.deeplab_weights, "--epochs", 8, "--long_side", 64, 144),
         ("--seed", plan.seed, "--out", plan.weights),
     )
     others = plan.out / "salient" / "VOC2012"
@@ -94,7 +94,7 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     train_poolnet = command(
         ("python", "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN),
         ("--train_list", others / TRAIN, "--network", plan.poolnet),
-        ("--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 3, "--num_workers", 1),
+        ("--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 2, "--num_workers", 1),
         ("--vis_every", 100, "--save_every", 50, "--seed", plan.seed, session(plan, POOLNET)),
     )
     initial = [
