@@ -15,34 +15,23 @@ from torch.utils.checkpoint import checkpoint
 
 from network.attention import attention
 
-# Above this size of x, backward recomputes activations instead of keeping 30 times the memory of x; below it that is faster.
-_RECOMPUTE_ABOVE = 2**20
+_KEPT = 30  # activations that a block keeps for the backward pass, in multiples of its input
+_RECOMPUTE_ABOVE = 2**20  # numbers in a block's input; below it keeping them is faster
+
+
+def fits_gpu(numbers: int, device: torch.device) -> bool:
+    """Return whether a GPU has twice the memory to keep the activations of blocks with so many numbers of input."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached > 2 * _KEPT * 4 * numbers
 
 
 def sinusoidal_encoding(length: int, dim: int) -> Tensor:
     """Return the position encoding (length, dim): sine on even, cosine on odd channels (Vaswani et al., 2017, section 3.5)."""
     position = torch.arange(length, dtype=torch.float32)[:, None]
-    frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * -(math.log(10000.0) / dim))
-    encoding = torch.empty(length, dim)
-    encoding[:, 0::2] = torch.sin(position * frequency)
-    encoding[:, 1::2] = torch.cos(position * frequency)
-    return encoding
-
-
-class PositionEncoding(nn.Module):
-    """The fixed table `pe` (1, length, dim); for longer inputs a longer one is computed."""
-
-    pe: Tensor
-
-    def __init__(self, length: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("pe", sinusoidal_encoding(length, dim)[None])
-
-    def forward(self, length: int) -> Tensor:
-        """Return the encoding of the first positions, (length, dim)."""
-        if length <= self.pe.shape[1]:
-            return self.pe[0, :length]
-        return sinusoidal_encoding(length, self.pe.shape[2]).to(self.pe)
+    angle = position * torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * -(math.log(10000.0) / dim))
+    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
 
 
 class PairEmbedding(nn.Module):
@@ -50,14 +39,20 @@ class PairEmbedding(nn.Module):
 
     def __init__(self, length: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.position = PositionEncoding(length, dim)
+        self.position = nn.Module()
+        self.position.register_buffer("pe", sinusoidal_encoding(length, dim)[None])
         self.segment = nn.Embedding(5, dim)  # five rows as published; a pair uses the first two
         self.dropout = nn.Dropout(dropout)
+
+    def encoding(self, length: int) -> Tensor:
+        """Return the encoding of the first positions, (length, dim); beyond the fixed table it is computed."""
+        table = cast(Tensor, self.position.pe)[0]
+        return table[:length] if length <= len(table) else sinusoidal_encoding(length, table.shape[1]).to(table)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embedded tokens, in the shape of `tokens` (C, P, 2, T, D)."""
         images, length = tokens.shape[2:4]
-        encoding = self.position(length) + self.segment.weight[:images, None]  # (2, T, D)
+        encoding = self.encoding(length) + self.segment.weight[:images, None]  # (2, T, D)
         return self.dropout(tokens + encoding)
 
 
@@ -94,7 +89,7 @@ class CMADropout(nn.Module):
 
 
 def transformer_blocks(
-    x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int, dropout: CMADropout
+    x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int, dropout: CMADropout, keep: bool
 ) -> Tensor:
     """Apply the transformer block of each class, with joint attention over the tokens of both images of a pair.
 
@@ -104,20 +99,20 @@ def transformer_blocks(
         blocks: the C classes' parameters.
         heads: number of attention heads.
         dropout: layers shared by the blocks.
+        keep: activations, instead of recomputing them in the backward pass where x is large.
 
     Returns:
         (C, N, D).
     """
-    q, k, v = _recompute(_projections, x, pairs, blocks, heads)
+    again = not keep and x.numel() > _RECOMPUTE_ABOVE
+    q, k, v = call(again, _projections, x, pairs, blocks, heads)
     attended = attention(q, k, v, dropout.attention.p if dropout.training else 0.0)
-    return _recompute(_after_attention, x, attended, blocks, dropout)
+    return call(again, _after_attention, x, attended, blocks, dropout)
 
 
-def _recompute(function: Callable, x: Tensor, *inputs: Any) -> Any:
-    """Call function(x, *inputs); for a large x let backward recompute what lies between its inputs and its output."""
-    if x.numel() > _RECOMPUTE_ABOVE:
-        return checkpoint(function, x, *inputs, use_reentrant=False)
-    return function(x, *inputs)
+def call(recompute: bool, function: Callable, *inputs: Any) -> Any:
+    """Return function(*inputs). With `recompute`, backward computes its activations again instead of keeping them."""
+    return checkpoint(function, *inputs, use_reentrant=False) if recompute else function(*inputs)
 
 
 def _projections(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int) -> tuple[Tensor, ...]:
@@ -146,7 +141,7 @@ def _after_attention(x: Tensor, attended: Tensor, blocks: list[TransformerBlock]
 def norm(x: Tensor, layers: list[Any]) -> Tensor:
     """Apply to each class of x (C, N, D) its own norm."""
     a, b = torch.stack([layer.a_2 for layer in layers]), torch.stack([layer.b_2 for layer in layers])
-    return standardise(x) * a[:, None] + b[:, None]
+    return _Standardise.apply(x, 1e-6) * a[:, None] + b[:, None]
 
 
 def linear(x: Tensor, layers: list[Any]) -> Tensor:
@@ -155,13 +150,11 @@ def linear(x: Tensor, layers: list[Any]) -> Tensor:
     return torch.baddbmm(bias[:, None], x, weight.mT)  # (C, N, in) x (C, in, out)
 
 
-def standardise(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return (x - mean) / (std + eps) over the last dimension, with the unbiased standard deviation."""
-    return _Standardise.apply(x, eps)
-
-
 class _Standardise(torch.autograd.Function):
-    """The function above. It keeps its output and one number a token; autograd would keep three copies of x."""
+    """(x - mean) / (std + eps) over the last dimension, with the unbiased standard deviation.
+
+    It keeps its output and one number a token; autograd would keep three copies of x.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, eps: float) -> Tensor:

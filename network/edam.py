@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.cma import CMADropout, PairEmbedding, TransformerBlock, transformer_blocks
+from network.cma import CMADropout, PairEmbedding, TransformerBlock, call, fits_gpu, transformer_blocks
 from tool.image_ops import IMAGENET, Normalization
 
 _CLASSES_AT_ONCE = 5  # in the CMA, whose largest tensor then has 43 MB a pair at the published crop
+_RECOMPUTE_ABOVE = 20  # classes; on a CPU backward then recomputes the CMA, attention included
 
 
 class EDAM(nn.Module):
@@ -92,27 +93,30 @@ class EDAM(nn.Module):
         reduced = self.d_d(features)  # (2P, D, h, w)
         reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
         masks = masks[:, : self.num_classes].flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
-        starts = range(0, self.num_classes, _CLASSES_AT_ONCE)
+        keep = fits_gpu(masks.numel() * reduced.shape[-1], masks.device)
+        at_once = self.num_classes if keep else _CLASSES_AT_ONCE
+        many = masks.device.type == "cpu" and self.num_classes > _RECOMPUTE_ABOVE
         logits = [
-            self.class_logits(reduced, part, range(start, start + len(part)))
-            for start, part in zip(starts, masks.split(_CLASSES_AT_ONCE), strict=True)
+            call(many, self.class_logits, reduced, part, range(start, start + len(part)), keep or many)
+            for start, part in zip(range(0, self.num_classes, at_once), masks.split(at_once), strict=True)
         ]
         return torch.cat(logits).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
 
-    def class_logits(self, reduced: Tensor, masks: Tensor, classes: Sequence[int]) -> Tensor:
+    def class_logits(self, reduced: Tensor, masks: Tensor, classes: Sequence[int], keep: bool) -> Tensor:
         """Return the CMA's logits of some classes (section 3.3).
 
         Args:
             reduced: features (P, 2, T, D) at the T positions of each image.
             masks: of these classes, (C, P, 2, T).
             classes: their numbers.
+            keep: see `transformer_blocks`.
 
         Returns:
             (C, P, 2).
         """
         tokens = self.embedding(reduced * masks[..., None])  # features times the mask of each class, (C, P, 2, T, D)
         blocks = [cast(TransformerBlock, cast(nn.Sequential, self.trans_list[c])[0]) for c in classes]
-        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout)
+        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout, keep)
         pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
         fc = torch.stack([cast(nn.Linear, self.fc_list[c]).weight.flatten() for c in classes])  # (C, D)
         return (pooled * fc[:, None, None]).sum(-1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import without_dropout
 
-from network.cma import sinusoidal_encoding
+from network.cma import fits_gpu, sinusoidal_encoding
 from network.edam import EDAM
 from network.resnet38_EDAM_cls import Net
 
@@ -136,9 +136,9 @@ def exact_encoding(length, dim):
 
 def test_position_table_and_its_extension(net):
     torch.testing.assert_close(sinusoidal_encoding(300, 16).double(), exact_encoding(300, 16), rtol=0, atol=2e-5)
-    position = net.embedding.position
-    table = position.pe.shape[1]
-    torch.testing.assert_close(position(table + 30)[:table], position(table), rtol=0, atol=0)
+    embedding = net.embedding
+    table = embedding.position.pe.shape[1]
+    torch.testing.assert_close(embedding.encoding(table + 30)[:table], embedding.encoding(table), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("num_classes", [3, 20, 37])
@@ -156,15 +156,8 @@ def test_gradients_of_batched_equal_the_loop(num_classes):
         torch.testing.assert_close(grad, grads[1][name], rtol=1e-7, atol=1e-9, msg=name)
 
 
-def test_pairs_are_independent(net, device):
-    images = torch.randn(3, 2, 3, 32, 32, dtype=torch.float64).to(device)
-    with torch.no_grad():
-        together, alone = net(images), net(images[1:2])
-    torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-12)
-
-
 def test_recomputed_activations_have_the_same_dropout(monkeypatch):
-    """Logits and gradients are the same bits whether backward keeps or recomputes activations."""
+    """Logits and gradients are the same bits whether backward keeps activations, recomputes some, or recomputes the CMA."""
     torch.manual_seed(0)
     net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32).double().train()
     images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64)
@@ -178,5 +171,31 @@ def test_recomputed_activations_have_the_same_dropout(monkeypatch):
 
     kept = results(1)
     assert not torch.equal(kept[0], results(2)[0])
-    monkeypatch.setattr("network.cma._RECOMPUTE_ABOVE", 0)
-    assert all(map(torch.equal, results(1), kept))
+    for module in ("cma", "edam"):
+        monkeypatch.setattr(f"network.{module}._RECOMPUTE_ABOVE", 0)
+        assert all(map(torch.equal, results(1), kept))
+
+
+@pytest.mark.parametrize(("free", "fits"), [(139, False), (141, True)])
+def test_memory_of_a_gpu_decides_what_is_kept(monkeypatch, free, fits):
+    """A million numbers of input need 240 MB, of which PyTorch holds 100 MB."""
+    for name, value in (("is_available", True), ("memory_reserved", 300 * 10**6), ("memory_allocated", 200 * 10**6)):
+        monkeypatch.setattr(torch.cuda, name, lambda *device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 10**6, 80 * 10**9))
+    assert fits_gpu(10**6, torch.device("cuda", 0)) == fits and not fits_gpu(10**6, torch.device("cpu"))
+
+
+def test_all_classes_at_once_where_they_fit(monkeypatch, net):
+    images, calls = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64).to(devices.name), []
+
+    def class_logits(reduced, masks, classes, keep):
+        calls.append((len(classes), keep))
+        return type(net).class_logits(net, reduced, masks, classes, keep)
+
+    monkeypatch.setattr(net, "class_logits", class_logits)
+    logits = []
+    for fits in (False, True):
+        monkeypatch.setattr("network.edam.fits_gpu", lambda numbers, device, fits=fits: fits)
+        logits.append(net(images))
+    assert calls == [(5, False)] * 4 + [(20, True)]
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-12)
