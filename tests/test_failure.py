@@ -50,9 +50,9 @@ def whole(drawn, tmp_path_factory) -> Path:
     [
         ("kill 0 18", "rank 1: lost connection"),
         ("kill 1 5", "rank 0: lost connection"),
-        ("error 0 27", "ZeroDivisionError"),
-        ("error 1 11", "ZeroDivisionError"),
-        ("deaf 1 3", "ZeroDivisionError"),
+        ("error 0 27", "ZeroDivisionError: made"),
+        ("error 1 11", "ZeroDivisionError: made"),
+        ("deaf 1 3", "ZeroDivisionError: made"),
     ],
 )
 def test_failing_rank_ends_all(fail, keyword, whole, drawn, tmp_path):
