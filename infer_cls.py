@@ -9,6 +9,7 @@ Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 i
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from tool.script import run_script
 from typing import Any
@@ -28,7 +29,7 @@ from tool import cli, distributed
 from tool.cli import BadPhoto, UserError
 from tool.files import save_npy_dict
 from tool.precision import autocast, inference_form, setup_precision
-from tool.ranks import is_main_process
+from tool.ranks import is_main_process, on_main
 from voc12.classes import PALETTE, VOC, Classes
 from voc12.dataset import ROOT, Dataset, Files, read_image_list, saliency_maps
 from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb
@@ -76,8 +77,7 @@ def main() -> None:
     data = Dataset(args.voc12_root, args.ignore_foreign)
     saliency = saliency_maps(args.sal_path) if args.sal_path and (args.out_cam_pred or args.out_crf_pred) else None
     with loop.start(args) as run:
-        problems: list[tuple[str, str]] = []
-        labels = data.image_labels(read_image_list(args.infer_list), args.infer_list, problems)
+        labels, problems = on_main(partial(read_labels, data, args.infer_list))
         ids = [*labels, *dict(problems)]
         ids = run.usable(ids, [data.photos(), *([saliency] if saliency else [])], problems)
         net, report = load_network(args, data.classes)
@@ -91,6 +91,12 @@ def main() -> None:
                 saliency_path = saliency.find(photo.id) if saliency else None
                 run.write_behind(write_labels, photo, classes, maps.cpu().numpy(), saliency_path, args)
         run.finish()
+
+
+def read_labels(data: Dataset, list_path: str) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
+    """Return the label of each photo in a list, multi-hot float32 (C,), and (id, message) of those without one."""
+    problems: list[tuple[str, str]] = []
+    return data.image_labels(read_image_list(list_path), list_path, problems), problems
 
 
 def write_labels(

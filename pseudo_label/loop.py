@@ -25,7 +25,7 @@ from tool import cli, distributed, loading
 from tool.cli import BadPhoto, UserError, counted, summarize_ids
 from tool.files import make_folder
 from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
-from tool.ranks import from_main, is_main_process
+from tool.ranks import is_main_process, on_main
 from tool.workers import WorkerPool
 from voc12.dataset import Files, check_inputs, report_problems
 from voc12.images import load_photo
@@ -116,7 +116,8 @@ class Run:
             if what := inputs.get(folder.resolve()):
                 raise UserError(f"--{name} {folder}: is the folder of the {what}s. Name another one.")
         bad = dict(problems)
-        bad |= check_inputs([image_id for image_id in ids if image_id not in bad], files)
+        needed = ids if self.args.overwrite else self._unfinished(ids)
+        bad |= check_inputs([image_id for image_id in needed if image_id not in bad], files)
         self._unusable = len(bad)
         return report_problems(list(bad.items()), ids, self.args.skip_errors, "labelled")
 
@@ -143,21 +144,26 @@ class Run:
 
     def photos_left(self, ids: Sequence[str]) -> list[str]:
         """Return this process's share of the photos that lack a file in an output folder."""
-
-        def is_finished(image_id: str) -> bool:  # each file is written whole or not at all
-            paths = [
-                [folder / f"{image_id}{ending}" for ending in (".png", ".npy")] for folder in self.folders.values()
-            ]
-            return all(any(path.is_file() for path in pair) for pair in paths)
-
-        # The main process decides: others may see a shared folder a little later.
-        left = from_main([image_id for image_id in ids if not is_finished(image_id)])
+        left = self._unfinished(ids)
         for folder in self.folders.values():
             make_folder(folder)  # another machine may have a disk of its own
         if is_main_process() and len(left) < len(ids):
             self._done = len(ids) - len(left)
             print(f"{self._done} of {counted(len(ids), 'photos')} finished already", flush=True)
         return left[self.rank :: self.world]
+
+    def _unfinished(self, ids: Sequence[str]) -> list[str]:
+        """Return the photos without all of their files, of which each is written whole or not at all.
+
+        The main process lists the folders: others may see a shared one a little later, and each file's own stat takes longer.
+        """
+
+        def unfinished() -> list[str]:
+            names = [os.listdir(folder) if folder.is_dir() else [] for folder in self.folders.values()]
+            found = [{name[:-4] for name in listed if name.endswith((".png", ".npy"))} for listed in names]
+            return [image_id for image_id in ids if not all(image_id in finished for finished in found)]
+
+        return on_main(unfinished)
 
     def read_ahead(
         self, ids: Sequence[str], files: Files, prepare: Callable[[Image.Image], Any] | None = None
