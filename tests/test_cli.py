@@ -83,20 +83,11 @@ BOTH = [
     ("--weights", ".."),
     ("--network", "network.nothing"),
 ]
+TRAINING = [("--train_list", "nowhere.txt"), ("--resume", "nowhere"), ("--network", "tool.optim"), ("--device", "gpu")]
+TRAINING += [("--batch_size", 4), ("--long_side", 64, 32)]
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        *BOTH,
-        ("--train_list", "nowhere.txt"),
-        ("--resume", "nowhere"),
-        ("--network", "tool.optim"),
-        ("--device", "gpu"),
-        ("--batch_size", 4),
-        ("--long_side", 64, 32),
-    ],
-)
+@pytest.mark.parametrize("args", [*BOTH, *TRAINING])
 def test_training_names_what_is_missing(args, commands, drawn, tmp_path):
     write_pairs(tmp_path / "pairs.txt", 3)
     same = ("--voc12_root", drawn, "--train_list", "pairs.txt", "--network", "tests.small_net", "--batch_size", 1)
@@ -124,43 +115,30 @@ def test_inference_needs_an_output(commands, drawn, tiny_weights, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "unused"),
+    ("script", "flags", "unused"),
     [
-        ("--out_cam_pred O --theta 0.2", []),
-        ("--out_crf_pred O --theta 0.2 --alpha 0.1 --beta 0.9 --sal_path S", []),
-        ("--out_cam O --out_cam_pred P --theta 0.2", []),
-        ("--out_cam_pred O --alpha 0.1", ["--alpha"]),
-        ("--out_crf_pred O --theta 0.2 --beta 0.9", ["--theta", "--beta"]),
-        ("--out_cam O --theta 0.2", ["--theta"]),
-        ("--out_cam O --out_crf P --sal_path S --beta 0.9", ["--sal_path", "--beta"]),
+        (infer_cls, "--out_cam_pred O --theta 0.2", []),
+        (infer_cls, "--out_crf_pred O --theta 0.2 --alpha 0.1 --beta 0.9 --sal_path S", []),
+        (infer_cls, "--out_cam O --out_cam_pred P --theta 0.2", []),
+        (infer_cls, "--out_cam_pred O --alpha 0.1", ["--alpha"]),
+        (infer_cls, "--out_crf_pred O --theta 0.2 --beta 0.9", ["--theta", "--beta"]),
+        (infer_cls, "--out_cam O --theta 0.2", ["--theta"]),
+        (infer_cls, "--out_cam O --out_crf P --sal_path S --beta 0.9", ["--sal_path", "--beta"]),
+        (evaluation, "", []),
+        (evaluation, "--theta 0.2 --beta 0.9", ["--theta", "--beta"]),
+        (evaluation, "--type npy --theta 0.2 --alpha 0.1 --sal_path S", []),
+        (evaluation, "--type npy --crf --theta 0.2 --sal_path S", []),
+        (evaluation, "--type npy --theta 0.2 --alpha 0.1", ["--alpha"]),
+        (evaluation, "--type npy --curve --theta 3 --sal_path S", ["--theta"]),
+        (evaluation, "--type npy --crf --theta 0.2", ["--theta"]),
     ],
 )
-def test_inference_notes_unused_flags(flags, unused, capsys):
-    args = infer_cls.get_parser().parse_args([*INFER.split()[1:], *flags.split()])
+def test_unused_flags_are_noted(script, flags, unused, capsys):
+    required = "--voc12_root R --weights W" if script is infer_cls else "--predict_dir P"
+    args = script.get_parser().parse_args(f"{required} {flags}".split())
     outputs = {name: folder for name, folder in vars(args).items() if name.startswith("out_") and folder}
-    infer_cls.warn_unused(args, outputs)
-    check_note(capsys.readouterr().err, unused)
-
-
-@pytest.mark.parametrize(
-    ("flags", "unused"),
-    [
-        ("", []),
-        ("--theta 0.2 --beta 0.9", ["--theta", "--beta"]),
-        ("--type npy --theta 0.2 --alpha 0.1 --sal_path S", []),
-        ("--type npy --crf --theta 0.2 --sal_path S", []),
-        ("--type npy --theta 0.2 --alpha 0.1", ["--alpha"]),
-        ("--type npy --curve --theta 3 --sal_path S", ["--theta"]),
-        ("--type npy --crf --theta 0.2", ["--theta"]),
-    ],
-)
-def test_evaluation_notes_unused_flags(flags, unused, capsys):
-    evaluation.warn_unused(evaluation.get_parser().parse_args(["--predict_dir", "P", *flags.split()]))
-    check_note(capsys.readouterr().err, unused)
-
-
-def check_note(printed: str, unused: list[str]) -> None:
-    """Check that a note names these flags, and that there is none without any."""
+    script.warn_unused(args, outputs) if outputs else script.warn_unused(args)
+    printed = capsys.readouterr().err
     assert printed.startswith(f"note: {', '.join(unused)} ha") if unused else not printed
 
 

@@ -30,10 +30,9 @@ def test_gpu_allows_rounding_of_training_and_files_of_one_shape(tmp_path, monkey
     monkeypatch.setattr(devices, "name", "cuda")
     assert devices.same(np.ones(3), np.full(3, 1.001)) and not devices.same(np.ones(3), np.full(3, 1.003))
     assert not devices.same(np.ones(3), np.ones(4)) and not devices.same(np.ones(1), np.full(1, np.nan))
-    contents = []
     for name, value, width in (("a", 0, 5), ("b", 1, 5), ("c", 1, 6)):
         save_npy_dict(tmp_path / f"{name}.npy", {3: np.full((2, width), value, np.float32)})
         Image.fromarray(np.full((4, width), value, np.uint8)).save(tmp_path / f"{name}.png")
-        contents.append([devices.content(tmp_path / f"{name}.{ending}") for ending in ("npy", "png")])
-    assert contents[0] == contents[1]
-    assert all(a != c for a, c in zip(contents[0], contents[2], strict=True))
+    for ending in ("npy", "png"):
+        a, b, c = (devices.content(tmp_path / f"{name}.{ending}") for name in "abc")
+        assert a == b != c
