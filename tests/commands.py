@@ -3,6 +3,7 @@
 A fork server imports the scripts once; each command is a fork of it that executes the script's file as `__main__`.
 """
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -63,8 +64,9 @@ class Command:
         return [int(child) for task in tasks for child in task.read_text().split()]
 
     def send(self, number: int, group: bool = False) -> int:
-        """Send a signal, with `group` to its children, too; return the exit status."""
-        (os.killpg if group else os.kill)(self.pid, number)
+        """Send a signal, with `group` to its children, too; return the exit status. It may have finished before."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if group else os.kill)(self.pid, number)
         return self.wait()
 
 

@@ -59,7 +59,8 @@ def test_killed_and_resumed(case, whole, commands, data, tmp_path, workers):
         assert command.until(
             lambda after=after: state.is_file() and torch.load(state, weights_only=True)["step"] >= after
         )
-        assert command.send(signal.SIGKILL) == -signal.SIGKILL
+        killed = command.send(signal.SIGKILL) == -signal.SIGKILL
+        assert killed or after == 4  # on a busy machine the last two steps may end before the signal
     done = commands.run(tmp_path, case.script, *flags)
     assert re.search(rf"resumed checkpoints/s/state.pth after step [1-6] of {STEPS}", done.stdout)
     assert same_run(tmp_path, whole, "s")
