@@ -34,7 +34,9 @@ def check(plan: Plan, laptop: bool) -> None:
     """Check all inputs and print what was found. UserError: something is missing, all of which is listed."""
     found = Preflight(plan)
     if not plan.sal_path:
-        found.notes.append(f"the rows with saliency are left out; for them: {SOURCES['poolnet_weights']}")
+        found.notes.append(
+            f"the rows with saliency are left out; for them --poolnet_weights: {SOURCES['poolnet_weights']}"
+        )
     if not plan.segments:
         found.notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
     if not torch.cuda.is_available():
@@ -110,6 +112,7 @@ class Preflight:
         with self._noting(wanted=VOC_SOURCE):
             data = Dataset(root)
         if len(self.problems) > before:
+            self.notes.append(f"for the photos of train_aug: --sbd_root SBD or --download DIR ({SBD_PAGE})")
             return []
         if data.classes != VOC:
             self.problems.append(f"{root / 'classes.txt'}: names other classes than VOC's. README.md has the commands.")

@@ -170,7 +170,12 @@ def test_dry_run_without_flags_lists_all_that_is_needed(tmp_path, monkeypatch, c
     with pytest.raises(UserError, match="inputs"):
         main(monkeypatch, "--dry_run", *["--laptop", "--sal_path", "none"][: 3 * laptop])
     shown = capsys.readouterr()
-    assert "--out" in shown.err and "--voc12_root" in shown.err and "VOCtrainval" in shown.err
+    assert (
+        "--sbd_root" in shown.out
+        and "--out" in shown.err
+        and "--voc12_root" in shown.err
+        and "VOCtrainval" in shown.err
+    )
     asked = {name for name in ("ilsvrc-cls_rna", "final.pth", "deeplabv1_resnet101") if name in shown.out + shown.err}
     assert asked == (set() if laptop else {"ilsvrc-cls_rna", "final.pth", "deeplabv1_resnet101"})
 
