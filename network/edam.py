@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.cma import CMADropout, PairEmbedding, TransformerBlock, call, fits_gpu, transformer_blocks
+from network.cma import CMADropout, PairEmbedding, TransformerBlock, fits_gpu, transformer_blocks
 from tool.image_ops import IMAGENET, Normalization
 
 _CLASSES_AT_ONCE = 5  # in the CMA, whose largest tensor then has 43 MB a pair at the published crop
-_RECOMPUTE_ABOVE = 20  # classes; on a CPU backward then recomputes the CMA, attention included
 
 
 class EDAM(nn.Module):
@@ -95,9 +94,8 @@ class EDAM(nn.Module):
         masks = masks[:, : self.num_classes].flatten(2).permute(1, 0, 2).unflatten(1, (pairs, 2))  # (C, P, 2, T)
         keep = fits_gpu(masks.numel() * reduced.shape[-1], masks.device)
         at_once = self.num_classes if keep else _CLASSES_AT_ONCE
-        many = masks.device.type == "cpu" and self.num_classes > _RECOMPUTE_ABOVE
         logits = [
-            call(many, self.class_logits, reduced, part, range(start, start + len(part)), keep or many)
+            self.class_logits(reduced, part, range(start, start + len(part)), keep)
             for start, part in zip(range(0, self.num_classes, at_once), masks.split(at_once), strict=True)
         ]
         return torch.cat(logits).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
