@@ -264,6 +264,8 @@ class Training:
         if self.monitor and step > 0:
             self._save_state(step)
         problem = next(filter(None, distributed.gather(self.problem)), None)
+        if flags[0]:  # a signal to the whole process group ends the processes that read photos, too
+            problem = None
         if self.monitor and problem is None:
             self.monitor.say(f"stopped by a signal after step {step} of {self.task.max_step}. Rerun with --resume.")
         elif self.monitor:
