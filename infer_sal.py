@@ -6,6 +6,7 @@ Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 i
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from tool.script import run_script
 
@@ -21,8 +22,7 @@ from pseudo_label.onnx_saliency import PACKAGES, OnnxSaliency, find_weights
 from pseudo_label.saliency_maps import enlargement, grey_map, saliency_logits
 from tool import cli
 from tool.cli import BadPhoto, UserError
-from tool.files import atomic_write
-from tool.ranks import from_main, is_main_process
+from tool.ranks import on_main
 from voc12.dataset import ROOT, Dataset, Files, photos, read_image_list
 from voc12.images import save_label
 
@@ -74,7 +74,7 @@ def main() -> None:
 def infer_onnx(run: Run, ids: list[str], files: Files) -> None:
     """Write the maps of an ONNX network."""
     args = run.args
-    args.weights = from_main(find_weights(args.weights) if is_main_process() else None)  # one process downloads it
+    args.weights = on_main(partial(find_weights, args.weights))  # one process downloads it
     scaling = {"mean": args.mean, "std": args.std, "highest": 255} if args.mean or args.std else None
     net = OnnxSaliency(args.weights, args.input_size, scaling)
     settings = {"input_size": net.side, **net.scaling}
@@ -102,8 +102,7 @@ def write_map(photo: Photo, logits: np.ndarray, is_enlarged: bool, folder: Path)
     """
     if not np.isfinite(logits).all():
         raise BadPhoto(f"{photo.id}: saliency is not finite. Use --amp off or check the weights.")
-    with atomic_write(folder / f"{photo.id}.png") as file:
-        Image.fromarray(grey_map(logits)).save(file, format="PNG")
+    save_label(folder / f"{photo.id}.png", grey_map(logits), grey=True)
     return "are too small for PoolNet and were enlarged" if is_enlarged else None
 
 

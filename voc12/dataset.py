@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tool.cli import UserError, nearest_path, summarize_ids
-from tool.ranks import from_main, is_main_process
+from tool.ranks import is_main_process, on_main
 from voc12.folders import MANIFEST as MANIFEST
 from voc12.folders import Files, deeper_root, label_maps, photos
 from voc12.folders import grey_masks as grey_masks
@@ -136,23 +136,21 @@ def check_inputs(
         check: further check of an image, which raises UserError.
         check_all: check of all images, after that of each, which raises UserError.
     """
-    found: list[tuple[str, str]] | UserError = []
-    if is_main_process() and ids:
-        try:
-            for one in files:
-                one.check()
-            unique, find_problem = list(dict.fromkeys(ids)), partial(_problem, files, check)
-            with ThreadPoolExecutor(4) as pool:
-                messages = tqdm(pool.map(find_problem, unique), "checking", len(unique), unit="photo", disable=None)
-                found = [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
-            if check_all is not None:
-                check_all()
-        except UserError as error:
-            found = error
-    found = from_main(found)
-    if isinstance(found, UserError):
-        raise found
-    return found
+
+    def find_problems() -> list[tuple[str, str]]:
+        if not ids:
+            return []
+        for one in files:
+            one.check()
+        unique, find_problem = list(dict.fromkeys(ids)), partial(_problem, files, check)
+        with ThreadPoolExecutor(4) as pool:
+            messages = tqdm(pool.map(find_problem, unique), "checking", len(unique), unit="photo", disable=None)
+            found = [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
+        if check_all is not None:
+            check_all()
+        return found
+
+    return on_main(find_problems)
 
 
 def _problem(files: Sequence[Files], check: Callable[[str], object] | None, image_id: str) -> str | None:
