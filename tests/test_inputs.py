@@ -12,6 +12,7 @@ import colorful
 import eval as eval_script
 import infer_sal
 from experiment import baselines
+from tool import ranks
 from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12 import dataset, pairs
@@ -127,11 +128,11 @@ def test_check_inputs_with_a_check_of_the_script(root):
 
 
 def test_check_inputs_reads_on_the_main_process_alone(root, monkeypatch):
-    monkeypatch.setattr(dataset, "is_main_process", lambda: False)
+    monkeypatch.setattr(ranks, "is_main_process", lambda: False)
     monkeypatch.setattr(dataset, "size_of", lambda *_: pytest.fail("read"))
-    monkeypatch.setattr(dataset, "from_main", lambda _: [("i00", "bad")])
+    monkeypatch.setattr(ranks, "from_main", lambda _: [("i00", "bad")])
     assert check_inputs(IDS, [photos(root / "JPEGImages")]) == [("i00", "bad")]
-    monkeypatch.setattr(dataset, "from_main", lambda _: UserError("no photos"))
+    monkeypatch.setattr(ranks, "from_main", lambda _: UserError("no photos"))
     with pytest.raises(UserError, match="no photos"):
         check_inputs(IDS, [photos(root / "JPEGImages")])
 
