@@ -34,6 +34,7 @@ from tool.files import make_folder
 from tool.loading import StepBatches, batches, make_loader
 from tool.optim import lr_factor, make_adamw, set_learning_rate
 from voc12.augment import augment_photo
+from voc12.data import epoch_order
 from voc12.dataset import Dataset, read_image_list
 from voc12.images import load_photo
 
@@ -66,7 +67,7 @@ class Photos(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """Return an image float32 (3, S, S), S the long side of the step, and its label float32 (C,)."""
         epoch, place = divmod(position, len(self.ids))
-        image_id = self.ids[np.random.default_rng([self.seed, epoch]).permutation(len(self.ids))[place]]
+        image_id = self.ids[epoch_order(self.seed, epoch, len(self.ids))[place]]
         least, most = self.long_side
         step_rng = np.random.default_rng([self.seed, 2, position // self.batch_size])
         side = least + 16 * int(step_rng.integers((most - least) // 16 + 1))

@@ -92,6 +92,26 @@ def test_one_collective_a_step(make, monkeypatch):
     assert len(calls) == STEPS + 1  # the first agrees on the first batch
 
 
+def test_signal_to_the_readers_too_is_no_error(make, tmp_path, monkeypatch):
+    """A signal to the whole process group also ends the processes that read photos."""
+    run = make(nn.Linear(1, 1))
+    read_next = run._next
+
+    def end_reader(source, step):
+        if step < 3:
+            return read_next(source, step)
+        run.signals.append(signal.SIGTERM)
+        run.problem = "a process that reads photos was killed"
+        return []
+
+    monkeypatch.setattr(run, "_next", end_reader)
+    with pytest.raises(SystemExit) as ended:
+        run.run()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert "stopped by a signal after step 3" in (tmp_path / "c/s/train.log").read_text()
+    assert torch.load(tmp_path / "c/s/state.pth", weights_only=True)["step"] == 3
+
+
 class Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

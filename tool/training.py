@@ -24,7 +24,7 @@ from tool.cli import UserError, counted, print_error
 from tool.failure import shared_failure
 from tool.loading import StepBatches, batches, make_loader
 from tool.monitor import Monitor
-from tool.norms import find_learning_norms, share_batch_norms
+from tool.norms import can_be_shared, find_learning_norms, share_batch_norms
 from tool.precision import Autocast, setup_precision, warn_of_emulation
 from tool.ranks import is_main_process
 
@@ -119,11 +119,7 @@ class Training:
             needed = f"{world} processes x {task.accumulation_steps} micro-batches (--iter_size)"
             raise UserError(f"--batch_size {args.batch_size}: too small for {needed}. Raise it.")
         self.norms = find_learning_norms(task.net)
-        if (
-            self.norms
-            and world > 1
-            and (device.type == "cpu" or {type(norm) for norm in self.norms} != {nn.BatchNorm2d})
-        ):
+        if world > 1 and not can_be_shared(self.norms, device):
             problem = "its batch norms learn, and need all photos of a step in one process"
             raise UserError(f"--network {args.network}: {problem}. Start it without torchrun.")
         settings = {name: getattr(args, name) for name in MUST_MATCH if hasattr(args, name)} | dict(task.settings)
@@ -263,9 +259,8 @@ class Training:
             return
         if self.monitor and step > 0:
             self._save_state(step)
-        problem = next(filter(None, distributed.gather(self.problem)), None)
-        if flags[0]:  # a signal to the whole process group ends the processes that read photos, too
-            problem = None
+        # A signal to the whole process group ends the processes that read photos, too.
+        problem = None if flags[0] else next(filter(None, distributed.gather(self.problem)), None)
         if self.monitor and problem is None:
             self.monitor.say(f"stopped by a signal after step {step} of {self.task.max_step}. Rerun with --resume.")
         elif self.monitor:

@@ -87,7 +87,7 @@ class ShuffledPhotos:
 
     def ids_at(self, position: int) -> Sequence[str]:
         epoch, place = divmod(position, len(self.ids))
-        return [self.ids[_order(self.seed, epoch, len(self.ids))[place]]]
+        return [self.ids[epoch_order(self.seed, epoch, len(self.ids))[place]]]
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """Return the augmented photo float32 (3, h, w) and its target."""
@@ -223,7 +223,7 @@ class PairedPhotos(ShuffledPhotos):
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the order of `count` photos in an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
