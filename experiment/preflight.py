@@ -26,7 +26,7 @@ SOURCES = {
     "sal_path": "grey maps <id>.png, such as the authors' (BaiduYun, see README.md); or --saliency or --poolnet_weights",
     "deeplab_weights": "deeplabv1_resnet101-coco.pth, made by convert.py of github.com/kazuto1011/deeplab-pytorch",
 }
-TRIED = 30  # a try costs about as much as so many pairs of crops through each network
+TRIED = 30  # --try costs about as much as this many pairs of crops through each network
 STEP_START = 6  # seconds to start a script that imports PyTorch
 
 

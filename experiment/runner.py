@@ -68,7 +68,7 @@ def is_finished(out: Path, step: Step) -> bool:
 
 def differences(step: Step, mark: Mark) -> list[str]:
     """Return what has changed since a step's mark was written: "its flags", or input files by path."""
-    now = input_digests(step.command)  # a file that was removed after its use has not changed
+    now = input_digests(step.command)  # a missing file counts as unchanged: it may have been deleted after use
     changed = [path for path, digest in mark.inputs.items() if now.get(path, digest) != digest]
     same_command = LAUNCHER.sub("", step.command) == LAUNCHER.sub("", mark.command)
     return changed if same_command else ["its flags", *changed]

@@ -20,7 +20,7 @@ _RECOMPUTE_ABOVE = 2**20  # numbers in a block's input; below it keeping them is
 
 
 def fits_gpu(numbers: int, device: torch.device) -> bool:
-    """Return whether a GPU has twice the memory to keep the activations of blocks with so many numbers of input."""
+    """Return whether a GPU has twice the free memory that the activations of blocks need whose input has `numbers` elements."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

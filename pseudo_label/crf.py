@@ -9,7 +9,7 @@ import pydensecrf.densecrf as densecrf
 
 @dataclass(frozen=True)
 class CrfSettings:
-    """Kernels of the pairwise terms, and steps of mean-field inference. The channels' order moves the approximation a little."""
+    """Kernels of the pairwise terms, and steps of mean-field inference. The channel order changes the result slightly."""
 
     iterations: int
     smoothness: Mapping[str, float]  # pixels pull on near ones

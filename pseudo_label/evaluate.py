@@ -94,7 +94,7 @@ class LabelSource:
         truth = load_label(paths[0])
         values = {paths[0].stem: check_values(paths[0], truth, len(self.names), self.void)}
         matrix = self._confusion(truth, paths[1], *paths[2:])
-        shown = bool(matrix[0, 1:].any())  # of a curve: at its first theta, which leaves most foreground
+        shown = bool(matrix[0, 1:].any())  # for a curve, matrix[0] is of the lowest theta, with most foreground
         return Evaluation(matrix, [], int(shown), int(shown and not matrix[0, :, 1:].any()), values)
 
     def _confusion(self, truth: np.ndarray, path: Path, sal_path: Path | None = None) -> np.ndarray:

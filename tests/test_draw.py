@@ -134,7 +134,7 @@ def test_single_photos_show_one_object_of_every_class(tmp_path):
 
 
 def test_colours_do_not_identify_a_class():
-    """The class with the most pixels of a colour (64 steps) hardly explains the badge parts, less so the objects."""
+    """Guessing the class by colour alone (in 64 steps) does poorly on badges, and worse on objects."""
     counts = np.zeros((21, 64))
     for number in range(1, 201):
         sample = draw(1, number, 96)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from tool.cli import UserError, print_error
 
-WAIT = 0.5  # seconds for the first to fail, which prints: torchrun ends it as soon as another has left
+WAIT = 0.5  # seconds that other ranks stay, or torchrun would end the failed one before it has printed its error
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> i
 def label_file(root: str | Path, classes: Classes, listed_in: str | Path) -> Path:
     """Return the label file for the images of a list: labels.csv of the dataset's root, else cls_labels.npy.
 
-    Of VOC's classes the latter is the one in the folder of the list, else the one in voc12/.
+    With VOC's classes, cls_labels.npy is looked for in the list's folder, then in voc12/.
     """
     if (path := Path(root, CSV_FILE)).exists():
         return path

@@ -81,7 +81,7 @@ def _complete(
                 back_up(path, copy=True)
                 findings.add("masks that could not be used, made again (old files: <id>.png.1)", image_id)
             save_label(path or folder / f"{image_id}.png", label)
-        masks[image_id] = tuple(values_in(label))  # small arrays would stop 1 GB of freed memory from being reused
+        masks[image_id] = tuple(values_in(label))  # no array: many small ones fragment the heap by 1 GB
         if any(count < value < VOID for value in masks[image_id] or ()):
             findings.add(f"masks with values other than 0..{count} and {VOID}", image_id)
     return masks

@@ -104,7 +104,7 @@ def _make_even(chosen: np.ndarray, shown: np.ndarray, bits: np.random.PCG64) -> 
         path = _shortest_path((linked + linked.T) > 0, start, odd)
         for a, b in itertools.pairwise(path):
             movable = np.flatnonzero(shown[:, a] & shown[:, b] & ((chosen == a) | (chosen == b)))
-            if len(movable) == 0:  # the step before moved the only one
+            if len(movable) == 0:  # the previous step of the path moved the only image that could move
                 break
             image = movable[int(bits.random_raw()) % len(movable)]
             chosen[image] = a + b - chosen[image]

@@ -151,7 +151,7 @@ class Annotations:
         elif isinstance(outline["counts"], list):
             outline = self._coder.frPyObjects(outline, height, width)
         pixels = self._coder.decode(outline)
-        if pixels.max() > 1:  # what a code that is too short leaves open is not initialised
+        if pixels.max() > 1:  # a code that is too short leaves pixels uninitialised
             raise ValueError("damaged run-length code")
         return pixels.astype(bool)
 

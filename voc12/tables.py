@@ -33,7 +33,7 @@ def read_label_csv(
 
     Args:
         path: the table.
-        known: ids of the photos, which of equal names in several folders begin with the folder.
+        known: ids of the photos; if several folders hold the same file name, the id starts with the folder.
         dropped: receives `<name> (<id>)` of each name that means no class, such as "none".
 
     Raises:
