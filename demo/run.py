@@ -94,7 +94,7 @@ def make_demo_steps(plan: Plan) -> list[Step]:
     train_poolnet = command(
         ("python", "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN),
         ("--train_list", others / TRAIN, "--network", plan.poolnet),
-        ("--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 2, "--num_workers", 1),
+        ("--crop_size", 128, "--batch_size", 4, "--lr", 0.001, "--max_epoches", 3, "--num_workers", 1),
         ("--vis_every", 100, "--save_every", 50, "--seed", plan.seed, session(plan, POOLNET)),
     )
     initial = [
