@@ -71,12 +71,12 @@ def make_plan(out: Path, seed: int) -> Plan:
 
 def make_demo_steps(plan: Plan) -> list[Step]:
     """Return all steps of the demo, in order."""
-    draw = command("python", "demo/draw.py", "--out", plan.out, "--seed", plan.seed)
-    single = plan.out / "single" / "VOC2012"
-    draw_single = command(
-        ("python", "demo/draw.py", "--out", single.parent, "--seed", plan.seed + 2, "--single"),
-        ("--train", 3000, "--val", 0, "--size", 96),
-    )
+
+    def draw(out: Path, seed: int, *words: object) -> str:
+        return command("python", "demo/draw.py", "--out", out, "--seed", seed, words)
+
+    single, others = plan.out / "single" / "VOC2012", plan.out / "salient" / "VOC2012"
+    draw_single = draw(single.parent, plan.seed + 2, "--single", "--train", 3000, "--val", 0, "--size", 96)
     pretrain = command(
         ("python", "demo/pretrain.py", "--voc12_root", single, "--image_list", single / TRAIN, "--softmax"),
         ("--network", plan.edam, "--epochs", 3, "--long_side", 96, 96, "--seed", plan.seed),
@@ -87,10 +87,7 @@ def make_demo_steps(plan: Plan) -> list[Step]:
         ("--network", plan.edam, "--weights", plan.deeplab_weights, "--epochs", 8, "--long_side", 64, 144),
         ("--seed", plan.seed, "--out", plan.weights),
     )
-    others = plan.out / "salient" / "VOC2012"
-    draw_others = command(
-        ("python", "demo/draw.py", "--out", plan.out / "salient", "--seed", plan.seed + 1, "--train", 1500, "--val", 0)
-    )
+    draw_others = draw(others.parent, plan.seed + 1, "--train", 1250, "--val", 0)
     train_poolnet = command(
         ("python", "train_sal.py", "--voc12_root", others, "--mask_dir", others / OWN),
         ("--train_list", others / TRAIN, "--network", plan.poolnet),
@@ -104,7 +101,8 @@ def make_demo_steps(plan: Plan) -> list[Step]:
         Step("salient", "Draw other photos, whose masks teach PoolNet what is salient in any class", draw_others),
         Step("saliency_training", "PoolNet, instead of its published weights", train_poolnet),
     ]
-    return [Step("data", "Draw a miniature of VOC12", draw), *make_steps(plan, initial)]
+    data = Step("data", "Draw a miniature of VOC12", draw(plan.out, plan.seed))
+    return [data, *make_steps(plan, initial)]
 
 
 def get_parser() -> argparse.ArgumentParser:
