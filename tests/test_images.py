@@ -1,19 +1,67 @@
 """Label maps, saliency maps and photos in every form that programs write, and the files that are none."""
 
-import os
+import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tool.cli import UserError
 from voc12.classes import PALETTE
-from voc12.images import labels_of_colours, load_grey, load_label, load_photo, read_label, save_label, size_of
+from voc12.images import load_grey, load_label, load_photo, read_label, save_label, size_of
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 LABEL = np.array([[0, 0, 15, 8], [255, 15, 8, 0]], np.uint8)
+# Red, green, blue, white at the corners of a picture that is 24 high and 40 wide.
+UPRIGHT = np.zeros((24, 40, 3), np.uint8)
+UPRIGHT[:12, :20], UPRIGHT[:12, 20:] = (200, 20, 20), (20, 200, 20)
+UPRIGHT[12:, :20], UPRIGHT[12:, 20:] = (20, 20, 200), (220, 220, 220)
+# How a camera stores the upright picture under each orientation, from the EXIF standard's table of row 0 and column 0.
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.transpose(1, 0, 2),
+    6: UPRIGHT.transpose(1, 0, 2)[::-1],
+    7: UPRIGHT[::-1, ::-1].transpose(1, 0, 2),
+    8: UPRIGHT.transpose(1, 0, 2)[:, ::-1],
+}
+PHOTO_SUFFIXES = ("jpg", "jfif", "png", "webp", "tif", "bmp")
+
+
+def save_photo(path, picture, **options) -> None:
+    image_format = {".jfif": "JPEG"}.get(path.suffix)
+    quality = {} if path.suffix == ".bmp" else {"quality": 95}
+    Image.fromarray(np.ascontiguousarray(picture)).save(path, image_format, **quality, **options)
+
+
+def exif(orientation: int) -> Image.Exif:
+    found = Image.Exif()
+    found[ExifTags.Base.Orientation] = orientation
+    return found
+
+
+def is_near(photo: Image.Image, expected: np.ndarray) -> bool:
+    """Return whether they are equal but for JPEG's losses."""
+    found = np.array(photo)
+    return found.shape == expected.shape and np.abs(found.astype(int) - expected).mean() < 6
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(depth: int, kind: int, rows: np.ndarray, *chunks: tuple[bytes, bytes], after: bool = False) -> bytes:
+    """Return a PNG of these samples (H, row bytes), with `chunks` before or after the pixels."""
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    width = rows.shape[1] * 8 // (depth * channels)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    more = b"".join(chunk(*part) for part in chunks)
+    return b"\x89PNG\r\n\x1a\n" + header + (pixels + more if after else more + pixels) + chunk(b"IEND", b"")
 
 
 def palette_png(path, indices, colours) -> None:
@@ -23,34 +71,29 @@ def palette_png(path, indices, colours) -> None:
 
 
 def test_saved_label_is_an_8_bit_palette_png(tmp_path):
-    label = np.array([[0, 1, 20], [255, 15, 0]], np.uint8)
-    save_label(tmp_path / "a.png", label)
+    save_label(tmp_path / "a.png", LABEL)
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
-    np.testing.assert_array_equal(load_label(tmp_path / "a.png"), label)
-    header = (tmp_path / "a.png").read_bytes()[16:29]
-    assert struct.unpack(">IIBB", header[:10]) == (3, 2, 8, 3)  # width, height, 8 bits, palette
+    assert np.array_equal(load_label(tmp_path / "a.png"), LABEL)
+    header = (tmp_path / "a.png").read_bytes()[16:26]
+    assert struct.unpack(">IIBB", header) == (4, 2, 8, 3)  # width, height, 8 bits, palette
     with Image.open(tmp_path / "a.png") as image:
-        np.testing.assert_array_equal(np.array(image.convert("RGB")), PALETTE[label])
-    save_label(tmp_path / "grey.png", label, grey=True)
+        assert np.array_equal(np.array(image.convert("RGB")), PALETTE[LABEL])
+    save_label(tmp_path / "grey.png", LABEL, grey=True)
     with Image.open(tmp_path / "grey.png") as image:
-        assert image.mode == "L"
-    np.testing.assert_array_equal(load_label(tmp_path / "grey.png"), label)
+        assert image.mode == "L" and np.array_equal(np.array(image), LABEL)
+    assert np.array_equal(load_label(tmp_path / "grey.png"), LABEL)
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
 def test_colours_give_the_labels_where_indices_do_not(tmp_path, mode):
+    label = np.arange(256, dtype=np.uint8).reshape(2, -1) if mode == "RGB" else LABEL
     if mode == "P":  # as programs do that drop unused colours and sort the others
-        values, indices = np.unique(LABEL, return_inverse=True)
-        palette_png(tmp_path / "a.png", indices.reshape(LABEL.shape), PALETTE[values])
+        values, indices = np.unique(label, return_inverse=True)
+        palette_png(tmp_path / "a.png", indices.reshape(label.shape), PALETTE[values])
     else:
-        Image.fromarray(PALETTE[LABEL]).convert(mode).save(tmp_path / "a.png")
+        Image.fromarray(PALETTE[label]).convert(mode).save(tmp_path / "a.png")
     found, stored = read_label(tmp_path / "a.png")
-    assert np.array_equal(found, LABEL) and found.dtype == np.uint8 and not stored
-
-
-def test_labels_of_all_colours():
-    assert np.array_equal(labels_of_colours(PALETTE), np.arange(256))
-    assert labels_of_colours(np.array([[0, 0, 0], [128, 0, 1]], np.uint8)) is None
+    assert np.array_equal(found, label) and found.dtype == np.uint8 and not stored
 
 
 @pytest.mark.parametrize("colours", ["ours", "cut", "grey", "unset", "foreign", "short"])
@@ -82,35 +125,30 @@ def test_load_grey_of_each_mode(tmp_path, mode):
 
 
 @pytest.mark.parametrize(
-    ("load", "image", "keyword"),
+    ("load", "pixels", "mode", "keyword"),
     [
-        (load_grey, Image.fromarray(PALETTE[LABEL]), "8-bit grey"),
-        (load_grey, Image.fromarray(np.array([[[9, 255], [9, 254]]], np.uint8), "LA"), "8-bit grey"),
-        (load_grey, Image.fromarray(GREY.astype(np.uint16)), "8-bit grey"),
-        (
-            load_grey,
-            Image.fromarray(np.array([[0, 1]], np.uint8)),
-            "255",
-        ),  # a threshold would call all of it background
-        (load_label, Image.fromarray(GREY).convert("RGB"), "RGB"),
-        (load_label, Image.fromarray(GREY.astype(np.uint16)), "I;16"),
-        (load_label, Image.fromarray(GREY).convert("1"), "1"),
+        (load_grey, PALETTE[LABEL], "RGB", "8-bit grey"),
+        (load_grey, np.stack([GREY, GREY], 2), "LA", "8-bit grey"),
+        (load_grey, GREY.astype(np.uint16), "I;16", "8-bit grey"),
+        (load_grey, GREY // 20 % 2, "L", "255"),  # a threshold would call all of it background
+        (load_label, np.stack([GREY] * 3, 2), "RGB", "RGB"),
+        (load_label, GREY.astype(np.uint16), "I;16", "I;16"),
+        (load_label, GREY > 0, "1", "1"),
     ],
 )
-def test_image_of_a_mode_that_cannot_be_read(tmp_path, load, image, keyword):
+def test_image_of_a_mode_that_cannot_be_read(tmp_path, load, pixels, mode, keyword):
+    image = Image.fromarray(pixels)
+    assert image.mode == mode
     image.save(tmp_path / "a.png")
     with pytest.raises(UserError, match=rf"a\.png.*{keyword}"):
         load(tmp_path / "a.png")
 
 
-def test_truncated_photo_of_every_length(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (24, 24, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(tmp_path / "whole.jpg")
-    whole = (tmp_path / "whole.jpg").read_bytes()
-    for length in range(0, len(whole) - 2, 7):
-        (tmp_path / "part.jpg").write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"part\.jpg"):
-            load_photo(tmp_path / "part.jpg")
+@pytest.mark.parametrize("load", [load_label, load_grey])
+def test_label_and_saliency_maps_are_png(tmp_path, load):
+    Image.fromarray(GREY).save(tmp_path / "a.png", "TIFF")
+    with pytest.raises(UserError, match=r"a\.png.*PNG"):
+        load(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
@@ -124,29 +162,114 @@ def test_truncated_photo_of_every_length(tmp_path):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n", "JPEG or PNG"),  # Pillow starts a program
     ],
 )
-def test_file_that_is_no_image(tmp_path, data, keyword):
+@pytest.mark.parametrize("read", [load_photo, size_of])
+def test_file_that_is_no_image(tmp_path, data, keyword, read):
     if data is not None:
         (tmp_path / "a.jpg").write_bytes(data)
-    for read in (load_photo, size_of):
-        with pytest.raises(UserError, match=rf"a\.jpg.*{keyword}"):
-            read(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=rf"a\.jpg.*{keyword}"):
+        read(tmp_path / "a.jpg")
 
 
-def test_load_photo_rejects_folder_and_fifo(tmp_path):
-    (tmp_path / "a.jpg").mkdir()
-    os.mkfifo(tmp_path / "b.jpg")
-    for name in ("a.jpg", "b.jpg"):
-        with pytest.raises(UserError, match=f"{name}.*no file"):
-            load_photo(tmp_path / name)
-
-
-@pytest.mark.parametrize("side", [8000, 2**31 - 1])
-def test_header_of_a_huge_image(tmp_path, side):
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+@pytest.mark.parametrize("load", [load_photo, load_label, load_grey])
+def test_header_of_a_huge_image(tmp_path, load):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8000, 8000, 8, 0, 0, 0, 0))
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))))
-    for load in (load_photo, load_label, load_grey):
-        with pytest.raises(UserError, match=r"a\.png.*50000000"):
-            load(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png.*8000x8000.*50000000"):
+        load(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", PHOTO_SUFFIXES)
+@pytest.mark.parametrize("orientation", STORED)
+def test_photos_are_upright(tmp_path, orientation, suffix):
+    path = tmp_path / f"a.{suffix}"
+    has_exif = suffix != "bmp"
+    picture, options = (STORED[orientation], {"exif": exif(orientation)}) if has_exif else (UPRIGHT, {})
+    save_photo(path, picture, **options)
+    assert is_near(load_photo(path), UPRIGHT) and size_of(path) == (24, 40)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_orientation_of_a_png_after_its_pixels(tmp_path, after):
+    body = exif(6).tobytes().removeprefix(b"Exif\0\0")
+    rows = np.ascontiguousarray(STORED[6]).reshape(40, -1)
+    (tmp_path / "a.png").write_bytes(png(8, 2, rows, (b"eXIf", body), after=after))
+    assert size_of(tmp_path / "a.png") == (24, 40)
+    assert np.array_equal(np.array(load_photo(tmp_path / "a.png")), UPRIGHT)
+
+
+def test_label_and_saliency_pngs_are_upright(tmp_path):
+    save_label(tmp_path / "label.png", GREY)
+    for image, load in ((Image.open(tmp_path / "label.png"), load_label), (Image.fromarray(GREY), load_grey)):
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png", exif=exif(6))
+        assert np.array_equal(load(tmp_path / "a.png"), GREY)
+
+
+def test_damaged_metadata_is_ignored(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(UPRIGHT).save(file, "JPEG", exif=exif(6))
+    whole = file.getvalue()
+    start = whole.index(b"Exif\0\0") + 6
+    for at in range(start, start + 26, 3):
+        (tmp_path / "a.jpg").write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+        size = load_photo(tmp_path / "a.jpg").size
+        assert sorted(size) == [24, 40] and size[::-1] == size_of(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", [0, 2, 4, 6])  # grey, RGB, both with alpha
+def test_16_bit_photos_keep_their_upper_byte(tmp_path, kind):
+    values = np.array([0, 255, 256, 32768, 65535], ">u2")
+    samples = [values] * (1 if kind in (0, 4) else 3) + [np.full_like(values, 65535)] * (kind in (4, 6))
+    (tmp_path / "a.png").write_bytes(png(16, kind, np.stack(samples, 1).astype(">u2").reshape(1, -1).view(np.uint8)))
+    photo = load_photo(tmp_path / "a.png")
+    assert photo.mode == "RGB" and np.array_equal(np.array(photo)[0], np.repeat([[0, 0, 1, 128, 255]], 3, 0).T)
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    picture = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
+    Image.fromarray(picture).save(tmp_path / "rgba.png")
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8))
+    palette.putpalette([10, 20, 30, 1, 2, 3])
+    palette.save(tmp_path / "p.png", transparency=1)
+    transparent = (b"tRNS", bytes([0, 7, 0, 8, 0, 9]))
+    (tmp_path / "rgb.png").write_bytes(png(8, 2, np.array([[10, 20, 30, 7, 8, 9]], np.uint8), transparent))
+    for name in ("rgba", "p", "rgb"):
+        assert np.array(load_photo(tmp_path / f"{name}.png")).tolist() == [[[10, 20, 30], [255, 255, 255]]], name
+    Image.fromarray(picture[..., ::3]).save(tmp_path / "la.png")
+    assert np.array(load_photo(tmp_path / "la.png"))[0, :, 0].tolist() == [10, 255]
+
+
+def test_black_and_white_and_cmyk(tmp_path):
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "a.png")
+    assert np.array(load_photo(tmp_path / "a.png"))[0, :, 1].tolist() == [0, 255]
+    Image.fromarray(UPRIGHT).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)  # inverted, as Adobe does
+    assert is_near(load_photo(tmp_path / "cmyk.jpg"), UPRIGHT)
+
+
+@pytest.mark.parametrize("suffix", PHOTO_SUFFIXES)
+def test_size_of_a_truncated_photo(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"a.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 48, 3)).astype(np.uint8)
+    save_photo(path, noise)
+    whole = path.read_bytes()
+    for more in (b"", bytes(900), bytes(5000)):  # cameras write other data after a photo
+        path.write_bytes(whole + more)
+        with monkeypatch.context() as patch:
+            if suffix in ("jpg", "png") and len(more) < 1000:
+                patch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+            assert size_of(path) == (64, 48)
+    for length in (*range(0, len(whole) - 100, 331), len(whole) - 100):
+        for marks in (b"", b"\xff\xd9 IEND"):  # of JPEG and PNG, which mean nothing elsewhere
+            if marks and suffix in ("jpg", "jfif", "png"):
+                continue
+            path.write_bytes(whole[:length] + marks)
+            for read in (load_photo, size_of):
+                with pytest.raises(UserError, match=rf"a\.{suffix}"):
+                    read(path)
+
+
+def test_label_map_is_no_photo(tmp_path):
+    save_label(tmp_path / "a.png", np.zeros((4, 5), np.uint8))
+    for read in (size_of, load_photo):
+        with pytest.raises(UserError, match=r"a\.png.*label map"):
+            read(tmp_path / "a.png")
+    assert load_label(tmp_path / "a.png").shape == size_of(tmp_path / "a.png", "label map") == (4, 5)

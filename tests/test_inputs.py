@@ -12,7 +12,7 @@ import colorful
 import eval as eval_script
 import infer_sal
 from experiment import baselines
-from tool import ranks
+from tool import processes
 from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12 import dataset, pairs
@@ -65,28 +65,20 @@ def spoil(folder: Path) -> None:
 
 
 def test_photos_in_sub_folders(tmp_path):
-    for name in ("x.jpg", "a/x.jpg", "a/y.JPEG", "b/c/z.png", "b/.hidden/w.jpg", "out/v.png"):
+    for name in ("x.jpg", "a/x.jpg", "a/y.JPEG", "b/c/z.png", "b/.hidden/w.jpg", "out/v.png", "a/1.jpg", "b/1.webp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "out" / MANIFEST).touch()  # results of a script
-    (tmp_path / "b/circle").symlink_to(tmp_path)
-    files = photos(tmp_path)
-    assert files.names == {"x": ["x.jpg", "a/x.jpg"], "y": ["a/y.JPEG"], "z": ["b/c/z.png"]}
-    found = {image_id: files.find(image_id).relative_to(tmp_path).as_posix() for image_id in "xyzw"}
-    assert found == {"x": "x.jpg", "y": "a/y.JPEG", "z": "b/c/z.png", "w": "w.jpg"}  # the last one does not exist
-    assert label_maps(tmp_path).ids() == []
-
-
-def test_ids_of_equal_names_in_several_folders(tmp_path):
-    for name in ("cat/1.jpg", "dog/1.webp", "dog/2.jpg", "dog/3.jpg", "dog/3.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("b/2.jpg", "b/2.png", "out/" + MANIFEST):  # results of a script
         (tmp_path / name).touch()
     files = photos(tmp_path)
-    assert files.ids() == ["2", "3", "cat_1", "dog_1"]
-    assert files.find("dog_1") == tmp_path / "dog/1.webp"
-    for image_id in "13":
+    expected = {"x": "x.jpg", "a_x": "a/x.jpg", "y": "a/y.JPEG", "z": "b/c/z.png", "a_1": "a/1.jpg", "b_1": "b/1.webp"}
+    assert files.ids() == sorted([*expected, "2"])
+    expected["w"] = "w.jpg"  # which does not exist
+    assert {image_id: files.find(image_id) for image_id in expected} == {i: tmp_path / p for i, p in expected.items()}
+    for image_id in "12":
         with pytest.raises(UserError, match=rf"/{image_id}\..* and .*/{image_id}\."):
             files.find(image_id)
+    assert label_maps(tmp_path).ids() == []
 
 
 @pytest.mark.parametrize(
@@ -97,13 +89,6 @@ def test_folder_that_is_no_dataset(tmp_path, folder, keyword):
     (tmp_path / "VOC/VOC2012/sal").mkdir()
     with pytest.raises(UserError, match=keyword):
         Dataset(tmp_path / folder)
-
-
-def test_paths_of_a_dataset(root):
-    data = Dataset(root)
-    assert data.photo_path("i00") == root / "JPEGImages/i00.jpg"
-    assert data.annotation_path("i00") == root / "Annotations/i00.xml"
-    assert data.mask_path("i00") == data.mask_dir / "i00.png" == root / "SegmentationClass/i00.png"
 
 
 def test_check_inputs_finds_all_problems(root):
@@ -128,23 +113,19 @@ def test_check_inputs_with_a_check_of_the_script(root):
 
 
 def test_check_inputs_reads_on_the_main_process_alone(root, monkeypatch):
-    monkeypatch.setattr(ranks, "is_main_process", lambda: False)
+    monkeypatch.setattr(processes, "is_main_process", lambda: False)
     monkeypatch.setattr(dataset, "size_of", lambda *_: pytest.fail("read"))
-    monkeypatch.setattr(ranks, "from_main", lambda _: [("i00", "bad")])
+    monkeypatch.setattr(processes, "from_main", lambda _: [("i00", "bad")])
     assert check_inputs(IDS, [photos(root / "JPEGImages")]) == [("i00", "bad")]
-    monkeypatch.setattr(ranks, "from_main", lambda _: UserError("no photos"))
+    monkeypatch.setattr(processes, "from_main", lambda _: UserError("no photos"))
     with pytest.raises(UserError, match="no photos"):
         check_inputs(IDS, [photos(root / "JPEGImages")])
 
 
-def test_check_inputs_of_an_empty_folder(root):
-    (root / "none/VOC2012").mkdir(parents=True)
-    for files, hint in (
-        *((saliency_maps(root / "none"), "VOC2012"), (saliency_maps(root / "sall"), "did you mean sal")),
-        (score_files(root / "png"), "15 of .png"),
-    ):
-        with pytest.raises(UserError, match=f"{files.folder.name}.*{hint}"):
-            check_inputs(IDS, [files])
+@pytest.mark.parametrize(("folder", "hint"), [("npy", "saliency map"), ("sall", "did you mean sal")])
+def test_check_inputs_of_a_folder_without_them(root, folder, hint):
+    with pytest.raises(UserError, match=f"{folder}.*{hint}"):
+        check_inputs(IDS, [saliency_maps(root / folder)])
 
 
 def test_sizes_of_upright_photos(root):

@@ -23,6 +23,7 @@ from voc12.prepare import main as prepare_voc
 from voc12.tables import read_label_csv
 
 PETS = Classes(("cat", "Guinea pig"))
+PREPARE = ("voc12/prepare_photos.py", "--photos", "in", "--out", "root", "--labels")
 
 
 def write_classes(folder: Path, text: str) -> None:
@@ -107,21 +108,21 @@ def photos_in(folder: Path, *paths: str) -> None:
 
 def labels_in(root: Path) -> dict[str, list[str]]:
     """Return id -> names of the classes in the dataset's labels.csv."""
-    return {image_id: names for _, image_id, names in read_label_csv(root / "labels.csv")}
+    return {image_id: names for _, image_id, names in read_label_csv(root / "labels.csv", classes_known=True)}
 
 
 def test_folder_for_each_class(tmp_path, commands):
-    photos_in(tmp_path, "cat/001.jpg", "cat/002.jpg", "dog/001.jpg", "x/dog/003.jpg", "004.jpg")
-    flags = ("voc12/prepare_photos.py", "--photos", "in", "--labels", "folders", "--out", "root")
-    stdout = commands.run(tmp_path, *flags).stdout
-    expected = {"cat_001": ["cat"], "dog_001": ["dog"], "002": ["cat"], "003": ["dog"], "004": []}
-    assert labels_in(tmp_path / "root") == expected and "004" in stdout
-    assert (tmp_path / "root/classes.txt").read_text() == "cat\ndog\n"
+    photos_in(tmp_path, "cat/001.jpg", "cat/002.jpg", "7/001.jpg", "x/7/003.jpg", "004.jpg", "unknown/005.jpg")
+    stdout = commands.run(tmp_path, *PREPARE, "folders").stdout
+    expected = {"cat_001": ["cat"], "7_001": ["7"], "002": ["cat"], "003": ["7"], "004": [], "005": []}
+    assert labels_in(tmp_path / "root") == expected and "004" in stdout and "unknown (005)" in stdout
+    assert (tmp_path / "root/classes.txt").read_text() == "7\ncat\n"
     data = Dataset(tmp_path / "root")
-    assert data.photo_path("dog_001") == tmp_path / "root/JPEGImages/dog/001.jpg"
-    assert read_image_list(tmp_path / "root/train.txt") == ["002", "003", "cat_001", "dog_001"]
+    assert data.photos.find("7_001") == tmp_path / "root/JPEGImages/7/001.jpg"
+    assert read_image_list(tmp_path / "root/train.txt") == ["002", "003", "7_001", "cat_001"]
     before = contents(tmp_path / "root")
-    commands.run(tmp_path, *flags)
+    commands.run(tmp_path, *PREPARE, "folders")
+    commands.run(tmp_path, *PREPARE, "root/labels.csv")
     assert contents(tmp_path / "root") == before
     command = shlex.split(stdout.splitlines()[-1])
     assert (tmp_path / command[1]).samefile(REPO / "train_EDAM_cls.py")  # from where it was typed
@@ -129,26 +130,24 @@ def test_folder_for_each_class(tmp_path, commands):
 
 
 def test_table_of_equal_names(tmp_path, commands):
-    photos_in(tmp_path, "cat/001.jpg", "dog/001.jpg")
-    flags = ("voc12/prepare_photos.py", "--photos", "in", "--labels", "t.csv", "--out", "root")
+    photos_in(tmp_path, "cat/001.jpg", "dog/001.jpg", "dog/2.jpg.jpg")
     (tmp_path / "t.csv").write_text("photo,classes\n001.jpg,cat\n")
-    line = commands.run(tmp_path, *flags, status=1).stderr[-1]
+    line = commands.run(tmp_path, *PREPARE, "t.csv", status=1).stderr[-1]
     assert "t.csv, line 2" in line and "--labels folders" in line and not (tmp_path / "root/labels.csv").exists()
-    (tmp_path / "t.csv").write_text("photo,classes\ncat/001.jpg,cat\ndog\\001.jpg,dog\n")
-    commands.run(tmp_path, *flags)
-    assert labels_in(tmp_path / "root") == {"cat_001": ["cat"], "dog_001": ["dog"]}
+    (tmp_path / "t.csv").write_text("photo,classes\ncat/001.jpg,cat\ndog\\001.jpg,dog\n2.jpg.jpg,dog\n")
+    commands.run(tmp_path, *PREPARE, "t.csv")
+    assert read_image_list(tmp_path / "root/train.txt") == ["2.jpg", "cat_001", "dog_001"]
 
 
 def test_most_photos_without_a_class(tmp_path, commands):
     photos_in(tmp_path, *(f"{n}.jpg" for n in range(4)))
-    flags = ("voc12/prepare_photos.py", "--photos", "in", "--labels", "t.csv", "--out", "root")
     (tmp_path / "t.csv").write_text("photo,classes\n0.jpg,cat\n")
-    line = commands.run(tmp_path, *flags, status=1).stderr[-1]
+    line = commands.run(tmp_path, *PREPARE, "t.csv", status=1).stderr[-1]
     assert "t.csv" in line and "3 of 4" in line and "--accept_labels" in line
     assert not (tmp_path / "root/classes.txt").exists()
-    commands.run(tmp_path, *flags, "--accept_labels")
+    commands.run(tmp_path, *PREPARE, "t.csv", "--accept_labels")
     assert read_image_list(tmp_path / "root/train.txt") == ["0"]
-    assert "3 of 4" in commands.run(tmp_path, *flags[:3], *flags[5:], status=1).stderr[-1]  # the labels in root
+    assert "3 of 4" in commands.run(tmp_path, *PREPARE[:-1], status=1).stderr[-1]  # the labels in root
 
 
 def test_names_that_mean_no_class(tmp_path, capsys):
@@ -161,7 +160,7 @@ def test_names_that_mean_no_class(tmp_path, capsys):
         assert read_image_list(tmp_path / "root/train.txt") == ["0", "3", "4"]
 
 
-def test_names_that_differ_in_signs(tmp_path, capsys):
+def test_names_that_differ_in_signs(tmp_path):
     names = ["vitamin A+", "vitamin A-", "size 1-2", "size 12", "Size 12 "]
     photos_in(tmp_path, *(f"{n}.jpg" for n in range(5)))
     lines = (f"{n}.jpg,{name}\n" for n, name in enumerate(names))
@@ -173,13 +172,14 @@ def test_names_that_differ_in_signs(tmp_path, capsys):
 
 
 def test_photos_of_other_formats(tmp_path, capsys):
-    photos_in(tmp_path, "a.webp", "b.tif", "c.TIFF", "d.bmp", "e.jpg", "x/f.gif", "g.GIF", "h.heic", "i.avif")
-    (tmp_path / "labels.csv").write_text("photo,classes\na.webp,cat\nb.tif,cat\nc.TIFF,dog\nd.bmp,cat\ne.jpg,dog\n")
-    for name in ("a.webp", "b.tif", "c.TIFF", "d.bmp"):
+    paths = ["a.webp", "b.tif", "c.TIFF", "d.bmp", "e.jpg", "f.jfif"]
+    photos_in(tmp_path, *paths, "x/f.gif", "g.GIF", "h.heic", "i.avif")
+    (tmp_path / "labels.csv").write_text("photo,classes\n" + "".join(f"{path},cat\n" for path in paths))
+    for name in paths[:4]:
         Image.new("RGB", (20, 20)).save(tmp_path / "in" / name)
     prepare(tmp_path)
     out, err = capsys.readouterr()
-    assert read_image_list(tmp_path / "root/train.txt") == list("abcde")
+    assert read_image_list(tmp_path / "root/train.txt") == list("abcdef")
     assert len(err.splitlines()) == 1 and "in: 2 .gif, 1 .avif, 1 .heic" in err and "cannot be used" not in out
 
 

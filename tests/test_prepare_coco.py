@@ -124,7 +124,7 @@ def test_lists_labels_and_masks(coco, capsys):
         assert np.array_equal(mask, expected_mask(index, int(image_id[-2:]))), image_id
     seen = [set(np.unique(masks[image_id]).tolist()) for image_id in ids["val"]]
     assert seen == [{0, 1, 2, 3, 255}, {0, 255}, {0, 2, 4}, {3}]
-    assert load_photo(data.photo_path("COCO_val2014_000000000004")).mode == "RGB"
+    assert load_photo(data.photos.find("COCO_val2014_000000000004")).mode == "RGB"
     pairs = data.read_pairs(coco / "EDAM_train.txt")
     assert len(pairs) == 2 * 3 and all(labels[a][c] and labels[b][c] for a, b, c in pairs)
 
@@ -237,7 +237,7 @@ def test_other_years_and_folders(coco, tmp_path):
         (other / f"{split}2014").rename(other / f"images/{split}2017")
         (other / f"annotations/instances_{split}2014.json").rename(other / f"annotations/instances_{split}2017.json")
     main(other)
-    assert read_image_list(other / "train.txt") == ids and Dataset(other).photo_path(ids[0]).is_file()
+    assert read_image_list(other / "train.txt") == ids and Dataset(other).photos.find(ids[0]).is_file()
     assert os.readlink(other / "JPEGImages/train2017") == "../images/train2017"
 
 
@@ -261,7 +261,7 @@ def test_out_leaves_the_root_alone(coco, tmp_path, monkeypatch):
     out = contents(tmp_path / "out")
     main(coco)
     assert {name.partition("/")[2] for name in out} <= {name.partition("/")[2] for name in contents(coco)}
-    assert Dataset(tmp_path / "out").photo_path("COCO_train2014_000000000001").is_file()
+    assert Dataset(tmp_path / "out").photos.find("COCO_train2014_000000000001").is_file()
 
     def refuse(*_, **options):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))

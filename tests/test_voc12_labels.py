@@ -1,7 +1,6 @@
 """Image-level labels from XML, cls_labels.npy and labels.csv."""
 
 import os
-import pickle
 
 import numpy as np
 import pytest
@@ -42,36 +41,25 @@ def test_annotation_counts_difficult_objects_and_not_their_parts(tmp_path):
         (xml([]), "no <object>"),
         ("<annotation><object><name>cat</name>", "damaged"),
         ("", "damaged"),
-        ("<html></html>", "<html>"),
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_read_annotation_rejects(tmp_path, text, keyword, encoding):
+def test_read_annotation_rejects(tmp_path, text, keyword):
     path = tmp_path / "2007_1.xml"
-    path.write_bytes(text.encode(encoding))
+    path.write_text(text)
     with pytest.raises(UserError, match=rf"2007_1\.xml.*{keyword}"):
         read_annotation(path)
 
 
-@pytest.mark.parametrize(
-    ("encoding", "declared"),
-    [
-        *(("utf-8", None), ("utf-8", "utf8"), ("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8"), ("utf-16", "UTF-16")),
-        *(("latin-1", "ISO-8859-1"), ("cp1252", "windows-1252")),
-    ],
-)
-def test_annotation_in_its_declared_encoding(tmp_path, encoding, declared):
-    head = f"<?xml version='1.0' encoding='{declared}'?>\n" if declared else ""
+@pytest.mark.parametrize("encoding", [None, "utf8", "UTF-8", "UTF-16", "ISO-8859-1", "windows-1252"])
+def test_annotation_in_its_declared_encoding(tmp_path, encoding):
+    head = f"<?xml version='1.0' encoding='{encoding}'?>\n" if encoding else ""
     text = f"{head}<annotation><folder>été</folder><object><name>cat</name></object></annotation>"
-    (tmp_path / "a.xml").write_bytes(text.encode(encoding))
+    (tmp_path / "a.xml").write_bytes(text.encode(encoding or "utf-8"))
     assert np.array_equal(read_annotation(tmp_path / "a.xml"), hot(7))
 
 
 def test_labels_come_from_the_file_and_then_from_xml(tmp_path, capsys):
-    root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (1, 2)})
-    assert labels_of(root, "abca"[:2]) == {"a": [0], "b": [1, 2]}
-    assert capsys.readouterr().out == f"labels: 2 from {root}/Annotations\n"
-    path = tmp_path / "cls.npy"
+    root, path = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (1, 2)}), tmp_path / "cls.npy"
     save_npy_dict(path, {"a": hot(5).astype(np.float64)})
     assert labels_of(root, ["b", "a", "b"], path) == {"b": [1, 2], "a": [5]}
     assert capsys.readouterr().out == f"labels: 1 from {root}/Annotations, 1 from {path}\n"
@@ -104,23 +92,15 @@ def test_images_without_labels_are_all_named_or_left_out(tmp_path):
     failures = []
     assert labels_of(root, "adcb", tmp_path / "cls.npy", failures=failures) == {"a": [0]}
     assert [image_id for image_id, _ in failures] == ["d", "c", "b"]
-    with pytest.raises(UserError, match="no image id"):
-        labels_of(root, ["../c"])
 
 
 @pytest.mark.parametrize(
     ("value", "keyword"),
-    [(np.zeros(21, np.float32), "shape"), (hot(3) * 2, "zeros and ones"), (hot(3) * np.nan, "ones"), (hot(), "zeros")],
+    [(np.zeros(21, np.float32), "21"), (hot(3) * 2, "ones"), (hot(3) * np.nan, "ones"), (hot(), "zeros")],
 )
 def test_value_that_is_no_label(tmp_path, value, keyword):
     save_npy_dict(tmp_path / "cls.npy", {"a": value})
     with pytest.raises(UserError, match=rf"cls\.npy, a.*{keyword}"):
-        labels_of(tmp_path, ["a"], tmp_path / "cls.npy")
-
-
-def test_label_file_that_is_no_dict(tmp_path):
-    np.save(tmp_path / "cls.npy", np.zeros((6, 20), np.float32))
-    with pytest.raises(UserError, match=r"cls\.npy.*dict.*prepare\.py"):
         labels_of(tmp_path, ["a"], tmp_path / "cls.npy")
 
 
@@ -129,17 +109,17 @@ def test_label_file_runs_no_code(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    np.save(tmp_path / "cls.npy", np.array({"a": Bomb()}, object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"cls\.npy"):
-        labels_of(tmp_path, ["a"], tmp_path / "cls.npy")
+    for value, keyword in ((np.array({"a": Bomb()}, object), "mkdir"), (np.zeros((6, 20)), "dict.*prepare")):
+        np.save(tmp_path / "cls.npy", value, allow_pickle=True)
+        with pytest.raises(UserError, match=rf"cls\.npy.*{keyword}"):
+            labels_of(tmp_path, ["a"], tmp_path / "cls.npy")
     assert not (tmp_path / "ran").exists()
-    assert b"mkdir" in pickle.dumps(Bomb())  # the file did ask for it
 
 
 @pytest.mark.skipif(not (SHARED / "voc12_mini").exists(), reason="needs ../shared")
 def test_labels_of_real_annotations_are_the_public_ones():
     data, public_file = Dataset(SHARED / "voc12_mini/VOC2012"), SHARED / "voc12_lists/cls_labels.npy"
-    ids = data.photos().ids()
+    ids = data.photos.ids()
     public = data.image_labels(ids, "", labels_path=public_file)
     ours = data.image_labels(ids, "", labels_path=NONE)
     assert len(ids) == 54

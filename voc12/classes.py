@@ -11,6 +11,8 @@ import numpy as np
 from tool.cli import UserError
 
 MOST_CLASSES = 254  # 8-bit label maps have 256 values, of which 0 is background and 255 void
+NO_CLASS = {"none", "n/a", "na", "nan", "null", "nil", "-", "--", "?", "unknown", "unlabeled", "unlabelled"}
+"""Names, folded, that mean no class."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,15 @@ def make_classes(names: Sequence[str], where: str) -> Classes:
         raise UserError(f"{where}: names {len(names)} classes, where 1 to {MOST_CLASSES} are possible")
     seen: dict[str, str] = {}
     for name in names:
-        if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;|"):
-            raise UserError(
-                f"{where}: {name[:80]!r} is no class name (up to 100 printable characters, no ',', ';' or '|')"
-            )
-        if fold(name) == "background":
-            raise UserError(f"{where}: names background, which is label 0. Remove it")
-        if fold(name) in seen:
-            raise UserError(f"{where}: {seen[fold(name)]!r} and {name!r} differ in case alone. Rename one of them")
-        seen[fold(name)] = name
+        key = fold(name)
+        if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;|[]{}"):
+            raise UserError(f"{where}: {name[:80]!r} is no class name (100 printable characters, none of ,;|[]{{}})")
+        if key == "background" or key in NO_CLASS:
+            meaning = "is label 0" if key == "background" else "means no class"
+            raise UserError(f"{where}: names {name!r}, which {meaning}. Remove or rename it")
+        if key in seen:
+            raise UserError(f"{where}: {seen[key]!r} and {name!r} differ in case alone. Rename one of them")
+        seen[key] = name
     return VOC if tuple(names) == VOC.names else Classes(tuple(names))
 
 
@@ -90,13 +92,9 @@ CLASSES = (
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 """Classes of VOC 2012, c in 0..19."""
-
-VOC = Classes(
-    CLASSES,
-    {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"},  # COCO's spellings
-)
+# COCO's spellings are read, too.
+VOC = Classes(CLASSES, {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"})
 LABELS = VOC.labels
-"""Names of the values of VOC's label PNGs, 0..20."""
 
 
 def _palette() -> np.ndarray:
@@ -105,8 +103,8 @@ def _palette() -> np.ndarray:
     values, colours = np.arange(256), np.zeros((256, 3), np.uint8)
     for bit in range(8):
         colours[:, bit % 3] |= ((values >> bit & 1) << 7 - bit // 3).astype(np.uint8)
+    colours.setflags(write=False)
     return colours
 
 
 PALETTE = _palette()
-PALETTE.setflags(write=False)

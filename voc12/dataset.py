@@ -1,33 +1,144 @@
 """A dataset's folder: its classes, photos, image-level labels and masks; and the check of a run's input files."""
 
 import contextlib
+import os
 import sys
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from tool.cli import UserError, nearest_path, summarize_ids
-from tool.ranks import is_main_process, on_main
-from voc12.folders import MANIFEST as MANIFEST
-from voc12.folders import Files, deeper_root, label_maps, photos
-from voc12.folders import grey_masks as grey_masks
-from voc12.folders import saliency_maps as saliency_maps
-from voc12.folders import score_files as score_files
-from voc12.images import size_of
+from tool.processes import is_main_process, on_main
+from voc12.images import GREY_FORMATS, LABEL_FORMATS, OTHER_ENDINGS, PHOTO_ENDINGS, PHOTO_FORMATS, size_of
 from voc12.labels import check_label, label_file, read_annotation, read_label_table
-from voc12.lists import PREPARE, read_classes, read_pairs
+from voc12.lists import PREPARE, check_id, path_id, read_classes, read_pairs
 from voc12.lists import read_image_list as read_image_list
 
 ROOT = "folder of the dataset, such as VOC2012: JPEGImages"  # help of --voc12_root
+MANIFEST = "edam_manifest.json"  # in folders of a script's results, which are not searched for photos
+SALIENCY_ENDINGS = (".png", ".jpg", ".jpeg", "_sal_fuse.png", "_sal_fuse.jpg", "_sal_fuse.jpeg")  # as PoolNet's
+_normal = partial(unicodedata.normalize, "NFC")  # file systems differ in how they write letters with accents
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of one kind in a folder: `<id>` and one of `endings`, upper or lower case.
+
+    Of equal names in several sub-folders the ids are `<folder>_<name>`.
+    The folder is read once, at the first question; make a new object after the folder has changed.
+
+    Args:
+        what: their name in messages, such as "photo".
+        formats: image formats to accept; None for files that are no images.
+        nested: search sub-folders, too, except hidden ones and those with a script's results.
+    """
+
+    what: str
+    folder: Path
+    endings: tuple[str, ...]
+    formats: tuple[str, ...] | None = None
+    nested: bool = False
+
+    @cached_property
+    def names(self) -> dict[str, list[str]]:
+        """Id -> paths of its files relative to the folder, sorted; empty without the folder."""
+        names: dict[str, list[str]] = {}
+        for name, paths in self.by_name.items():
+            is_clear = len({os.path.dirname(path) for path in paths}) == 1
+            for path in paths:
+                image_id = name if is_clear else path_id(os.path.join(os.path.dirname(path), name))
+                names.setdefault(image_id, []).append(path)
+        return names
+
+    @cached_property
+    def by_name(self) -> dict[str, list[str]]:
+        """File name without ending -> paths."""
+        names: dict[str, list[str]] = {}
+        for name in self._walk():
+            base = _normal(name.rpartition("/")[2])
+            for ending in self.endings:
+                image_id = base[: -len(ending)]
+                if image_id and not base.startswith(".") and base.lower().endswith(ending):
+                    names.setdefault(image_id, []).append(name)
+        return names
+
+    def ids(self) -> list[str]:
+        """Return the ids of all files, sorted."""
+        return sorted(self.names)
+
+    def find(self, image_id: str) -> Path:
+        """Return the path of the image's file, or of the one that is missing. UserError if there are several."""
+        names = self.names.get(_normal(image_id)) or self.by_name.get(_normal(image_id))
+        names = names or [f"{check_id(image_id, self.what)}{self.endings[0]}"]
+        if len(names) > 1:
+            raise UserError(f"{self.folder}: holds {' and '.join(names)} for {image_id}. Move all but one elsewhere")
+        return self.folder / names[0]
+
+    def check(self) -> None:
+        """Raise UserError if the folder holds no such file."""
+        hint = f"Name the folder of the {self.what}s"
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder{nearest_path(self.folder)}. {hint}")
+        if not self.names:
+            raise UserError(f"{self.folder}: holds no {self.what} (<id>{', <id>'.join(self.endings)}). {hint}")
+
+    def warn_of_others(self) -> None:
+        """Print how many images of formats that are not read the folder holds, by ending."""
+        endings = Counter(os.path.splitext(name)[1].lower() for name in self._walk())
+        others = [f"{endings[ending]} {ending}" for ending in OTHER_ENDINGS if endings[ending]]
+        if others and is_main_process():
+            print(f"note: {self.folder}: {', '.join(others)} not read. Convert them to JPEG or PNG.", file=sys.stderr)
+
+    def _walk(self) -> Iterator[str]:
+        """Yield the files' paths relative to the folder, those in the folder itself first."""
+        for place, folders, files in os.walk(self.folder, followlinks=True):
+            inner = Path(place).relative_to(self.folder)
+            if MANIFEST in files and inner.name:
+                folders.clear()
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith(".")) if self.nested else []
+            yield from sorted((inner / name).as_posix() for name in files)
+
+
+def photos(folder: str | Path) -> Files:
+    """Return the photos in `folder` and below, such as JPEGImages."""
+    return Files("photo", Path(folder), PHOTO_ENDINGS, PHOTO_FORMATS, nested=True)
+
+
+def saliency_maps(folder: str | Path) -> Files:
+    return grey_masks(folder, "saliency map")
+
+
+def grey_masks(folder: str | Path, what: str = "mask") -> Files:
+    """Return the grey masks of salient objects in `folder`."""
+    return Files(what, Path(folder), SALIENCY_ENDINGS, GREY_FORMATS)
+
+
+def label_maps(folder: str | Path, what: str = "label map") -> Files:
+    """Return the label PNGs in `folder`."""
+    return Files(what, Path(folder), (".png",), LABEL_FORMATS)
+
+
+def score_files(folder: str | Path) -> Files:
+    """Return the .npy files of class maps or CRF probabilities in `folder`."""
+    return Files("score file", Path(folder), (".npy",))
+
+
+def deeper_root(root: Path, otherwise: str = "Give the folder VOC2012 of the devkit") -> str:
+    """Return a question that names VOC2012 below `root` if it is there, or `otherwise`."""
+    deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
+    return f"Did you mean {deeper}?" if deeper else otherwise
 
 
 class Dataset:
-    """A dataset in the folder layout of VOC 2012.
+    """A dataset in the folder layout of VOC 2012: its classes, and its `photos`, `annotations` and `masks` by id.
 
     Args:
         root: folder with JPEGImages; with classes.txt for other classes than VOC's.
@@ -42,27 +153,10 @@ class Dataset:
         if need_photos and not (self.root / "JPEGImages").is_dir():
             raise UserError(f"--voc12_root {root}: holds no JPEGImages. {deeper_root(self.root)}")
         self.classes = read_classes(self.root)
-        self.photo_dir = self.root / "JPEGImages"
         self.mask_dir = self.root / "SegmentationClass"
-        self._photos = photos(self.photo_dir)
-        self._annotations = Files("annotation", self.root / "Annotations", (".xml",))
-        self._masks = label_maps(self.mask_dir)
-
-    def photos(self) -> Files:
-        """Return the photos in JPEGImages and below."""
-        return self._photos
-
-    def photo_path(self, image_id: str) -> Path:
-        """Return the path of a photo. UserError if there are two."""
-        return self._photos.find(image_id)
-
-    def annotation_path(self, image_id: str) -> Path:
-        """Return the path of an image's XML. UserError if there are two."""
-        return self._annotations.find(image_id)
-
-    def mask_path(self, image_id: str) -> Path:
-        """Return the path of an image's label PNG in SegmentationClass. UserError if there are two."""
-        return self._masks.find(image_id)
+        self.photos = photos(self.root / "JPEGImages")
+        self.annotations = Files("annotation", self.root / "Annotations", (".xml",))
+        self.masks = label_maps(self.mask_dir)
 
     def read_pairs(self, path: str | Path) -> list[tuple[str, str, int]]:
         """Return the training pairs (id, id, class) of a pair list."""
@@ -79,13 +173,12 @@ class Dataset:
         """Return the multi-hot label (C,) float32 of each id, and, if `verbose`, print how many came from where.
 
         Args:
-            ids: images; duplicates are read once.
             listed_in: list that the ids are from.
             failures: receives (id, message) of each image without a usable label; without it they raise one UserError.
             labels_path: .csv or .npy to read in place of the dataset's own; images that it lacks are read from their XML.
         """
         labels_path = Path(labels_path or label_file(self.root, self.classes, listed_in))
-        table = read_label_table(labels_path, self.classes, self.ignore_foreign)
+        table = read_label_table(labels_path, self.classes, self.ignore_foreign, self.photos.names)
         labels: dict[str, np.ndarray] = {}
         problems = []
         for image_id in dict.fromkeys(ids):
@@ -98,7 +191,7 @@ class Dataset:
         else:
             failures += problems
         if verbose and is_main_process():
-            counts = Counter(labels_path if image_id in table else self._annotations.folder for image_id in labels)
+            counts = Counter(labels_path if image_id in table else self.annotations.folder for image_id in labels)
             origins = (f"{number} from {place}" for place, number in counts.items())
             print("labels:", ", ".join(origins) or "none", flush=True)
         return labels
@@ -113,10 +206,9 @@ class Dataset:
         """Return the image's label from the table, else from its XML."""
         if image_id in table:
             return check_label(table[image_id], len(self.classes), f"{labels_path}, {image_id}")
-        path = self.annotation_path(image_id)
+        path = self.annotations.find(image_id)
         if not path.is_file():
-            lacks = "does not hold it" if labels_path.exists() else "does not exist"
-            raise UserError(f"no label for {image_id}: {labels_path} {lacks}, and {path} does not exist. {PREPARE}")
+            raise UserError(f"no label for {image_id}: neither in {labels_path} nor in {path}. {PREPARE}")
         return read_annotation(path, self.ignore_foreign, self.classes)
 
 
@@ -128,10 +220,9 @@ def check_inputs(
 ) -> list[tuple[str, str]]:
     """Return (id, message) of each image with an unusable file: missing, twice, empty, truncated, of another format or size.
 
-    Sizes are those of the upright images, read from their headers: 0.2 ms a file. Only the main process reads; all get its result.
+    Sizes are those of the upright images. Only the main process reads; all get its result.
 
     Args:
-        ids: images; duplicates are checked once.
         files: kinds of files that each image needs, all of one size. UserError if the folder of one holds no such file.
         check: further check of an image, which raises UserError.
         check_all: check of all images, after that of each, which raises UserError.

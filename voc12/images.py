@@ -10,7 +10,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -20,21 +19,24 @@ from tool.cli import UserError
 from tool.files import atomic_write
 from voc12.classes import CLASSES, PALETTE
 
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
-OTHER_ENDINGS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
+OTHER_ENDINGS = (".gif", ".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".ppm", ".tga", ".svg", ".psd")
+OTHER_ENDINGS += (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf")
 """Endings of images that are not read."""
 GREY_FORMATS = ("JPEG", "PNG")
 LABEL_FORMATS = ("PNG",)
+COLOUR_KEY = np.array([1 << 16, 1 << 8, 1])  # a colour's inner product with it is a number of its own
+END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 MAX_PIXELS = 50_000_000  # a VOC photo has 0.2 million; larger ones are refused before they are decoded
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # damaged EXIF data; viewers ignore it, too
 
 
 def load_photo(path: str | Path) -> Image.Image:
-    """Return the photo at `path`, decoded, upright, 8-bit RGB.
+    """Return the photo at `path`, 8-bit RGB. 16-bit values lose their lower byte; transparent pixels become white.
 
-    16-bit values lose their lower byte; transparent pixels are blended with white. UserError if it cannot be read.
+    UserError if it cannot be read.
     """
     image = _decode(path, "photo", PHOTO_FORMATS)
     if image.mode.startswith("I;16"):
@@ -71,17 +73,14 @@ def read_label(path: str | Path) -> tuple[np.ndarray, bool]:
         pixels = np.array(image.convert("RGBA"))
         values = labels_of_colours(pixels[..., :3]) if (pixels[..., 3] == 255).all() else None
     if values is None:
-        raise UserError(
-            f"{path}: a {image.mode} image is no label map. Save class indices as 8-bit palette or grey PNG, or opaque VOC colours"
-        )
+        raise UserError(f"{path}: a {image.mode} image is no label map. Save class indices as 8-bit palette PNG")
     return values, False
 
 
 def load_grey(path: str | Path, what: str = "saliency map") -> np.ndarray:
-    """Return the saliency map or mask at `path`, uint8 (H, W) in 0..255.
+    """Return the saliency map or mask at `path`, uint8 (H, W) in 0..255. what: its name in messages.
 
     UserError for colours, transparency, 16 bits, and values of only 0 and 1, which a threshold on 0..255 would call background.
-    what: its name in messages.
     """
     image = _decode(path, what, GREY_FORMATS)
     grey = None
@@ -99,9 +98,12 @@ def load_grey(path: str | Path, what: str = "saliency map") -> np.ndarray:
 
 
 def size_of(path: str | Path, what: str = "photo", formats: tuple[str, ...] = PHOTO_FORMATS) -> tuple[int, int]:
-    """Return (H, W) of the upright image at `path`, from its header. UserError if it cannot be read or is truncated."""
+    """Return (H, W) of the upright image at `path`, from its header, or from its pixels if the format has no end mark.
+
+    UserError if it cannot be read or is truncated.
+    """
     with _open(path, what, formats) as image:
-        if not _has_end_mark(image.fp):  # type: ignore[attr-defined]
+        if not _has_end_mark(image):
             image.load()
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
@@ -144,15 +146,10 @@ def check_values(path: str | Path, label: np.ndarray, count: int, void: int | No
 
 def labels_of_colours(colours: np.ndarray) -> np.ndarray | None:
     """Return the labels, uint8 (...), with these VOC colours, uint8 (..., 3); None if one is no VOC colour."""
-    keys, known = _colour_keys(colours), _colour_keys(PALETTE)
-    order = np.argsort(known)
-    found = order[np.searchsorted(known, keys, sorter=order).clip(max=255)]
-    return found.astype(np.uint8) if (known[found] == keys).all() else None
-
-
-def _colour_keys(colours: np.ndarray) -> np.ndarray:
-    """Return one number for each colour: uint8 (..., 3) -> int64 (...)."""
-    return colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    known = {key: label for label, key in enumerate((PALETTE @ COLOUR_KEY).tolist())}
+    keys, places = np.unique(colours @ COLOUR_KEY, return_inverse=True)
+    labels = [known.get(key) for key in keys.tolist()]
+    return None if None in labels else np.array(labels, np.uint8)[places].reshape(colours.shape[:-1])
 
 
 def _palette_labels(used: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -165,7 +162,7 @@ def _palette_labels(used: np.ndarray, palette: np.ndarray) -> np.ndarray:
     if used.max(initial=0) >= len(palette):
         return indices
     colours = palette[used]
-    is_filled_in = len(np.unique(_colour_keys(colours))) == len(used) and len(np.unique(_colour_keys(palette))) > 1
+    is_filled_in = len(np.unique(colours, axis=0)) == len(used) and len(np.unique(palette, axis=0)) > 1
     if not is_filled_in or (colours == used[:, None]).all():
         return indices
     labels = labels_of_colours(colours)
@@ -191,18 +188,13 @@ def _open(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[Ima
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: {what} is no file. Move it elsewhere")
         with Image.open(path, formats=formats) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(
-                    f"{path}: {what} of {image.width}x{image.height} pixels, more than {MAX_PIXELS}. Make it smaller"
-                )
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(f"{path}: {what} of {width}x{height} pixels, more than {MAX_PIXELS}. Make it smaller")
             voc_colours = PALETTE[: len(CLASSES) + 1].tobytes()
             if what == "photo" and image.palette and bytes(image.palette.palette).startswith(voc_colours):
-                raise UserError(
-                    f"{path}: label map in VOC's palette, where a photo was expected. Name the folder of the photos"
-                )
+                raise UserError(f"{path}: a label map in VOC's palette is no photo. Name the folder of the photos")
             yield image
     except FileNotFoundError as error:
         raise UserError(f"{path}: {what} does not exist") from error
@@ -225,10 +217,13 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _has_end_mark(file: BinaryIO) -> bool:
-    """Return whether the last bytes hold the end mark of a JPEG or PNG, and no EXIF data, which a PNG may have after its pixels."""
+def _has_end_mark(image: Image.Image) -> bool:
+    """Return whether the file's last bytes hold the format's end mark, and no EXIF data, which a PNG may have after its pixels."""
+    mark, file = END_MARKS.get(image.format or ""), image.fp  # type: ignore[attr-defined]
+    if mark is None:
+        return False
     start = file.tell()
     file.seek(max(0, file.seek(0, os.SEEK_END) - 1024))
     tail = file.read()
     file.seek(start)
-    return (b"\xff\xd9" in tail or b"IEND" in tail) and b"eXIf" not in tail
+    return mark in tail and b"eXIf" not in tail

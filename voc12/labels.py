@@ -1,12 +1,15 @@
-"""Image-level labels: from a devkit's XML, labels.csv or cls_labels.npy."""
+"""Image-level labels, from a devkit's XML, labels.csv or cls_labels.npy; and the check of label maps against them."""
 
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
+from tool import VOID
 from tool.cli import UserError, nearest, summarize_ids
 from tool.files import load_npy_dict
 from voc12.classes import VOC, Classes
@@ -15,8 +18,13 @@ from voc12.tables import read_label_csv
 
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
 """Help of the flag --ignore_foreign."""
+ACCEPT = (
+    "use labels that look wrong as a whole: nearly all maps of one label, most of other classes, most photos of none"
+)
+"""Help of --accept_labels."""
 CSV_FILE = "labels.csv"
 LABELS_FILE = "cls_labels.npy"
+NEARLY_ALL = 0.9
 
 
 def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Classes = VOC) -> np.ndarray:
@@ -33,8 +41,6 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Cla
         raise UserError(f"{path}: annotation cannot be read: {error.strerror}") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise UserError(f"{path}: annotation is damaged: {error}. Copy or make it again") from None
-    if root.tag != "annotation":
-        raise UserError(f"{path}: holds <{root.tag[:40]}>, where <annotation> was expected")
     names = [(found.findtext("name") or "").strip() for found in root.iterfind("object")]
     label = multi_hot(names, classes, f"{path}", ignore_foreign)
     if not label.any():
@@ -74,7 +80,9 @@ def label_file(root: str | Path, classes: Classes, listed_in: str | Path) -> Pat
     return path if (path := Path(listed_in).parent / LABELS_FILE).exists() else Path("voc12", LABELS_FILE)
 
 
-def read_label_table(path: str | Path, classes: Classes, ignore_foreign: bool = False) -> dict[str, np.ndarray]:
+def read_label_table(
+    path: str | Path, classes: Classes, ignore_foreign: bool = False, known: Collection[str] = ()
+) -> dict[str, np.ndarray]:
     """Return id -> label, not checked, of a .csv or .npy file; empty without the file. The file cannot run code.
 
     UserError: it cannot be read, or a .csv has an unknown class name, unless `ignore_foreign`.
@@ -82,30 +90,58 @@ def read_label_table(path: str | Path, classes: Classes, ignore_foreign: bool = 
     path = Path(path)
     if not path.exists():
         return {}
-    if path.suffix.lower() != ".csv":
-        try:
-            return {_id_of(key): label for key, label in load_npy_dict(path).items()}
-        except UserError as error:
-            raise UserError(f"{error}. {PREPARE}, or remove it to read the labels from XML") from error
     table: dict[str, np.ndarray] = {}
-    for number, image_id, names in read_label_csv(path):
-        label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
-        table[image_id] = np.maximum(table[image_id], label) if image_id in table else label
+    if path.suffix.lower() == ".csv":
+        for number, image_id, names in read_label_csv(path, known, classes_known=True):
+            label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
+            table[image_id] = np.maximum(table[image_id], label) if image_id in table else label
+        return table
+    try:
+        for key, label in load_npy_dict(path).items():  # IRN's keys are 2007000032 for 2007_000032
+            table[f"{key // 10**6}_{key % 10**6:06d}" if isinstance(key, int) else key] = label
+    except UserError as error:
+        raise UserError(f"{error}. {PREPARE}, or remove it to read the labels from XML") from error
     return table
-
-
-def _id_of(key: int | str) -> str:
-    """Return the id of a key of a .npy file; IRN's files hold 2007000032 for 2007_000032."""
-    return f"{key // 10**6}_{key % 10**6:06d}" if isinstance(key, int) else key
 
 
 def check_label(value: np.ndarray, count: int, where: str) -> np.ndarray:
     """Return a multi-hot label as float32 (count,). UserError naming `where`: another shape, other values, or no class."""
     value = np.asarray(value)
-    if value.shape != (count,):
-        raise UserError(f"{where}: label of shape {value.shape}, where ({count},) was expected")
-    if value.dtype.kind not in "fiub" or not np.isin(value, (0, 1)).all():
-        raise UserError(f"{where}: a label holds zeros and ones only")
+    if value.shape != (count,) or not np.isin(value, (0, 1)).all():
+        raise UserError(f"{where}: label of shape {value.shape}, where ({count},) zeros and ones were expected")
     if not value.any():
         raise UserError(f"{where}: a row of zeros names no class. Correct it, or remove the photo from the list")
     return value.astype(np.float32)
+
+
+def find_suspicion(
+    folder: str | Path, values: Mapping[str, Collection[int]], labels: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> str:
+    """Return what makes label maps or masks suspicious, "" if nothing. UserError: most hold 0 and 255 alone, as masks do.
+
+    Args:
+        folder: where they are, for messages.
+        values: id -> values in its label map; of a grey mask whether it holds background (0) and foreground (1).
+        labels: id -> multi-hot (C,) of the images that have image-level labels.
+    """
+    masks = [i for i, held in values.items() if set(held) == {0, VOID}]
+    if 2 * len(masks) > len(values):
+        problem = f"{len(masks)} of {len(values)} hold 0 and {VOID} alone, as masks do ({summarize_ids(masks)})"
+        raise UserError(f"{folder}: {problem}. Label maps hold class + 1, and {VOID} where nothing counts.")
+    uniform = [i for i, held in values.items() if len(set(held) - {VOID}) < 2]
+    if values and len(uniform) >= NEARLY_ALL * len(values):
+        return f"{folder}: {len(uniform)} of {len(values)} show one label alone, or void ({summarize_ids(uniform)})"
+    shown = {i: [value - 1 for value in values[i] if 0 < value < VOID] for i in labels if i in values}
+    other = [i for i, classes in shown.items() if not all(labels[i][classes])]
+    if 2 * len(other) > len(shown):
+        lack = f"{len(other)} of {len(shown)} show classes that their image-level labels lack"
+        return f"{folder}: {lack} ({summarize_ids(other)})"
+    return ""
+
+
+def report_suspicion(suspicion: str, accept: bool | None) -> None:
+    """Print a suspicion as a note. UserError if there is one and `accept`, the flag --accept_labels, is False."""
+    if suspicion and accept is False:
+        raise UserError(f"{suspicion}. Check them; --accept_labels uses them as they are.")
+    if suspicion:
+        print(f"note: {suspicion}. Check them.", file=sys.stderr)

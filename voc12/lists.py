@@ -9,18 +9,14 @@ from pathlib import Path
 from tool.cli import UserError, nearest_path
 from tool.files import atomic_write, back_up
 from voc12.classes import VOC, Classes, make_classes
+from voc12.images import PHOTO_ENDINGS
 
 CLASSES_FILE = "classes.txt"
 """In the root of a dataset with other classes than VOC's: a name a line, line n being label n."""
 PREPARE = "Make it with voc12/prepare.py (VOC), voc12/prepare_photos.py (own photos) or voc12/prepare_coco.py (COCO)"
 _LONGEST_ID = 200  # bytes; leaves room for a suffix within the 255 that file systems allow
-_PHOTO = r"(?:/?JPEGImages/)?([^/]+?)\.(?:jpe?g|png|webp|tiff?|bmp)"
-_IMAGE_LINES = (
-    re.compile(rf"{_PHOTO}\s+(?:\S*/)?([^/]+?)\.png", re.IGNORECASE),
-    re.compile(_PHOTO, re.IGNORECASE),
-    re.compile(r"([^/]+)"),
-)
-_CLASS_LINE = re.compile(r"\S+ (?:-1| [01])")  # of VOC's ImageSets/Main: id, and whether the photo shows a class
+_PHOTO = rf"(?:/?JPEGImages/)?([^/]+?)(?:{'|'.join(map(re.escape, PHOTO_ENDINGS))})"
+_IMAGE_LINE = re.compile(rf"{_PHOTO}(?:\s+(?:\S*/)?([^/]+?)\.png)?", re.IGNORECASE)
 _PAIR_LINE = re.compile(rf"{_PHOTO}\s+{_PHOTO}\s+([0-9]{{1,3}})", re.IGNORECASE)
 
 
@@ -31,10 +27,8 @@ def check_id(image_id: str, where: str) -> str:
     """
     allowed = image_id.isprintable() and image_id == image_id.strip() and 0 < len(image_id.encode()) <= _LONGEST_ID
     if not allowed or re.search(r"[/\\]|\.\.|^[-.]|\.$", image_id):
-        raise UserError(
-            f"{where}: {image_id[:80]!r} is no image id (printable characters, no '/', '\\' or '..', "
-            f"no '-' or '.' first, no '.' last, at most {_LONGEST_ID} bytes)"
-        )
+        limits = f"printable, no '/', '\\' or '..', no '-' or '.' first, no '.' last, at most {_LONGEST_ID} bytes"
+        raise UserError(f"{where}: {image_id[:80]!r} is no image id ({limits})")
     return image_id
 
 
@@ -45,8 +39,7 @@ def path_id(path: str) -> str:
 
 def read_classes(root: str | Path | None) -> Classes:
     """Return the classes that the classes.txt in `root` names, VOC's without that file. UserError: not 1 to 254 different names."""
-    path = Path(root, CLASSES_FILE) if root is not None else None
-    if path is None or not path.exists():
+    if root is None or not (path := Path(root, CLASSES_FILE)).exists():
         return VOC
     lines = read_lines(path, "Write the name of one class on each line, without background")
     for expected, (number, _) in enumerate(lines, 1):
@@ -63,13 +56,14 @@ def read_image_list(path: str | Path, remedy: str = PREPARE) -> list[str]:
     """
     ids = []
     for number, line in read_lines(path, remedy):
-        match = next(filter(None, (form.fullmatch(line) for form in _IMAGE_LINES)), None)
-        if match is None or _CLASS_LINE.fullmatch(line) or _PAIR_LINE.fullmatch(line):
+        where = f"{path}, line {number}"
+        match = _IMAGE_LINE.fullmatch(line)
+        if not match and "/" in line:
             form = "/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png"
-            raise UserError(f"{path}, line {number}: {line[:80]!r} is not '{form}', a photo, or an id alone")
-        if len(set(match.groups())) > 1:
-            raise UserError(f"{path}, line {number}: photo {match[1]} and mask {match[2]} are different images")
-        ids.append(check_id(match[1], f"{path}, line {number}"))
+            raise UserError(f"{where}: {line[:80]!r} is not '{form}', a photo, or an id alone")
+        if match and match[2] not in (None, match[1]):
+            raise UserError(f"{where}: photo {match[1]} and mask {match[2]} are different images")
+        ids.append(check_id(match[1] if match else line, where))
     return ids
 
 
@@ -108,16 +102,9 @@ def read_mask_pairs(path: str | Path) -> dict[str, str]:
     return pairs
 
 
-def line_numbers(path: str | Path) -> list[int]:
-    """Return the line, from 1, of each entry of a list."""
-    return [number for number, _ in read_lines(path)]
-
-
 def format_image_list(ids: Iterable[str], with_mask: bool = True, folder: str = "SegmentationClassAug") -> str:
     """Return the text of an image list. folder: of the masks."""
-    if with_mask:
-        return "".join(f"/JPEGImages/{i}.jpg /{folder}/{i}.png\n" for i in ids)
-    return "".join(f"/JPEGImages/{i}.jpg\n" for i in ids)
+    return "".join(f"/JPEGImages/{i}.jpg /{folder}/{i}.png\n" if with_mask else f"/JPEGImages/{i}.jpg\n" for i in ids)
 
 
 def format_pairs(pairs: Iterable[tuple[str, str, int]]) -> str:
@@ -125,9 +112,9 @@ def format_pairs(pairs: Iterable[tuple[str, str, int]]) -> str:
     return "".join(f"/JPEGImages/{first}.jpg /JPEGImages/{second}.jpg {label}\n" for first, second, label in pairs)
 
 
-def write_text(path: str | Path, text: str) -> bool:
-    """Write a text file (UTF-8) and back up what it held; return False, without writing, if it holds this text already."""
-    data = text.encode()
+def write_text(path: str | Path, text: str | bytes) -> bool:
+    """Write a file, text as UTF-8, and back up what it held; return False, without writing, if it holds the same already."""
+    data = text.encode() if isinstance(text, str) else text
     if Path(path).is_file():
         if Path(path).read_bytes() == data:
             return False
@@ -148,7 +135,6 @@ def read_text(path: str | Path, remedy: str) -> str:
     try:
         data = Path(path).read_bytes()
         text = data.decode("utf-16" if data[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist{nearest_path(path)}. {remedy}") from None
     except UnicodeDecodeError:
@@ -157,4 +143,4 @@ def read_text(path: str | Path, remedy: str) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if not text.strip():
         raise UserError(f"{path}: is empty. {remedy}")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
