@@ -25,7 +25,6 @@ SBD = (
     "benchmark_RELEASE/dataset",
     "82b4d87ceb2ed10f6038a1cba92111cb",
 )
-_DAMAGED = (zipfile.BadZipFile, zlib.error)
 
 
 def fetch(folder: Path, url: str, inner: str, md5: str | None = None) -> Path:
@@ -41,24 +40,21 @@ def fetch(folder: Path, url: str, inner: str, md5: str | None = None) -> Path:
     unpacked = folder / f"{archive.name}.unpacked"
     try:
         if not _is_whole(archive, md5):
-            print(f"{archive}: download from {url}")
             _download(url, archive)
-            if not _is_whole(archive, md5):
-                archive.unlink()
-                raise ValueError("it is damaged")
+        if not _is_whole(archive, md5):
+            raise zipfile.BadZipFile("it is damaged")
         shutil.rmtree(unpacked, ignore_errors=True)
         shutil.unpack_archive(archive, unpacked)
         make_folder(target.parent)
         os.replace(unpacked / inner, target)
-    except (OSError, ValueError, http.client.HTTPException, *_DAMAGED) as error:
-        if isinstance(error, _DAMAGED):
+    except (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, (zipfile.BadZipFile, zlib.error)):
             archive.unlink()
         if getattr(error, "code", None) == 416:  # more bytes than the server's file has
             archive.with_name(f"{archive.name}.partial").unlink()
-        raise UserError(
-            f"{archive}: could not be fetched from {url} and unpacked ({error}). "
-            f"Run the command again, which resumes, or put the archive there yourself{f' (MD5 {md5})' if md5 else ''}."
-        ) from error
+        remedy = "Run the command again, which resumes, or put the archive there yourself"
+        problem = f"could not be fetched from {url} and unpacked ({error})"
+        raise UserError(f"{archive}: {problem}. {remedy}{f' (MD5 {md5})' if md5 else ''}.") from error
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
     return target
@@ -73,7 +69,8 @@ def _is_whole(archive: Path, md5: str | None) -> bool:
 
 
 def _download(url: str, archive: Path) -> None:
-    """Download a file. What an interrupted run left of it, `<name>.partial`, is continued if the server allows it."""
+    """Download a file. Resume `<name>.partial`, which an interrupted run left, if the server allows it."""
+    print(f"{archive}: download from {url}")
     partial = archive.with_name(f"{archive.name}.partial")
     if archive.exists():
         os.replace(archive, partial)

@@ -1,110 +1,135 @@
-"""SegmentationClassAug: a mask for each image that VOC 2012 or SBD has one for."""
+"""Masks of a dataset: SegmentationClassAug, with a mask for each image that VOC 2012 or SBD has one for; checks of masks.
+
+SBD is the Semantic Boundaries Dataset (Hariharan et al., "Semantic contours from inverse detectors").
+"""
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.io import loadmat
 from tqdm import tqdm
 
 from tool import VOID
 from tool.cli import UserError
 from tool.files import back_up, make_folder, remove_leftovers
-from voc12.dataset import Dataset, Files, label_maps
-from voc12.images import load_label, read_label, save_label, values_in
-from voc12.lists import check_id
-from voc12.report import Findings
-from voc12.sbd import find_sbd_masks, read_sbd_mask
+from voc12.classes import CLASSES
+from voc12.dataset import Dataset, Files, check_inputs, label_maps
+from voc12.images import read_label, save_label, values_in
+from voc12.labels import find_suspicion
+from voc12.prepare_steps import Findings
 
 AUG = "SegmentationClassAug"
 OWN = "SegmentationClass"
+SBD_PAGE = "http://home.bharathh.info/pubs/codes/SBD/download.html"
+_SBD_FOLDERS = ("cls", "dataset/cls", "benchmark_RELEASE/dataset/cls")
+Masks = dict[str, tuple[int, ...] | None]
+"""Id -> values in the mask, None for an unusable one."""
 
 
-def count_aug(root: Path) -> int:
-    """Return the number of masks in the devkit's SegmentationClassAug; 0 without that folder."""
-    return len(label_maps(root / AUG).ids())
+def mask_folder(root: Path) -> str:
+    """Return the name of the dataset's folder of masks: SegmentationClassAug if it holds any."""
+    return AUG if label_maps(root / AUG).names else OWN
 
 
-def complete_masks(
-    data: Dataset, sbd_root: Path | None, findings: Findings, repair: bool = False
-) -> dict[str, tuple[int, ...] | None]:
-    """Create the masks that SegmentationClassAug lacks, and return the values in each; None for an unusable mask.
+def sbd_masks(sbd_root: Path) -> Files:
+    """Return SBD's class masks, for any level of the unpacked archive as `sbd_root`. UserError: none."""
+    for name in _SBD_FOLDERS:
+        files = Files("SBD mask", sbd_root / name, (".mat",))
+        if files.names:
+            return files
+    problem = f"no .mat files in {', '.join(_SBD_FOLDERS)}"
+    remedy = f"Give the folder that SBD's benchmark.tgz unpacks to ({SBD_PAGE}), or --download DIR to fetch it."
+    raise UserError(f"--sbd_root {sbd_root}: {problem}. {remedy}")
+
+
+def read_sbd_mask(path: Path) -> np.ndarray:
+    """Return `GTcls.Segmentation` of an SBD file: uint8 (H, W), 0 background, 1..20 VOC class + 1. UserError: it holds none."""
+    try:
+        label = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"].ravel()[0]
+        if label.ndim != 2 or label.dtype != np.uint8 or label.max() > len(CLASSES):
+            raise ValueError(f"GTcls.Segmentation is no matrix of 0..{len(CLASSES)}")
+    except Exception as error:  # scipy raises a dozen types for damaged files
+        raise UserError(f"{path}: damaged or no SBD mask ({error!r}). Unpack SBD's benchmark.tgz again.") from error
+    return label
+
+
+def complete_masks(data: Dataset, sbd_root: Path | None, findings: Findings, repair: bool = False) -> Masks:
+    """Create the masks that SegmentationClassAug lacks, and return the values in each.
 
     VOC's own masks win over SBD's. A new folder appears when it is complete. Without SBD and without the folder
     nothing is written, and VOC's own masks are read.
-
-    Args:
-        sbd_root: SBD, unpacked; None if there is none.
-        findings: receives what looks wrong.
-        repair: rewrite masks of colours as class values and unusable ones from their source; old files become `<id>.png.1`.
+    repair: rewrite masks of colours as class values and unusable ones from their source; old files become `<id>.png.1`.
     """
     count, folder, partial = len(data.classes), data.root / AUG, data.root / f"{AUG}.partial"
-    if sbd_root is None and not count_aug(data.root):
-        return _complete(data.mask_dir, {}, {}, findings, False, count)
-    own = find_all(label_maps(data.mask_dir), findings)
-    sbd = find_all(Files("SBD mask", find_sbd_masks(sbd_root), (".mat",)), findings) if sbd_root else {}
+    if sbd_root is None and mask_folder(data.root) == OWN:
+        return _complete(data.mask_dir, {}, findings, False, count)
+    own, sbd = label_maps(data.mask_dir), sbd_masks(sbd_root) if sbd_root else None
+    sources = {image_id: files.find(image_id) for files in (sbd, own) if files for image_id in files.names}
     if folder.exists():
         remove_leftovers(folder)
-        return _complete(folder, own, sbd, findings, repair, count)
+        return _complete(folder, sources, findings, repair, count)
     shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run, perhaps with other sources
-    masks = _complete(make_folder(partial), own, sbd, findings, repair, count)
+    masks = _complete(make_folder(partial), sources, findings, repair, count)
     os.replace(partial, folder)
     return masks
 
 
-def _complete(
-    folder: Path, own: Mapping[str, Path], sbd: Mapping[str, Path], findings: Findings, repair: bool, count: int
-) -> dict[str, tuple[int, ...] | None]:
+def _complete(folder: Path, sources: Mapping[str, Path], findings: Findings, repair: bool, count: int) -> Masks:
     """Write the masks that `folder` lacks, and return the values in each mask."""
     files = label_maps(folder)
-    present = find_all(files, findings)
-    ambiguous = set(files.ids()) - present.keys()  # several files: none is replaced
-    masks: dict[str, tuple[int, ...] | None] = {}
-    for image_id in tqdm(sorted({*own, *sbd, *present} - ambiguous), "masks", disable=None):
-        path, label = present.get(image_id), None
-        if path is not None:
-            try:
-                label = _read(path, findings, repair)
-            except UserError as error:
-                masks[image_id] = None
-                if not repair or not (image_id in own or image_id in sbd):
-                    findings.add("masks that cannot be used (--repair makes those of VOC and SBD again)", str(error))
-                    continue
-        if label is None:
-            try:
-                label = load_label(own[image_id]) if image_id in own else read_sbd_mask(sbd[image_id])
-            except UserError as error:
-                findings.add("masks that could not be made", str(error))
-                continue
-            if path is not None:
-                back_up(path, copy=True)
-                findings.add("masks that could not be used, made again (old files: <id>.png.1)", image_id)
-            save_label(path or folder / f"{image_id}.png", label)
-        masks[image_id] = tuple(values_in(label))  # no array: many small ones fragment the heap by 1 GB
-        if any(count < value < VOID for value in masks[image_id] or ()):
-            findings.add(f"masks with values other than 0..{count} and {VOID}", image_id)
+    masks: Masks = dict.fromkeys(files.names)
+    for image_id in tqdm(sorted({*sources, *masks}), "masks", disable=None):
+        try:
+            label = _read_or_make(files.find(image_id), sources.get(image_id), findings, repair)
+        except UserError as error:
+            findings["masks that cannot be used (--repair makes those of VOC and SBD again)"].append(str(error))
+            continue
+        masks[image_id] = values = tuple(values_in(label))  # no array: many small ones fragment the heap by 1 GB
+        if any(count < value < VOID for value in values):
+            findings[f"masks with values other than 0..{count} and {VOID}"].append(image_id)
+            masks[image_id] = None
     return masks
 
 
-def find_all(files: Files, findings: Findings) -> dict[str, Path]:
-    """Return id -> path of the files, in order of the ids, without ambiguous ones and names that are no ids."""
-    found = {}
-    for image_id in files.ids():
-        try:
-            found[check_id(image_id, str(files.folder))] = files.find(image_id)
-        except UserError as error:
-            findings.add("file names that are no id, or an id twice, left out", str(error))
-    return found
-
-
-def _read(path: Path, findings: Findings, repair: bool) -> np.ndarray:
-    """Return a label map; with `repair` rewrite one of colours as class values. UserError if it is unusable."""
-    label, stored = read_label(path)
-    if not stored and path.parent.name != OWN:
-        if repair:
-            back_up(path, copy=True)
-            save_label(path, label)
-        done = "rewritten as class values (old files: <id>.png.1)" if repair else "not class values; use --repair"
-        findings.add(f"masks of colours, {done}", path.stem)
+def _read_or_make(path: Path, source: Path | None, findings: Findings, repair: bool) -> np.ndarray:
+    """Return a label map, made from its source if it is missing or, with `repair`, damaged. UserError: it cannot be used."""
+    try:
+        label, is_right = read_label(path)
+    except UserError:
+        if source is None or (path.exists() and not repair):
+            raise
+        label, is_right = read_sbd_mask(source) if source.suffix.lower() == ".mat" else read_label(source)[0], False
+    if path.exists() and (is_right or not repair):
+        if not is_right and path.parent.name != OWN:
+            findings["masks of colours, not class values; --repair rewrites them"].append(path.stem)
+        return label
+    if back_up(path, copy=True):
+        findings["masks that were damaged or of colours, rewritten (old files: <id>.png.1)"].append(path.stem)
+    save_label(path, label)
     return label
+
+
+def check_images(
+    data: Dataset, ids: Sequence[str], labels: Mapping[str, np.ndarray], masks: Masks, findings: Findings
+) -> None:
+    """Report photos and masks that cannot be used, and whether masks show the classes of their images' labels, (C,) multi-hot.
+
+    UserError: the masks are no label maps.
+    """
+    folder = data.root / mask_folder(data.root)
+    with_mask = [image_id for image_id in ids if masks.get(image_id) is not None]
+    problems = check_inputs(with_mask, [data.photos, label_maps(folder)])
+    problems += check_inputs(sorted(set(ids) - set(with_mask)), [data.photos])
+    for _, message in problems:
+        findings["photos that cannot be used, or masks of another size"].append(message)
+
+    both = {image_id: values for image_id in labels if (values := masks.get(image_id)) is not None}
+    if suspicion := find_suspicion(folder, both, labels):
+        findings["folder of masks that look wrong"].append(suspicion)
+    shown = {image_id: set(np.flatnonzero(labels[image_id]) + 1) for image_id in both}
+    agree = sum(set(values) - {0, VOID} == shown[image_id] for image_id, values in both.items())
+    if both:
+        print(f"labels and masks agree on {agree} of {len(both)} images")

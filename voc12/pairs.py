@@ -10,8 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-if __name__ == "__main__":
-    # Run as a script, Python searches voc12/ for modules; ours are found from the repository's root.
+if __name__ == "__main__":  # a script's modules are searched for in its own folder, not in the repository's root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from tool.script import run_script
@@ -23,7 +22,7 @@ from tool.cli import UserError, counted
 from voc12.classes import VOC, Classes
 from voc12.dataset import Dataset, check_inputs, report_problems
 from voc12.labels import IGNORE_FOREIGN
-from voc12.lists import format_pairs, line_numbers, read_image_list, write_text
+from voc12.lists import format_pairs, read_image_list, read_lines, write_text
 
 PAIRS_FILE = "EDAM_train.txt"
 EPOCHS = 25
@@ -37,22 +36,10 @@ def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int
     a partner is paired with an image of its class that already has one, or with itself if no other image shares a class.
     The same seed gives the same pairs on any machine: only raw output of PCG64 is used, which numpy promises never to change.
 
-    Args:
-        labels: id -> (C,) multi-hot; their order does not matter.
-        epochs: number of matchings, at least 1.
-        seed: seed of the random numbers, not negative.
-
-    Raises:
-        UserError: no images, or an image that shows no class.
+    labels: id -> (C,) multi-hot of at least one image, each with a class; their order does not matter.
     """
-    if not labels:
-        raise UserError("no images to pair")
     ids = sorted(labels)
     shown = np.stack([labels[image_id] for image_id in ids]) > 0  # (images, classes)
-    if not shown.any(1).all():
-        raise UserError(
-            f"image {ids[int(np.argmin(shown.any(1)))]} shows no class, so it has no partner. Leave it out."
-        )
     bits = np.random.PCG64(seed)
     matchings = [_match(shown, bits) for _ in range(epochs)]
     return [(ids[first], ids[second], label) for matching in matchings for first, second, label in matching.tolist()]
@@ -137,14 +124,12 @@ def check_pairs(
     wrong = [
         n for n, (first, second, label) in enumerate(pairs) if not (labels[first][label] and labels[second][label])
     ]
-    if not wrong:
-        return
-    first, second, label = pairs[wrong[0]]
-    without = first if not labels[first][label] else second
-    raise UserError(
-        f"{path}: line {line_numbers(path)[wrong[0]]} pairs {first} and {second} for {classes.names[label]}, but {without} shows none "
-        f"({len(wrong)} of {counted(len(pairs), 'pairs')} wrong). Make the list again with voc12/prepare.py or voc12/pairs.py."
-    )
+    if wrong:
+        first, second, label = pairs[wrong[0]]
+        without, name = second if labels[first][label] else first, classes.names[label]
+        pair = f"line {read_lines(path)[wrong[0]][0]} pairs {first} and {second} for {name}, but {without} shows none"
+        number = f"{len(wrong)} of {counted(len(pairs), 'pairs')} wrong"
+        raise UserError(f"{path}: {pair} ({number}). Make the list again with voc12/prepare.py or voc12/pairs.py.")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -159,10 +144,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, for its labels")
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
     add("--out", required=True, metavar="FILE", help="pair list to write")
-    labels = (
-        "labels.csv or .npy to use where it exists; otherwise the dataset's, for VOC from the list's folder or voc12/"
-    )
-    add("--labels", metavar="FILE", help=labels)
+    add("--labels", metavar="FILE", help="labels.csv or .npy to use where it exists, before the dataset's own labels")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add_flags(parser)
     return parser
@@ -172,8 +154,8 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     ids = read_image_list(args.image_list)
     data = Dataset(args.voc12_root, args.ignore_foreign, need_photos=args.labels is None)
-    if data.photo_dir.is_dir():
-        report_problems(check_inputs(ids, [data.photos()]), ids, None, "paired")
+    if data.photos.folder.is_dir():
+        report_problems(check_inputs(ids, [data.photos]), ids, None, "paired")
     labels = data.image_labels(ids, args.image_list, labels_path=args.labels)
     pairs = make_pairs(labels, args.epochs, args.seed)
     write_text(args.out, format_pairs(pairs))

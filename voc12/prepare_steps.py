@@ -1,0 +1,92 @@
+"""Steps that the prepare scripts share: links to photos; writing of lists, pairs and labels, and the report."""
+
+import argparse
+import io
+import os
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from tool.cli import UserError, counted, summarize_ids
+from tool.files import make_folder
+from voc12.classes import VOC
+from voc12.dataset import Dataset
+from voc12.labels import LABELS_FILE
+from voc12.lists import CLASSES_FILE, format_pairs, write_text
+from voc12.pairs import PAIRS_FILE, make_pairs
+
+Findings = defaultdict[str, list[str]]
+"""Things that look wrong: a kind, such as "photos without a label" -> images or messages."""
+
+
+def link(path: Path, folder: Path) -> None:
+    """Make `path` a link to `folder`, absolute or relative to the link. UserError: something else is there."""
+    if path.exists() and path.resolve() == (path.parent / folder).resolve():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(folder, target_is_directory=True)
+    except OSError as error:
+        remedy = "Remove what is there, or give --out DIR on a disk that can be written to and has links."
+        raise UserError(f"{path}: cannot be linked to {folder} ({error.strerror}). {remedy}") from error
+
+
+def finish(
+    args: argparse.Namespace,
+    data: Dataset,
+    lists: Mapping[Path, str],
+    trained: Mapping[str, np.ndarray],
+    findings: Findings,
+    labels: Mapping[str, np.ndarray] | None = None,
+    published: Mapping[str, int] = MappingProxyType({}),
+) -> None:
+    """Write lists, training pairs and labels; print the findings and the next command.
+
+    Args:
+        args: holds the flags of `pairs.add_flags`.
+        lists: path -> text; the pairs are written next to the first.
+        trained: id -> (C,) multi-hot of the training photos. UserError: none shows one of the dataset's classes.
+        labels: the same of all photos, for cls_labels.npy; None if the dataset has a labels.csv.
+        published: list -> number of its images.
+    """
+    names, out = data.classes.names, next(iter(lists)).parent
+    counts = sum((label > 0 for label in trained.values()), np.zeros(len(names), int)).tolist()
+    missing = [name for name, count in zip(names, counts, strict=True) if not count]
+    if missing and data.classes != VOC:
+        problem = f"no training photo shows {summarize_ids(missing)}"
+        raise UserError(f"{data.root / CLASSES_FILE}: {problem}. Label some, or remove the name.")
+    pairs = make_pairs(trained, args.epochs, args.seed)
+
+    for path, text in {**lists, out / PAIRS_FILE: format_pairs(pairs)}.items():
+        make_folder(path.parent)
+        state = "written" if write_text(path, text) else "already right"
+        lines, known = text.count("\n"), published.get(path.stem)
+        note = f" (published: {known})" if known not in (None, lines) else ""
+        print(f"{path}: {counted(lines, 'lines')}{note}, {state}")
+    if labels is not None:
+        np.save(content := io.BytesIO(), np.array(dict(labels), dtype=object), allow_pickle=True)
+        state = "written" if write_text(out / LABELS_FILE, content.getvalue()) else "already right"
+        print(f"{out / LABELS_FILE}: {counted(len(labels), 'labels')}, {state}")
+
+    print("\ntraining photos:", ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True)))
+    found = [f"  {counted(len(items), kind)}: {summarize_ids(items)}" for kind, items in findings.items()]
+    print("\n".join(["please look at these:", *found] if found else ["nothing looks wrong"]))
+    print("\nNext, train (--weights: the ImageNet ResNet-38; without it, from random weights):")
+    print(f"  {train_command(data.root, out / PAIRS_FILE, len(pairs), bool(published) and data.classes == VOC)}")
+
+
+def train_command(root: Path, pair_list: Path, pairs: int, is_voc: bool) -> str:
+    """Return the command that trains on a pair list. is_voc: on the whole VOC 2012, which the defaults are for."""
+    script = os.path.relpath(Path(__file__).parents[1] / "train_EDAM_cls.py")
+    command = ["python", script, "--voc12_root", str(root), "--train_list", str(pair_list)]
+    command += ["--batch_size", "4", "--lr", "0.001", "--weights", "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"]
+    session = "resnet38_EDAM_cls"
+    if not is_voc:
+        command += ["--warmup_steps", str(pairs // 64)]  # VOC's 2000 steps are a sixteenth of its run
+        session = re.sub("[^A-Za-z0-9_]+", "_", root.resolve().name)[:100]
+    return shlex.join([*command, "--session_name", session])
