@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tool.script import run_script
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ from pseudo_label.segmentation import probabilities
 from tool import cli, distributed
 from tool.cli import UserError
 from tool.files import atomic_write, check_writable
-from tool.memory import MAXRSS_UNIT
 from tool.optim import make_sgd
 from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, training_form, warn_of_emulation
 
@@ -56,7 +55,7 @@ def convolution(args: Settings) -> Callable[[], object]:
 
 
 def edam_step(args: Settings, dropout: bool = True) -> Callable[[], object]:
-    net = training_form(make_net(args.network), args.device, args.amp, args.tf32).train()
+    net = make_net(args.network)
     if not dropout:
         net.cma_dropout.attention.p = 0.0
 
@@ -68,18 +67,18 @@ def edam_step(args: Settings, dropout: bool = True) -> Callable[[], object]:
 
 
 def deeplab_step(args: Settings) -> Callable[[], object]:
-    net = training_form(make_net(args.deeplab), args.device, args.amp, args.tf32).train()
+    net = make_net(args.deeplab)
 
     def loss(images: torch.Tensor) -> torch.Tensor:
         labels = torch.randint(net.num_labels, (len(images), *images.shape[2:]), device=images.device)
         return multi_scale_loss([logits.float() for logits in net(images)], labels)
 
-    shape = (args.photos, 3, args.deeplab_crop, args.deeplab_crop)
-    return training_step(args, net, loss, shape)
+    return training_step(args, net, loss, (args.photos, 3, args.deeplab_crop, args.deeplab_crop))
 
 
 def training_step(args: Settings, net: Any, loss: Callable, shape: tuple[int, ...]) -> Callable[[], object]:
     """Return a step against random labels, on random images of `shape`."""
+    training_form(net, args.device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 1e-3, 5e-4)
     images = torch.randn(*shape, device=args.device)
 
@@ -110,50 +109,44 @@ def network_photo(args: Settings, network: str, infer: Callable[..., torch.Tenso
     return lambda: infer(net, photo, args.device).cpu()
 
 
-class Row(NamedTuple):
-    """A line of the table."""
-
-    title: str  # a format of the settings
-    prepare: Callable[[Settings], Callable[[], object]]  # settings -> the call to measure
-    counted: str = ""  # setting that counts the pairs or photos of a call; empty for one photo
-
-
-ROWS = {  # by the names of --only, in the table's order; a new row is a function and a line here
-    "rate": Row("convolution 3x3, 512 channels", convolution),
-    "train": Row("training step, {pairs} pairs", edam_step, "pairs"),
-    "train_fast": Row("training step, {pairs} pairs, --attn_dropout 0", partial(edam_step, dropout=False), "pairs"),
-    "maps": Row("class maps of a photo", photo_maps),
-    "crf": Row("dense CRF of a photo, one process", photo_crf),
-    "deeplab_train": Row("DeepLab-v2 iteration, {photos} photos, crop {deeplab_crop}", deeplab_step, "photos"),
-    "deeplab_photo": Row("DeepLab-v2 test photo", partial(network_photo, network="deeplab", infer=probabilities)),
-    "sal_photo": Row("PoolNet photo", partial(network_photo, network="poolnet", infer=saliency_logits)),
+Prepare = Callable[[Settings], Callable[[], object]]  # settings -> the call to measure
+ROWS: dict[str, tuple[str, Prepare]] = {  # by the names of --only; a title is a format of the settings
+    "rate": ("convolution 3x3, 512 channels", convolution),
+    "train": ("training step, {pairs} pairs", edam_step),
+    "train_fast": ("training step, {pairs} pairs, --attn_dropout 0", partial(edam_step, dropout=False)),
+    "maps": ("class maps of a photo", photo_maps),
+    "crf": ("dense CRF of a photo, one process", photo_crf),
+    "deeplab_train": ("DeepLab-v2 iteration, {photos} photos, crop {deeplab_crop}", deeplab_step),
+    "deeplab_photo": ("DeepLab-v2 test photo", partial(network_photo, network="deeplab", infer=probabilities)),
+    "sal_photo": ("PoolNet photo", partial(network_photo, network="poolnet", infer=saliency_logits)),
 }
 
 
-def measure(row: Row, args: Settings, precision: str) -> tuple[float, int, int]:
+def measure(prepare: Prepare, args: Settings, precision: str) -> tuple[float, int, int]:
     """Return the median seconds of a call, its operations, and this process's peak memory in bytes."""
     distributed.setup(str(args.device))
     args.amp, args.tf32 = precision if precision in AMP_DTYPES else "off", precision == "tf32"
     setup_precision(args.tf32)
     torch.manual_seed(0)
-    call = row.prepare(args)
+    call = prepare(args)
     with autocast(args.device, args.amp):
         with FlopCounterMode(display=False) as counter:
             call()
         timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
         seconds = timer.blocked_autorange(min_run_time=args.seconds).median
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
     if args.device.type == "cuda":
-        return seconds, counter.get_total_flops(), torch.cuda.max_memory_allocated(args.device)
-    return seconds, counter.get_total_flops(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
+        peak = torch.cuda.max_memory_allocated(args.device)
+    return seconds, counter.get_total_flops(), peak
 
 
-def run_alone(row: Row, args: Settings, precision: str) -> tuple[float, int, int]:
+def run_alone(prepare: Prepare, args: Settings, precision: str) -> tuple[float, int, int]:
     """Return what `measure` does, called in a new process."""
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            return pool.submit(measure, row, args, precision).result()
+            return pool.submit(measure, prepare, args, precision).result()
     except BrokenProcessPool as error:
-        raise UserError(f"{row.title}: the process was killed; memory may be full") from error
+        raise UserError("a measuring process was killed; memory may be full. Use --quick or --only.") from error
 
 
 def table(args: Settings, names: Collection[str]) -> Iterator[str]:
@@ -163,15 +156,14 @@ def table(args: Settings, names: Collection[str]) -> Iterator[str]:
     yield f"{name}, torch {torch.__version__}, photo {'x'.join(map(str, args.size))}, crop {args.crop}"
     yield from ("", "| work | time | floor | x floor | peak memory | speed |", f"|{' --- |' * 6}")
     rates: dict[str, float] = {}  # operations per second
-    for row in (row for name, row in ROWS.items() if name in names or name == "rate"):
+    for title, prepare in (row for name, row in ROWS.items() if name in names or name == "rate"):
         precisions = ["fp32", "tf32", "bf16"] if cuda else ["fp32", "bf16"]
-        for precision in precisions if row.prepare is not photo_crf else ["fp32"]:
-            seconds, work, peak = run_alone(row, args, precision)
+        for precision in precisions if prepare is not photo_crf else ["fp32"]:
+            seconds, work, peak = run_alone(prepare, args, precision)
             rate = rates.setdefault(precision, work / seconds)
-            speed = f"{getattr(args, row.counted, 1) / seconds:.3g} {row.counted or 'photos'}/s"
-            speed = f"{rate / 1e9:.0f} GFLOP/s" if row.prepare is convolution else speed
             floor = [f"{work / rate:.3g} s", f"{seconds * rate / work:.2f}"] if work else ["-", "-"]
-            cells = [f"{row.title.format(**vars(args))}, {precision}", f"{seconds:.3g} s", *floor]
+            speed = f"{work / seconds / 1e9:.0f} GFLOP/s" if work else "-"
+            cells = [f"{title.format(**vars(args))}, {precision}", f"{seconds:.3g} s", *floor]
             yield f"| {' | '.join([*cells, f'{peak / 1e9:.1f} GB', speed])} |"
 
 

@@ -29,7 +29,7 @@ from tool import cli, distributed
 from tool.cli import BadPhoto, UserError
 from tool.files import save_npy_dict
 from tool.precision import autocast, inference_form, setup_precision
-from tool.ranks import is_main_process, on_main
+from tool.processes import is_main_process, on_main
 from voc12.classes import PALETTE, VOC, Classes
 from voc12.dataset import ROOT, Dataset, Files, read_image_list, saliency_maps
 from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb

@@ -22,7 +22,7 @@ from pseudo_label.onnx_saliency import PACKAGES, OnnxSaliency, find_weights
 from pseudo_label.saliency_maps import enlargement, grey_map, saliency_logits
 from tool import cli
 from tool.cli import BadPhoto, UserError
-from tool.ranks import on_main
+from tool.processes import on_main
 from voc12.dataset import ROOT, Dataset, Files, photos, read_image_list
 from voc12.images import save_label
 

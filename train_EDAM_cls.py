@@ -23,7 +23,7 @@ from tool import cli, training
 from tool.cli import UserError
 from tool.optim import freeze, lr_factor, make_sgd, set_learning_rate
 from tool.precision import training_form
-from tool.ranks import on_main
+from tool.processes import on_main
 from voc12.data import TrainPairs
 from voc12.dataset import ROOT, Dataset, check_inputs, report_problems
 from voc12.labels import IGNORE_FOREIGN

@@ -26,7 +26,7 @@ from demo.scene import Sample, draw
 from tool import cli
 from tool.cli import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
-from tool.workers import WorkerPool
+from tool.processes import WorkerPool
 from voc12.images import save_label
 
 RECIPE = 2  # increased when the same seed gives other pictures

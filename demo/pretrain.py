@@ -31,7 +31,7 @@ from tool import cli, distributed
 from tool.checkpoint import TrainingState, digest, save_torch
 from tool.cli import UserError, counted
 from tool.files import make_folder
-from tool.loading import StepBatches, batches, make_loader
+from tool.loading import batches, positions
 from tool.optim import lr_factor, make_adamw, set_learning_rate
 from voc12.augment import augment_photo
 from voc12.data import epoch_order
@@ -157,7 +157,7 @@ def main() -> None:
     start = state.restore(state_path, max_step) if state_path.is_file() else 0
 
     dataset = Photos(data, labels, args.seed, tuple(args.long_side), args.batch_size)
-    source = batches(make_loader(dataset, StepBatches(start, max_step, args.batch_size), args.num_workers, False))
+    source = batches(dataset, positions(start, max_step, args.batch_size), args.num_workers, False)
     loss_function = F.cross_entropy if args.softmax else F.binary_cross_entropy_with_logits
     mean_loss = math.nan
     with tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True) as bar:

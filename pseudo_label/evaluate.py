@@ -17,7 +17,7 @@ from pseudo_label.fusion import levels, pseudo_label
 from tool import VOID
 from tool.cli import UserError, counted
 from tool.files import load_npy_dict
-from tool.workers import WorkerPool
+from tool.processes import WorkerPool
 from voc12.dataset import Files, grey_masks, label_maps, saliency_maps, score_files
 from voc12.images import check_values, load_grey, load_label, values_in
 

@@ -25,8 +25,7 @@ from tool import cli, distributed, loading
 from tool.cli import BadPhoto, UserError, counted, summarize_ids
 from tool.files import make_folder
 from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
-from tool.ranks import is_main_process, on_main
-from tool.workers import WorkerPool
+from tool.processes import WorkerPool, is_main_process, on_main
 from voc12.dataset import Files, check_inputs, report_problems
 from voc12.images import load_photo
 

@@ -34,17 +34,9 @@ def test_table_is_printed_and_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "run_alone", benchmark.measure)
     monkeypatch.setattr(benchmark, "POOLNET", "tests.small_poolnet")
     out = tmp_path / "table.md"
-    flags = [
-        "--quick",
-        "--device",
-        "cpu",
-        "--network",
-        "network.resnet38_EDAM_tiny",
-        "--deeplab",
-        "tests.small_deeplab",
-    ]
-    flags += ["--only", "maps", "crf", "deeplab_train", "deeplab_photo", "sal_photo", "--batch_size", "2"]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags, "--markdown", str(out)])
+    flags = "--quick --device cpu --network network.resnet38_EDAM_tiny --deeplab tests.small_deeplab --batch_size 2"
+    rows = "maps crf deeplab_train deeplab_photo sal_photo"
+    monkeypatch.setattr(sys, "argv", f"benchmark.py {flags} --only {rows} --markdown {out}".split())
     benchmark.main()
     lines = out.read_text().splitlines()
     assert capsys.readouterr().out.splitlines() == lines
@@ -57,9 +49,8 @@ def test_table_is_printed_and_written(tmp_path, monkeypatch, capsys):
     for _, seconds, floor, ratio, peak, _ in table:
         assert float(peak.split()[0]) > 0.1  # PyTorch alone
         if floor != "-":
-            assert float(seconds.split()[0]) / float(floor.split()[0]) == pytest.approx(
-                float(ratio), rel=0.02, abs=0.01
-            )
+            quotient = float(seconds.split()[0]) / float(floor.split()[0])
+            assert quotient == pytest.approx(float(ratio), rel=0.02, abs=0.01)
 
 
 @pytest.mark.parametrize(

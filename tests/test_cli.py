@@ -1,4 +1,4 @@
-"""Command lines: help of each flag, bad values by name, missing files in one line, unused flags, words of messages."""
+"""Command lines: help of each flag, bad values by name, missing files and packages in one line, unused flags."""
 
 import argparse
 import importlib
@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import devices
 import pytest
 from commands import REPO
 from training import image_id, write_pairs
@@ -15,25 +14,16 @@ from training import image_id, write_pairs
 import eval as evaluation
 import infer_cls
 from pseudo_label.manifest import claim_folder
-from tool.cli import UserError, counted, nearest_path, summarize_ids
+from tool.cli import UserError
 
-SCRIPTS = (
-    "train_EDAM_cls",
-    "infer_cls",
-    "train_deeplab",
-    "infer_deeplab",
-    "train_sal",
-    "infer_sal",
-    "eval",
-    "colorful",
-)
-SCRIPTS += ("benchmark", "reproduce", "voc12.prepare", "voc12.prepare_coco", "voc12.prepare_photos", "voc12.pairs")
-SCRIPTS += ("demo.run", "demo.draw", "demo.pretrain", "experiment.baselines")
+FILES = [path for folder in ("", "demo", "experiment", "voc12") for path in sorted((REPO / folder).glob("*.py"))]
+SCRIPTS = [path.relative_to(REPO) for path in FILES if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
 def test_help_of_every_flag(script, capsys):
-    parser: argparse.ArgumentParser = importlib.import_module(script).get_parser()
+    module = ".".join(script.with_suffix("").parts)
+    parser: argparse.ArgumentParser = importlib.import_module(module).get_parser()
     shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
     assert all(action.help and len(action.help) > 8 for action in shown)
     with pytest.raises(SystemExit) as leaving:
@@ -49,25 +39,14 @@ INFER = "infer_cls --voc12_root R --weights W"
 @pytest.mark.parametrize(
     ("command", "keyword"),
     [
-        ("train_EDAM_cls", "required: --voc12_root"),
         ("infer_cls", "required: --weights"),
         (f"{TRAIN} --batch_size 0", "--batch_size: 0, where at least 1"),
         (f"{TRAIN} --batch_size two", "--batch_size: invalid int value: 'two'"),
         (f"{TRAIN} --lr nan", "--lr: nan, where at least 0"),
-        (f"{TRAIN} --seed {'9' * 400}", "at most 2147483647"),
         (f"{TRAIN} --attn_dropout 1.5", "--attn_dropout: 1.5, where at most 1"),
         (f"{TRAIN} --network a/b.py", "--network: 'a/b.py'"),
         (f"{TRAIN} --session_name ../x", "--session_name: '../x'"),
-        (f"{TRAIN} --amp fp8", "--amp: invalid choice"),
         (f"{INFER} --theta inf", "--theta: inf, where a number"),
-        (f"{INFER} --alpha x", "--alpha: invalid float value: 'x'"),
-        ("eval --predict_dir P --num_workers 0", "--num_workers: 0, where at least 1"),
-        ("colorful --img_path P --out_path O --opacity 1.5", "--opacity: 1.5, where at most 1"),
-        ("voc12.prepare --epochs 0", "--epochs: 0, where at least 1"),
-        ("voc12.pairs --epochs 0", "--epochs: 0, where at least 1"),
-        ("demo.draw --size 2000", "--size: 2000, where at most 1024"),
-        ("demo.run --seed -1", "--seed: -1, where at least 0"),
-        ("experiment.baselines --theta nan", "--theta: nan, where a number"),
     ],
 )
 def test_bad_values(command, keyword, capsys):
@@ -77,7 +56,7 @@ def test_bad_values(command, keyword, capsys):
     assert keyword in capsys.readouterr().err.splitlines()[-1]
 
 
-BOTH = [
+MISSING = [
     ("--voc12_root", "nowhere"),
     ("--weights", "nowhere.pth"),
     ("--weights", ".."),
@@ -85,26 +64,23 @@ BOTH = [
 ]
 TRAINING = [("--train_list", "nowhere.txt"), ("--resume", "nowhere"), ("--network", "tool.optim"), ("--device", "gpu")]
 TRAINING += [("--batch_size", 4), ("--long_side", 64, 32)]
+INFERENCE = [("--infer_list", "nowhere.txt"), ("--sal_path", "nowhere")]
 
 
-@pytest.mark.parametrize("args", [*BOTH, *TRAINING])
+@pytest.mark.parametrize("args", [*MISSING, *TRAINING])
 def test_training_names_what_is_missing(args, commands, drawn, tmp_path):
     write_pairs(tmp_path / "pairs.txt", 3)
     same = ("--voc12_root", drawn, "--train_list", "pairs.txt", "--network", "tests.small_net", "--batch_size", 1)
-    line = commands.error(tmp_path, "train_EDAM_cls.py", *same, *args)
-    assert str(args[1]) in line
+    assert str(args[1]) in commands.error(tmp_path, "train_EDAM_cls.py", *same, *args)
     assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    "args", [*BOTH, ("--infer_list", "nowhere.txt"), ("--sal_path", "nowhere"), ("--device", "cuda:99")]
-)
+@pytest.mark.parametrize("args", [*MISSING, *INFERENCE])
 def test_inference_names_what_is_missing(args, commands, drawn, tiny_weights, tmp_path):
     (tmp_path / "list.txt").write_text(image_id(1))
     same = ("--voc12_root", drawn, "--infer_list", "list.txt", "--weights", tiny_weights, "--out_cam_pred", "png")
     network = ("--network", "network.resnet38_EDAM_tiny")
-    line = commands.error(tmp_path, "infer_cls.py", *same, *network, *args)
-    assert args[1] in line and (args[0] != "--device" or ("no GPU" in line) == (devices.name == "cpu"))
+    assert args[1] in commands.error(tmp_path, "infer_cls.py", *same, *network, *args)
     assert not (tmp_path / "png").exists()
 
 
@@ -117,18 +93,11 @@ def test_inference_needs_an_output(commands, drawn, tiny_weights, tmp_path):
 @pytest.mark.parametrize(
     ("script", "flags", "unused"),
     [
-        (infer_cls, "--out_cam_pred O --theta 0.2", []),
         (infer_cls, "--out_crf_pred O --theta 0.2 --alpha 0.1 --beta 0.9 --sal_path S", []),
-        (infer_cls, "--out_cam O --out_cam_pred P --theta 0.2", []),
-        (infer_cls, "--out_cam_pred O --alpha 0.1", ["--alpha"]),
         (infer_cls, "--out_crf_pred O --theta 0.2 --beta 0.9", ["--theta", "--beta"]),
-        (infer_cls, "--out_cam O --theta 0.2", ["--theta"]),
         (infer_cls, "--out_cam O --out_crf P --sal_path S --beta 0.9", ["--sal_path", "--beta"]),
-        (evaluation, "", []),
         (evaluation, "--theta 0.2 --beta 0.9", ["--theta", "--beta"]),
         (evaluation, "--type npy --theta 0.2 --alpha 0.1 --sal_path S", []),
-        (evaluation, "--type npy --crf --theta 0.2 --sal_path S", []),
-        (evaluation, "--type npy --theta 0.2 --alpha 0.1", ["--alpha"]),
         (evaluation, "--type npy --curve --theta 3 --sal_path S", ["--theta"]),
         (evaluation, "--type npy --crf --theta 0.2", ["--theta"]),
     ],
@@ -147,9 +116,7 @@ def test_unused_flags_are_noted(script, flags, unused, capsys):
     [
         ("out_crf", "--type npy", "--crf"),
         ("out_cam", "--type npy --crf", r"--type npy\b(?!.*--crf)"),
-        ("out_cam", "", "--type npy"),
         ("out_crf_pred", "--type npy", "--type png"),
-        ("out_prob", "--type npy", "--out_pred"),
     ],
 )
 def test_evaluation_rejects_outputs_of_another_kind(output, flags, right, tmp_path):
@@ -159,30 +126,12 @@ def test_evaluation_rejects_outputs_of_another_kind(output, flags, right, tmp_pa
         evaluation.make_source(evaluation.get_parser().parse_args(arguments))
 
 
-def test_counted_and_summarized_ids():
-    for things, one in (
-        ("photos", "1 photo"),
-        ("XML files without objects", "1 XML file without objects"),
-        ("of 3 images", "1 of 3 images"),
-    ):
-        assert counted(1, things) == one
-        assert [counted(number, things) for number in (0, 2)] == [f"0 {things}", f"2 {things}"]
-    assert summarize_ids([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
-
-
-def test_missing_file_suggests_the_nearest(tmp_path):
-    (tmp_path / "train_aug.txt").touch()
-    assert nearest_path(tmp_path / "trainaug.txt") == " (did you mean train_aug.txt?)"
-    for name in ("else.npy", "train_aug.txt", "nowhere/train_aug.txt"):
-        assert nearest_path(tmp_path / name) == ""
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
 def test_missing_packages_name_the_environment(script):
-    command = [sys.executable, "-E", "-S", f"{script.replace('.', '/')}.py", "--help"]  # without site-packages
+    command = [sys.executable, "-E", "-S", script, "--help"]  # without site-packages
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert "No module named" in done.stderr and ". .venv/bin/activate" in done.stderr
+    assert "No module named" in done.stderr and "requirements-dev.txt" in done.stderr
 
 
 SCRIPT = "from tool.cli import UserError\nfrom tool.script import run_script\ndef main(): {}\nrun_script(main)"

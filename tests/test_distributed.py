@@ -19,7 +19,7 @@ from devices import content, limit
 from torch import nn
 from training import curve, damaged, flags, image_id, tensors, write_pairs
 
-from tool import distributed, ranks
+from tool import distributed, processes
 from tool.cli import UserError
 
 PLAIN = ("--network", "tests.plain_net", "--batch_size", 2)  # no dropout, so that one process can repeat what two do
@@ -218,7 +218,7 @@ def two_gpus(monkeypatch) -> list[tuple]:
     monkeypatch.setattr(dist, "new_group", lambda **options: new(**options))
     monkeypatch.setattr(dist, "get_rank", lambda: 3)
     monkeypatch.setattr(dist, "get_world_size", lambda: 4)
-    monkeypatch.setattr(ranks, "patient_group", None)
+    monkeypatch.setattr(processes, "patient_group", None)
     return made
 
 

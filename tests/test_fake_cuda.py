@@ -63,14 +63,10 @@ def test_training_forward(network, amp, tf32):
     net = training_form(make(network), CUDA, amp, tf32).train()
     model = Autocast(net, CUDA, amp)
     if network in EDAM:
-        images = torch.zeros(2, 2, 3, 96, 96, device=CUDA)
-        found = [model(images).float()]
+        found = [model(torch.zeros(2, 2, 3, 96, 96, device=CUDA)).float()]
     else:
-        images, labels = (
-            torch.zeros(2, 3, 129, 129, device=CUDA),
-            torch.zeros(2, 129, 129, dtype=torch.uint8, device=CUDA),
-        )
-        found = model(images)
+        labels = torch.zeros(2, 129, 129, dtype=torch.uint8, device=CUDA)
+        found = model(torch.zeros(2, 3, 129, 129, device=CUDA))
         if network in DEEPLAB:
             multi_scale_loss([logits.float() for logits in found], labels)
         else:

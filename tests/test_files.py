@@ -3,7 +3,6 @@
 import os
 import pickle
 import struct
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -71,14 +70,11 @@ def test_atomic_write_and_make_folder_errors(tmp_path):
 
 
 def test_remove_leftovers_of_killed_processes_only(tmp_path):
-    dead, alive, foreign = (
-        f".a.png.{host}.{process}.tmp"
-        for host, process in ((HOST, 999_999_999), (HOST, os.getpid()), ("elsewhere", 999_999_999))
-    )
-    for name in (dead, alive, foreign):
-        (tmp_path / name).touch()
+    for host, process in ((HOST, 999_999_999), (HOST, os.getpid()), ("elsewhere", 999_999_999)):
+        (tmp_path / f".a.b.png.{host}.{process}.tmp").touch()
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {alive, foreign}
+    kept = {f".a.b.png.{HOST}.{os.getpid()}.tmp", ".a.b.png.elsewhere.999999999.tmp"}
+    assert set(os.listdir(tmp_path)) == kept
 
 
 def test_back_up_takes_the_first_free_name(tmp_path):
@@ -108,7 +104,7 @@ def test_saved_dict_is_what_numpy_reads(tmp_path):
     assert_same(load_npy_dict(tmp_path / "a.npy"), maps)
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4])  # of np.save in numpy up to 1.16, 1.x and 2
 def test_load_npy_dict_of_each_protocol_dtype_and_key(tmp_path, protocol):
     generator = np.random.default_rng(0)
     arrays = {
@@ -125,110 +121,41 @@ def test_load_npy_dict_of_each_protocol_dtype_and_key(tmp_path, protocol):
     path = write_pickle(tmp_path / "a.npy", pickled_dict(arrays, protocol))
     assert_same(load_npy_dict(path), arrays)
     keys = {np.int64(3): np.ones(2), np.str_("2007_000033"): np.zeros(1)}
-    read = load_npy_dict(write_pickle(path, pickled_dict(keys, protocol)))
+    payload = pickled_dict(keys, protocol)
+    if protocol < 4:  # numpy 1's name of the module; texts of protocol 4 have their length before them
+        payload = payload.replace(b"numpy._core.", b"numpy.core.")
+    read = load_npy_dict(write_pickle(path, payload))
     assert [(type(key), key) for key in read] == [(int, 3), (str, "2007_000033")]
-
-
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_load_npy_dict_of_numpy_1(tmp_path, protocol):
-    payload = pickled_dict({1: np.arange(3)}, protocol)
-    if protocol >= 4:
-        payload = payload[:2] + payload[11:]  # without the frame, whose length would be wrong
-    for room in (b"multiarray", b"numeric"):
-        new, old = b"numpy._core." + room, b"numpy.core." + room
-        payload = payload.replace(bytes([len(new)]) + new, bytes([len(old)]) + old).replace(new, old)
-    assert b"_core" not in payload
-    assert_same(load_npy_dict(write_pickle(tmp_path / "a.npy", payload)), {1: np.arange(3)})
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.system, ("touch ran",)
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-@pytest.mark.parametrize("mapping", [{1: Malicious()}, {Malicious(): np.zeros(1)}, Malicious()])
-def test_load_npy_dict_runs_no_code(tmp_path, monkeypatch, mapping, protocol):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"a\.npy: .*could run code"):
-        load_npy_dict(write_pickle(tmp_path / "a.npy", pickled_dict(mapping, protocol)))
-    assert not (tmp_path / "ran").exists()
-
-
-def edited(mapping: object, old: bytes = b"", new: bytes = b"") -> bytes:
-    return HEADER + pickled_dict(mapping, 3).replace(old, new)
 
 
 @pytest.mark.parametrize(
     ("content", "keyword"),
     [
-        (b"", "not a dict"),
         (b"not numpy at all", "not a dict"),
-        (HEADER, "truncated"),
-        (HEADER.replace(b"False", b"True "), "not a dict"),
-        (HEADER + b"}.", "no dict"),
-        (HEADER + b"\x80\x05\x96" + struct.pack("<Q", 2**60), "truncated"),
-        (HEADER + b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N.", "truncated"),
-        (HEADER + b"](N\x85e}(u.", "not a dict"),
-        (edited({1: np.zeros(9)})[:-30], "truncated"),
-        (edited({1: np.zeros(16, np.uint8)}, b"K\x10\x85", b"\x8a\x081234567\x12\x85"), "not a dict"),
-        (edited({1: 2.5}), "numeric"),
-        (edited({1: np.array(["a"])}), "numeric"),
-        (edited({1: np.array([None], object)}), "numeric"),
-        (edited({1: np.zeros(2, "c8")}), "numeric"),
-        (edited({(1, 2): np.zeros(1)}), "keys"),
-        (edited({True: np.zeros(1)}), "keys"),
-        (edited(np.zeros(3)), "no dict"),
+        (HEADER + pickled_dict({1: np.zeros(9)}, 3)[:-30], "truncated"),
+        (HEADER + pickled_dict({1: np.array(["a"])}, 3), "numeric"),
+        (HEADER + pickled_dict({(1, 2): np.zeros(1)}, 3), "keys"),
+        (HEADER + pickled_dict(np.zeros(3), 3), "no dict"),
         (None, "No such file"),
     ],
 )
 def test_load_npy_dict_rejects_damaged_and_other_files(tmp_path, content, keyword):
     if content is not None:
         (tmp_path / "a.npy").write_bytes(content)
-    with pytest.raises(UserError, match=rf"a\.npy.*{keyword}") as error:
+    with pytest.raises(UserError, match=rf"a\.npy.*{keyword}"):
         load_npy_dict(tmp_path / "a.npy")
-    assert "\n" not in str(error.value)
-
-
-def test_load_npy_dict_copies_no_large_array(tmp_path):
-    maps = {label: np.full((1000, 5000), label, np.float32) for label in (0, 7)}  # 40 MB
-    save_npy_dict(tmp_path / "a.npy", maps)
-    tracemalloc.start()
-    read = load_npy_dict(tmp_path / "a.npy")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert_same(read, maps)
-    assert peak < 50e6
 
 
 def test_load_npy_dict_follows_no_pointers(tmp_path):
     """numpy's object dtype takes flags from a pickle with which bytes of the file count as addresses of objects."""
     dtype = b"cnumpy\ndtype\n(X\x02\0\0\0O8K\x00K\x01tR(K\x03X\x01\0\0\0|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     address = b"C\x08" + struct.pack("<Q", 0x123456789ABC)
-    values = [
-        b"cnumpy._core.numeric\n_frombuffer\n(" + address + dtype + b"K\x01\x85X\x01\0\0\0CtR",
-        b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01K\x01\x85" + dtype + b"\x89" + address + b"tb",
-        b"cnumpy._core.multiarray\nscalar\n(" + dtype + address + b"tR",
-    ]
+    array = b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01K\x01\x85" + dtype + b"\x89" + address + b"tb"
+    scalar = b"cnumpy._core.multiarray\nscalar\n(" + dtype + address + b"tR"
     outer = b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01)cnumpy\ndtype\nX\x02\0\0\0O8\x85R\x89]"
-    sound = b"cnumpy._core.numeric\n_frombuffer\n(C\x01ccnumpy\ndtype\nX\x02\0\0\0u1\x85RK\x01\x85X\x01\0\0\0CtR"
-    path = tmp_path / "a.npy"
-    assert load_npy_dict(write_pickle(path, outer + b"}K\x01" + sound + b"satb."))[1].tolist() == [ord("c")]
-    for value in values:
+    for value in (array, scalar):
         with pytest.raises(UserError, match=r"a\.npy: not a dict"):
-            load_npy_dict(write_pickle(path, outer + b"}K\x01" + value + b"satb."))
-
-
-def test_load_npy_dict_leaves_nothing_on_functions(tmp_path):
-    """A pickle may set attributes of what it names (BUILD); the next file meets none of them."""
-    states = (b"}X\x01\0\0\0xK\x01s", b"N}X\x0c\0\0\0__defaults__K\x01\x85s\x86")
-    sound = pickled_dict({1: np.arange(3)}, 2)
-    for name in (b"numpy\ndtype", b"numpy.core.multiarray\n_reconstruct", b"_codecs\nencode"):
-        for state in states:
-            path = write_pickle(tmp_path / "a.npy", b"\x80\x02c" + name + b"\n" + state + b"b.")
-            with pytest.raises(UserError, match=r"a\.npy"):
-                load_npy_dict(path)
-            assert_same(load_npy_dict(write_pickle(path, sound)), {1: np.arange(3)})
+            load_npy_dict(write_pickle(tmp_path / "a.npy", outer + b"}K\x01" + value + b"satb."))
 
 
 @needs_shared

@@ -1,4 +1,4 @@
-"""Datasets and loaders: what a step sees depends on the seed and its position alone; read_ahead yields items in order."""
+"""Datasets and loaders: what a step sees depends on the seed and its position alone; reading ahead keeps the order."""
 
 import itertools
 import subprocess
@@ -11,7 +11,7 @@ from conftest import REPO
 from training import image_id
 
 from tool.cli import UserError
-from tool.loading import StepBatches, batches, make_loader, read_ahead
+from tool.loading import batches, positions
 from voc12.data import TrainPairs
 from voc12.dataset import Dataset
 
@@ -25,12 +25,11 @@ def pairs(drawn) -> TrainPairs:
 
 
 def test_ranks_share_each_steps_positions():
-    alone = list(StepBatches(2, 5, 4))
+    alone = list(positions(2, 5, 4))
     assert alone == [[8, 9, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19]]
     for world in (2, 3):
-        shares = [list(StepBatches(2, 5, 4, rank, world)) for rank in range(world)]
+        shares = [list(positions(2, 5, 4, rank, world)) for rank in range(world)]
         assert [sorted(itertools.chain(*step)) for step in zip(*shares, strict=True)] == alone
-    assert len(StepBatches(2, 5, 4)) == 3
 
 
 def test_item_depends_on_seed_and_position(pairs):
@@ -47,7 +46,7 @@ def test_item_depends_on_seed_and_position(pairs):
 
 def test_workers_and_global_random_state_change_nothing(pairs):
     def read(workers: int) -> list[torch.Tensor]:
-        return [images for images, _ in batches(make_loader(pairs, StepBatches(0, 4, 2), workers, False))]
+        return [images for images, _ in batches(pairs, positions(0, 4, 2), workers, False)]
 
     torch.manual_seed(5)
     state = torch.get_rng_state()
@@ -62,67 +61,18 @@ def test_loader_raises_the_error_of_a_worker(pairs, workers):
     pairs.pairs[3] = (image_id(1), "2099_999999", 0)
     pairs.labels["2099_999999"] = pairs.labels[image_id(1)]
     with pytest.raises(UserError, match=r"2099_999999\.jpg"):
-        list(batches(make_loader(pairs, StepBatches(0, 3, 2), workers, False)))
-
-
-class Items:
-    """Ten items: an index and a tensor; one raises a UserError, one another error if asked to."""
-
-    def __init__(self, broken: int | None = None) -> None:
-        self.broken = broken
-
-    def __len__(self) -> int:
-        return 10
-
-    def __getitem__(self, index: int) -> tuple[int, list[torch.Tensor]]:
-        if index == self.broken:
-            raise ZeroDivisionError
-        if index == 7:
-            raise UserError("the seventh")
-        return index, [torch.full((30, 50), float(index))]
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3, 20])
-def test_read_ahead_yields_items_in_order(workers):
-    found = list(read_ahead(Items(), workers, pin_memory=False))
-    assert isinstance(found[7], UserError) and str(found.pop(7)) == "the seventh"
-    assert [index for index, _ in found] == [0, 1, 2, 3, 4, 5, 6, 8, 9]
-    assert all(torch.equal(tensor, torch.full((30, 50), float(index))) for index, (tensor,) in found)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_read_ahead_raises_other_errors_in_their_place(workers):
-    found = []
-    with pytest.raises(ZeroDivisionError):
-        found.extend(index for index, _ in read_ahead(Items(broken=3), workers, pin_memory=False))
-    assert found == [0, 1, 2]
-
-
-def test_read_ahead_keeps_few_items():
-    class Counted(Items):
-        read = 0
-
-        def __getitem__(self, index: int) -> int:
-            self.read += 1
-            return index
-
-        def __len__(self) -> int:
-            return 1000
-
-    items = Counted()
-    for index in itertools.islice(read_ahead(items, 4, pin_memory=False), 50):
-        assert items.read <= index + 6
+        list(batches(pairs, positions(0, 3, 2), workers, False))
 
 
 BATCHES = """
 import torch
 from tool.script import run_script
-from tool.loading import StepBatches, batches, make_loader
-run_script(lambda: list(batches(make_loader(torch.zeros(4, 100_000), StepBatches(0, 2, 2), 2, False))))
+from tool.loading import batches, positions
+run_script(lambda: list(batches(torch.zeros(4, 100_000), positions(0, 2, 2), 2, False)))
 """
 POOL = """
 from tool.script import run_script
-from tool.workers import WorkerPool
+from tool.processes import WorkerPool
 run_script(lambda: WorkerPool(1))
 """
 

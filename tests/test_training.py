@@ -12,7 +12,7 @@ from training import CASES, make_data
 
 from network.deeplab_v2_tiny import Net as TinyDeepLab
 from network.frozen_norm import unfreeze_batch_norms
-from tool import distributed, ranks, training
+from tool import distributed, processes, training
 from tool.cli import UserError
 from tool.norms import find_learning_norms, share_batch_norms
 
@@ -162,8 +162,8 @@ def test_session_in_use(commands, drawn, tmp_path):
 @pytest.mark.parametrize("is_main", [True, False])
 def test_labels_are_read_by_the_main_process_alone(is_main, monkeypatch):
     """Its value or its UserError reaches all."""
-    monkeypatch.setattr(ranks, "is_main_process", lambda: is_main)
-    monkeypatch.setattr(ranks, "from_main", lambda value: value if is_main else UserError("bad.xml"))
-    assert not is_main or ranks.on_main(lambda: 3) == 3
+    monkeypatch.setattr(processes, "is_main_process", lambda: is_main)
+    monkeypatch.setattr(processes, "from_main", lambda value: value if is_main else UserError("bad.xml"))
+    assert not is_main or processes.on_main(lambda: 3) == 3
     with pytest.raises(UserError, match=r"bad\.xml"):
-        ranks.on_main(lambda: (_ for _ in ()).throw(UserError("bad.xml")))
+        processes.on_main(lambda: (_ for _ in ()).throw(UserError("bad.xml")))

@@ -1,4 +1,4 @@
-"""No file can run code; a truncated one is a one-line error."""
+"""No file that is read can run code."""
 
 import io
 import os
@@ -6,15 +6,12 @@ import pickle
 
 import numpy as np
 import pytest
-from weight_files import LAYOUTS, params_bytes, small_tensors, torch_bytes, with_record
+from weight_files import params_bytes, small_tensors, torch_bytes, with_record
 
 from network.weights import read_checkpoint
 from tool.cli import UserError
 from tool.files import load_npy_dict
 from tool.torch_file import read_torch_file
-
-ZIP, LEGACY = torch_bytes(small_tensors()), torch_bytes(small_tensors(), legacy=True)
-PARAMS = {"arg:conv1a_weight": np.arange(6, dtype=np.float32).reshape(1, 2, 3), "aux:bn7_moving_var": np.array([7.0])}
 
 
 class Attack:
@@ -43,9 +40,9 @@ def test_no_reader_runs_code(tmp_path, protocol):
     files = {
         "bare.pth": attack,
         "bare.npy": attack,
-        "zip.pth": with_record(ZIP, "data.pkl", attack),
+        "zip.pth": with_record(torch_bytes(small_tensors()), "data.pkl", attack),
         "dict.npy": npy(attack),
-        "after_header.params": params_bytes(PARAMS)[:24] + attack,
+        "after_header.params": params_bytes({"arg:conv1a_weight": np.zeros(1)})[:24] + attack,
     }
     for index in range(1, len(parts)):
         files[f"legacy{index}.pth"] = b"".join([*parts[:index], attack, *parts[index + 1 :]])
@@ -59,15 +56,3 @@ def test_no_reader_runs_code(tmp_path, protocol):
             assert not sentinel.exists(), name
     pickle.loads(attack)
     assert sentinel.exists()  # it would have worked
-
-
-@pytest.mark.parametrize("kind", [*LAYOUTS, "zip", "legacy"])
-def test_truncated_weights_are_rejected(tmp_path, kind):
-    whole = {"zip": ZIP, "legacy": LEGACY}.get(kind) or params_bytes(PARAMS, kind)
-    path = tmp_path / "cut.weights"
-    path.write_bytes(whole)
-    assert read_checkpoint(path)[0]
-    for length in reversed(range(0, len(whole), 7)):
-        os.truncate(path, length)
-        with pytest.raises(UserError, match=r"cut\.weights"):
-            read_checkpoint(path)

@@ -134,9 +134,8 @@ def test_read_checkpoint_rejects(tmp_path, data, keyword):
 def test_read_checkpoint_rejects_other_paths(tmp_path):
     with pytest.raises(UserError, match=r"absent\.pth does not exist"):
         read_checkpoint(tmp_path / "absent.pth")
-    for path in (tmp_path, "/dev/zero"):
-        with pytest.raises(UserError, match=f"{path}.*regular file"):
-            read_checkpoint(path)
+    with pytest.raises(UserError, match=f"{tmp_path}.*directory"):
+        read_checkpoint(tmp_path)
 
 
 @both_formats

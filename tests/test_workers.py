@@ -1,41 +1,28 @@
-"""tool/workers.py: Ctrl-C cancels the tasks that are left, and processes never outlive their script."""
+"""tool/processes.py: Ctrl-C cancels the tasks that are left, and a killed worker ends its script."""
 
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
-from commands import REPO, Command, Commands, ended
+from commands import REPO, ended
 from PIL import Image
 
 from pseudo_label.evaluate import CHUNK
 
 
-def at_work(commands: Commands, tmp_path: Path) -> tuple[Command, list[int]]:
-    """Start eval.py with two processes, each of which waits for ever at an image; return them."""
+def test_killed_worker_ends_the_script(commands, tmp_path):
     ids = [str(number) for number in range(CHUNK + 1)]
     (tmp_path / "list.txt").write_text("\n".join(ids))
     for folder in ("npy", "truth"):
         (tmp_path / folder).mkdir()
     for image_id in ids:
         Image.new("L", (2, 2)).save(tmp_path / f"truth/{image_id}.png")
-        os.mkfifo(tmp_path / f"npy/{image_id}.npy")
+        os.mkfifo(tmp_path / f"npy/{image_id}.npy")  # for which a worker waits for ever
     arguments = ("--gt_dir", "truth", "--list", "list.txt", "--predict_dir", "npy", "--type", "npy", "--num_workers", 2)
     command = commands.start(tmp_path, "eval.py", *arguments)
     assert command.until(lambda: len(command.children()) == 2)
-    return command, command.children()
-
-
-def test_workers_end_with_their_script(commands, tmp_path):
-    """A scheduler's SIGTERM reaches the script alone while its workers compute."""
-    command, workers = at_work(commands, tmp_path)
-    assert command.send(signal.SIGTERM) == -signal.SIGTERM
-    assert all(map(ended, workers))
-
-
-def test_killed_worker_ends_the_script(commands, tmp_path):
-    command, workers = at_work(commands, tmp_path)
+    workers = command.children()
     os.kill(workers[1], signal.SIGKILL)
     assert command.wait() == 1 and all(map(ended, workers))
     assert len(command.stderr) == 1 and "killed" in command.stderr[0] and "--num_workers" in command.stderr[0]
@@ -43,7 +30,7 @@ def test_killed_worker_ends_the_script(commands, tmp_path):
 
 INTERRUPTED = """
 import os, pathlib
-from tool.workers import WorkerPool
+from tool.processes import WorkerPool
 
 gate = pathlib.Path("gate")
 os.mkfifo(gate)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -88,14 +89,16 @@ def warn_unused_flags(
 
 
 def print_error(error: Exception | str) -> None:
-    """Print `<script>: error: <message>` to stderr, in one line."""
+    """Print `<script>: error: <message>` to stderr, in one line, after the traceback if TRACEBACK is set."""
+    if isinstance(error, Exception) and os.environ.get("TRACEBACK"):
+        traceback.print_exception(error)
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
-def wait_for_main_error(seconds: float = 5) -> None:
+def wait_for_main_error() -> None:
     """Wait in all but the machine's first process: it shows an error that all meet, then torchrun ends the others."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(seconds)
+        time.sleep(5)
 
 
 def counted(number: int, things: str) -> str:

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from tool import ranks
+from tool import processes
 from tool.cli import UserError
-from tool.memory import keep_freed_memory
+from tool.precision import keep_freed_memory
 
 # Words in the errors that Gloo and NCCL raise when another rank has ended.
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
@@ -49,7 +49,7 @@ def setup(device: str | None, independent: bool = False) -> tuple[torch.device, 
         else:
             on_gpu = chosen.type == "cuda"
             dist.init_process_group("nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None)
-        ranks.patient_group = dist.new_group(backend="gloo", timeout=_PATIENT)
+        processes.patient_group = dist.new_group(backend="gloo", timeout=_PATIENT)
     except (ValueError, RuntimeError) as error:
         problem = f"could not form a process group of {world} ({_first_line(error)})"
         raise UserError(f"{problem}. Start the processes with torchrun.") from error
@@ -146,7 +146,7 @@ def gather(value: Any) -> list[Any]:
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value, ranks.patient_group)
+    dist.all_gather_object(values, value, processes.patient_group)
     return values
 
 

@@ -21,13 +21,9 @@ HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:30] or "host"
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a hidden temporary file that replaces `path` when the block ends without an error.
+    """Open a hidden temporary file that replaces `path` when the block ends without an error, else is removed.
 
-    On an error the temporary file is removed and `path` keeps its contents.
-
-    Args:
-        path: file to write.
-        mode: "wb" or "w" (UTF-8).
+    mode: "wb" or "w" (UTF-8).
 
     Raises:
         UserError: the file cannot be written (no folder, no permission, disk full).
@@ -36,28 +32,26 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     temporary = _temporary(path)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
-        try:
-            with open(temporary, mode, encoding=encoding, newline=newline) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())  # or the new name could reach the disk before the contents do
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with open(temporary, mode, encoding=encoding, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # or the new name could reach the disk before the contents do
+        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # it has replaced `path`, or could not be made
+            temporary.unlink()
 
 
 def check_writable(path: str | Path) -> None:
     """Raise UserError if `atomic_write` would fail now. The contents of `path` do not change."""
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
     try:
-        if path.is_dir():
-            raise UserError(f"cannot write {path}: it is a folder")
-        temporary = _temporary(path)
-        temporary.touch()
-        temporary.unlink()
+        _temporary(path).touch()
+        _temporary(path).unlink()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -68,19 +62,12 @@ def _temporary(path: Path) -> Path:
 
 def remove_leftovers(folder: str | Path) -> None:
     """Remove temporary files in `folder` that killed processes of this machine left; keep those of running ones."""
-    for path in Path(folder).glob(f".*.{HOST}.*.tmp"):
-        match = re.fullmatch(rf"\..+\.{HOST}\.([0-9]{{1,9}})\.tmp", path.name)
-        if match and not _is_running(int(match[1])):
-            with contextlib.suppress(OSError):  # harmless, and a folder without permission fails at the first write
+    for path in Path(folder).glob(f".*.{HOST}.[0-9]*.tmp"):
+        with contextlib.suppress(OSError):  # another user's process or file; the first write fails where it matters
+            try:
+                os.kill(int(path.name.split(".")[-2]), 0)
+            except ProcessLookupError:
                 path.unlink()
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)  # another user's process
-    return True
 
 
 def make_folder(path: str | Path) -> Path:
@@ -112,11 +99,7 @@ def back_up(path: str | Path, copy: bool = False) -> Path | None:
                 return backup
             if not backup.exists():
                 break
-        if not copy:
-            return path.rename(backup)
-        with open(path, "rb") as source, atomic_write(backup) as target:
-            shutil.copyfileobj(source, target)
-        return backup
+        return Path(shutil.copyfile(path, backup)) if copy else path.rename(backup)
     except OSError as error:
         raise UserError(f"{path}: cannot be backed up ({error.strerror or error})") from error
 
@@ -128,10 +111,10 @@ def save_npy_dict(path: str | Path, mapping: Mapping[int, np.ndarray] | Mapping[
 
 
 def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
-    """Load a dict of arrays saved with np.save by numpy 1 or 2, pickle protocols 2 to 5. No code in the file can run.
+    """Load a dict of numeric arrays saved with np.save by numpy 1 or 2. No code in the file can run.
 
     Returns:
-        int or str keys -> numeric arrays, C-ordered, in native byte order, possibly read-only.
+        int or str keys -> arrays, C-ordered, in native byte order, possibly read-only.
 
     Raises:
         UserError: the file is missing or holds anything else.
@@ -145,17 +128,15 @@ def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
         if not isinstance(mapping, dict) or any(type(key) not in (int, str) for key in mapping):
             raise ValueError("it holds no dict with integers or strings as keys")
         arrays = {key: getattr(stored, "value", None) for key, stored in mapping.items()}
-        numeric = {key: array for key, array in arrays.items() if isinstance(array, np.ndarray)}
-        if len(numeric) < len(arrays):
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("a value of the dict is not a numeric array")
-        return numeric
+        return arrays
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (EOFError, pickle.UnpicklingError, MemoryError) as error:
+    except (EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: truncated or damaged. Copy or make it again.") from error
     except Exception as error:  # a damaged pickle may raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path}: not a dict of arrays saved with np.save ({reason})") from error
+        raise UserError(f"{path}: not a dict of arrays saved with np.save ({str(error)[:200]})") from error
 
 
 class _StoredDtype:
@@ -177,15 +158,9 @@ class _StoredArray:
         shape, stored, fortran, data = state[-4:]
         if isinstance(data, list):
             self.value = data[0]
-        else:
-            self.fill(data, stored, shape, "F" if fortran else "C")
-
-    def fill(self, data: bytes, stored: _StoredDtype, shape: tuple, order: Any) -> "_StoredArray":
-        if stored.dtype.kind not in "biuf":
-            raise ValueError(f"arrays of type {stored.dtype.str[:20]!r} are not numeric")
-        array = np.ndarray(shape, stored.dtype, data, order=order)
-        self.value = np.asarray(array, stored.dtype.newbyteorder("="), order="C")
-        return self
+        elif stored.dtype.kind in "biuf":
+            array = np.ndarray(shape, stored.dtype, data, order="F" if fortran else "C")
+            self.value = np.asarray(array, stored.dtype.newbyteorder("="), order="C")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -196,7 +171,6 @@ class _ArrayUnpickler(pickle.Unpickler):
             "numpy.dtype": lambda code, *_: _StoredDtype(code),
             "numpy.core.multiarray._reconstruct": lambda *_: _StoredArray(),
             "numpy.core.multiarray.scalar": lambda stored, data: np.frombuffer(data, stored.dtype)[0].item(),
-            "numpy.core.numeric._frombuffer": lambda *state: _StoredArray().fill(*state),
             "_codecs.encode": lambda text, _: text.encode("latin1"),  # bytes in protocol 2
             "__builtin__.bytes": lambda: b"",  # empty bytes in protocol 2
         }

@@ -4,8 +4,9 @@ import re
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -39,20 +40,15 @@ def read_ahead(dataset: Items, num_workers: int, pin_memory: bool) -> Iterator[A
         num_workers: threads, each of which reads one item ahead; 0 reads in this one.
         pin_memory: yield tensors in pinned memory, for faster copies to a GPU.
     """
-    in_this_thread = (_read(dataset, index) for index in range(len(dataset)))
-    for item in _read_in_threads(dataset, num_workers) if num_workers else in_this_thread:
-        yield tree_map_only(Tensor, Tensor.pin_memory, item) if pin_memory else item
-
-
-def _read_in_threads(dataset: Items, count: int) -> Iterator[Any]:
-    pending: deque[Future] = deque()
-    with ThreadPoolExecutor(count) as pool:
-        for index in range(len(dataset)):
-            pending.append(pool.submit(_read, dataset, index))
-            if len(pending) > count:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    pending: deque[Callable[[], Any]] = deque()
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:  # starts threads when they are needed
+        for index in range(len(dataset) + num_workers):
+            if index < len(dataset):
+                read = partial(_read, dataset, index)
+                pending.append(pool.submit(read).result if num_workers else read)
+            if index >= num_workers:
+                item = pending.popleft()()
+                yield tree_map_only(Tensor, Tensor.pin_memory, item) if pin_memory else item
 
 
 def _read(dataset: Items, index: int) -> Any:
@@ -62,24 +58,34 @@ def _read(dataset: Items, index: int) -> Any:
         return error
 
 
-def make_loader(dataset: Items, batches: Iterable[list[int]], num_workers: int, pin_memory: bool) -> DataLoader:
-    """Return a DataLoader over batches of indices that draws nothing from the global random state."""
-    return DataLoader(
+def positions(start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
+    """Yield the dataset's positions of steps start..stop-1 in batches.
+
+    Step s takes positions s * batch_size to (s + 1) * batch_size - 1; rank r of `world` takes every world-th, from r.
+    """
+    for step in range(start, stop):
+        first = step * batch_size
+        yield list(range(first + rank, first + batch_size, world))
+
+
+def batches(dataset: Items, indices: Iterable[list[int]], num_workers: int, pin_memory: bool) -> Iterator[Any]:
+    """Yield batches of a dataset, read by a DataLoader that draws nothing from the global random state.
+
+    Raises:
+        UserError: an item cannot be read, or a worker was killed.
+    """
+    loader = DataLoader(
         _Batches(dataset),
         batch_size=None,
-        sampler=batches,
+        sampler=indices,
         num_workers=num_workers,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),  # for the workers' seeds, which nothing here uses
         prefetch_factor=4 if num_workers else None,
     )
-
-
-def batches(loader: DataLoader) -> Iterator:
-    """Yield the batches of `make_loader`; raise UserError for what a worker could not read, or if one was killed."""
     try:
         iterator = iter(loader)
-        if loader.num_workers and threading.current_thread() is threading.main_thread():
+        if num_workers and threading.current_thread() is threading.main_thread():
             # PyTorch's handler would interrupt the training step; without it the loop raises the same error in 5 seconds.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for batch in iterator:
@@ -104,21 +110,3 @@ class _Batches(Dataset):
             return default_collate([self.dataset[index] for index in indices])
         except UserError as error:
             return error
-
-
-class StepBatches:
-    """Batches of positions for steps start..stop-1.
-
-    Step s takes positions s * batch_size to (s + 1) * batch_size - 1; rank r of `world` takes every world-th, from r.
-    """
-
-    def __init__(self, start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.start, self.stop, self.batch_size, self.rank, self.world = start, stop, batch_size, rank, world
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start, self.stop):
-            first = step * self.batch_size
-            yield list(range(first, first + self.batch_size))[self.rank :: self.world]

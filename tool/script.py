@@ -3,7 +3,6 @@
 import io
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +13,7 @@ from tool.cli import UserError, print_error, wait_for_main_error
 def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> None:
     """Run a script's `main`; turn UserError and OSError into `<script>: error: <message>` and exit status 1.
 
-    After Ctrl-C exit with status 130 and the line `<script>: <interrupted>`. The environment variable TRACEBACK shows where
-    an error was raised.
+    After Ctrl-C exit with status 130 and the line `<script>: <interrupted>`.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
@@ -26,8 +24,6 @@ def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> No
         sys.exit(1)
     except (UserError, OSError) as error:
         wait_for_main_error()
-        if os.environ.get("TRACEBACK"):
-            traceback.print_exc()
         print_error(error)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -37,7 +33,8 @@ def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> No
 
 def _explain_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, ModuleNotFoundError) and not os.environ.get("TRACEBACK"):
-        print_error(f"{error}. Activate the environment that `make test` makes: . .venv/bin/activate")
+        remedy = "or install all packages: pip install -r requirements-dev.txt"
+        print_error(f"{error}. Activate the environment, `. .venv/bin/activate`, {remedy}")
     else:
         sys.__excepthook__(kind, error, trace)
 

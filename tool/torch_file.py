@@ -32,11 +32,8 @@ _REASONS = {  # errors of torch.load, in words; the first that fits
 
 
 def open_weights(path: str | Path) -> tuple[BufferedReader, str]:
-    """Open a file of weights and return it with words for its format. UserError: missing, empty, no regular file."""
-    path = Path(path)
+    """Open a file of weights and return it with words for its format. UserError: missing, a folder, empty."""
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"weights {path}: not a regular file. Name a .params or .pth file.")
         file = open(path, "rb")  # noqa: SIM115, the callers close it
         head = file.read(64).lstrip()
     except FileNotFoundError:

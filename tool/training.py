@@ -21,12 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tool import checkpoint, cli, distributed
 from tool.cli import UserError, counted, print_error
-from tool.failure import shared_failure
-from tool.loading import StepBatches, batches, make_loader
+from tool.loading import batches, positions
 from tool.monitor import Monitor
 from tool.norms import can_be_shared, find_learning_norms, share_batch_norms
 from tool.precision import Autocast, setup_precision, warn_of_emulation
-from tool.ranks import is_main_process
+from tool.processes import is_main_process, shared_failure
 
 # Flags that a resumed run must share with the interrupted one.
 MUST_MATCH = ("network", "backbone", "output_stride", "batch_size", "lr", "wt_dec", "seed", "amp")
@@ -241,8 +240,8 @@ class Training:
     def _batches(self) -> Iterator[Any]:
         """Return this rank's micro-batches of all steps that are left."""
         count, size = self.task.accumulation_steps, self.args.batch_size // self.task.accumulation_steps
-        steps = StepBatches(self.start * count, self.task.max_step * count, size, self.rank, self.world)
-        return batches(make_loader(self.task.data, steps, self.args.num_workers, self.device.type == "cuda"))
+        steps = positions(self.start * count, self.task.max_step * count, size, self.rank, self.world)
+        return batches(self.task.data, steps, self.args.num_workers, self.device.type == "cuda")
 
     def _next(self, source: Iterator[Any], step: int) -> list[Any]:
         """Return the micro-batches of a step; keep the problem if its photos cannot be read."""
