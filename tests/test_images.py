@@ -1,8 +1,6 @@
 """Label maps, saliency maps and photos in every form that programs write, and the files that are none."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -29,13 +27,10 @@ STORED = {
     7: UPRIGHT[::-1, ::-1].transpose(1, 0, 2),
     8: UPRIGHT.transpose(1, 0, 2)[:, ::-1],
 }
-PHOTO_SUFFIXES = ("jpg", "jfif", "png", "webp", "tif", "bmp")
 
 
 def save_photo(path, picture, **options) -> None:
-    image_format = {".jfif": "JPEG"}.get(path.suffix)
-    quality = {} if path.suffix == ".bmp" else {"quality": 95}
-    Image.fromarray(np.ascontiguousarray(picture)).save(path, image_format, **quality, **options)
+    Image.fromarray(np.ascontiguousarray(picture)).save(path, **options, quality=95)
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -50,38 +45,21 @@ def is_near(photo: Image.Image, expected: np.ndarray) -> bool:
     return found.shape == expected.shape and np.abs(found.astype(int) - expected).mean() < 6
 
 
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def png(depth: int, kind: int, rows: np.ndarray, *chunks: tuple[bytes, bytes], after: bool = False) -> bytes:
-    """Return a PNG of these samples (H, row bytes), with `chunks` before or after the pixels."""
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
-    width = rows.shape[1] * 8 // (depth * channels)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
-    more = b"".join(chunk(*part) for part in chunks)
-    return b"\x89PNG\r\n\x1a\n" + header + (pixels + more if after else more + pixels) + chunk(b"IEND", b"")
-
-
-def palette_png(path, indices, colours) -> None:
+def palette_png(path, indices, colours, **options) -> None:
     image = Image.fromarray(np.asarray(indices, np.uint8))
     image.putpalette(np.asarray(colours, np.uint8).tobytes())
-    image.save(path)
+    image.save(path, **options)
 
 
 def test_saved_label_is_an_8_bit_palette_png(tmp_path):
-    save_label(tmp_path / "a.png", LABEL)
-    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
-    assert np.array_equal(load_label(tmp_path / "a.png"), LABEL)
-    header = (tmp_path / "a.png").read_bytes()[16:26]
-    assert struct.unpack(">IIBB", header) == (4, 2, 8, 3)  # width, height, 8 bits, palette
-    with Image.open(tmp_path / "a.png") as image:
-        assert np.array_equal(np.array(image.convert("RGB")), PALETTE[LABEL])
-    save_label(tmp_path / "grey.png", LABEL, grey=True)
-    with Image.open(tmp_path / "grey.png") as image:
-        assert image.mode == "L" and np.array_equal(np.array(image), LABEL)
-    assert np.array_equal(load_label(tmp_path / "grey.png"), LABEL)
+    for grey in (False, True):
+        save_label(tmp_path / "a.png", LABEL, grey)
+        assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+        assert np.array_equal(load_label(tmp_path / "a.png"), LABEL)
+        assert (tmp_path / "a.png").read_bytes()[24:26] == bytes([8, 0 if grey else 3])  # bits, grey or palette
+        with Image.open(tmp_path / "a.png") as image:
+            assert np.array_equal(np.array(image), LABEL)
+            assert grey or np.array_equal(np.array(image.convert("RGB")), PALETTE[LABEL])
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
@@ -171,30 +149,27 @@ def test_file_that_is_no_image(tmp_path, data, keyword, read):
 
 
 @pytest.mark.parametrize("load", [load_photo, load_label, load_grey])
-def test_header_of_a_huge_image(tmp_path, load):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8000, 8000, 8, 0, 0, 0, 0))
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))))
+def test_image_of_too_many_pixels(tmp_path, load):
+    Image.new("1", (8000, 8000)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png.*8000x8000.*50000000"):
         load(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("suffix", PHOTO_SUFFIXES)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_photos_are_upright(tmp_path, orientation, suffix):
     path = tmp_path / f"a.{suffix}"
-    has_exif = suffix != "bmp"
-    picture, options = (STORED[orientation], {"exif": exif(orientation)}) if has_exif else (UPRIGHT, {})
-    save_photo(path, picture, **options)
+    save_photo(path, STORED[orientation], exif=exif(orientation))
     assert is_near(load_photo(path), UPRIGHT) and size_of(path) == (24, 40)
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_orientation_of_a_png_after_its_pixels(tmp_path, after):
-    body = exif(6).tobytes().removeprefix(b"Exif\0\0")
-    rows = np.ascontiguousarray(STORED[6]).reshape(40, -1)
-    (tmp_path / "a.png").write_bytes(png(8, 2, rows, (b"eXIf", body), after=after))
-    assert size_of(tmp_path / "a.png") == (24, 40)
-    assert np.array_equal(np.array(load_photo(tmp_path / "a.png")), UPRIGHT)
+def test_orientation_of_a_png_after_its_pixels(tmp_path):
+    path = tmp_path / "a.png"
+    save_photo(path, STORED[6], exif=exif(6))
+    whole = path.read_bytes()
+    start, end = whole.index(b"eXIf") - 4, whole.index(b"IDAT") - 4
+    path.write_bytes(whole[:start] + whole[end:-12] + whole[start:end] + whole[-12:])
+    assert size_of(path) == (24, 40) and np.array_equal(np.array(load_photo(path)), UPRIGHT)
 
 
 def test_label_and_saliency_pngs_are_upright(tmp_path):
@@ -215,24 +190,18 @@ def test_damaged_metadata_is_ignored(tmp_path):
         assert sorted(size) == [24, 40] and size[::-1] == size_of(tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize("kind", [0, 2, 4, 6])  # grey, RGB, both with alpha
-def test_16_bit_photos_keep_their_upper_byte(tmp_path, kind):
-    values = np.array([0, 255, 256, 32768, 65535], ">u2")
-    samples = [values] * (1 if kind in (0, 4) else 3) + [np.full_like(values, 65535)] * (kind in (4, 6))
-    (tmp_path / "a.png").write_bytes(png(16, kind, np.stack(samples, 1).astype(">u2").reshape(1, -1).view(np.uint8)))
+def test_16_bit_photos_keep_their_upper_byte(tmp_path):
+    Image.fromarray(np.array([[0, 255, 256, 32768, 65535]], np.uint16)).save(tmp_path / "a.png")
     photo = load_photo(tmp_path / "a.png")
-    assert photo.mode == "RGB" and np.array_equal(np.array(photo)[0], np.repeat([[0, 0, 1, 128, 255]], 3, 0).T)
+    assert photo.mode == "RGB" and np.array(photo)[0].tolist() == [[value] * 3 for value in (0, 0, 1, 128, 255)]
 
 
 def test_transparent_pixels_are_white(tmp_path):
-    picture = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
+    picture = np.array([[[10, 20, 30, 255], [7, 8, 9, 0]]], np.uint8)
     Image.fromarray(picture).save(tmp_path / "rgba.png")
-    palette = Image.fromarray(np.array([[0, 1]], np.uint8))
-    palette.putpalette([10, 20, 30, 1, 2, 3])
-    palette.save(tmp_path / "p.png", transparency=1)
-    transparent = (b"tRNS", bytes([0, 7, 0, 8, 0, 9]))
-    (tmp_path / "rgb.png").write_bytes(png(8, 2, np.array([[10, 20, 30, 7, 8, 9]], np.uint8), transparent))
-    for name in ("rgba", "p", "rgb"):
+    Image.fromarray(picture[..., :3]).save(tmp_path / "rgb.png", transparency=(7, 8, 9))
+    palette_png(tmp_path / "p.png", [[0, 1]], picture[0, :, :3], transparency=1)
+    for name in ("rgba", "rgb", "p"):
         assert np.array(load_photo(tmp_path / f"{name}.png")).tolist() == [[[10, 20, 30], [255, 255, 255]]], name
     Image.fromarray(picture[..., ::3]).save(tmp_path / "la.png")
     assert np.array(load_photo(tmp_path / "la.png"))[0, :, 0].tolist() == [10, 255]
@@ -245,26 +214,23 @@ def test_black_and_white_and_cmyk(tmp_path):
     assert is_near(load_photo(tmp_path / "cmyk.jpg"), UPRIGHT)
 
 
-@pytest.mark.parametrize("suffix", PHOTO_SUFFIXES)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
 def test_size_of_a_truncated_photo(tmp_path, monkeypatch, suffix):
-    path = tmp_path / f"a.{suffix}"
-    noise = np.random.default_rng(0).integers(0, 255, (64, 48, 3)).astype(np.uint8)
-    save_photo(path, noise)
+    path, has_mark = tmp_path / f"a.{suffix}", suffix in ("jpg", "png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 48, 3)).astype(np.uint8)).save(path)
     whole = path.read_bytes()
+    assert load_photo(path).size == (48, 64)
     for more in (b"", bytes(900), bytes(5000)):  # cameras write other data after a photo
         path.write_bytes(whole + more)
         with monkeypatch.context() as patch:
-            if suffix in ("jpg", "png") and len(more) < 1000:
+            if has_mark and len(more) < 1000:
                 patch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
             assert size_of(path) == (64, 48)
     for length in (*range(0, len(whole) - 100, 331), len(whole) - 100):
-        for marks in (b"", b"\xff\xd9 IEND"):  # of JPEG and PNG, which mean nothing elsewhere
-            if marks and suffix in ("jpg", "jfif", "png"):
-                continue
-            path.write_bytes(whole[:length] + marks)
-            for read in (load_photo, size_of):
-                with pytest.raises(UserError, match=rf"a\.{suffix}"):
-                    read(path)
+        path.write_bytes(whole[:length] + (b"" if has_mark else b"\xff\xd9 IEND"))  # marks of JPEG and PNG alone
+        for read in (load_photo, size_of):
+            with pytest.raises(UserError, match=rf"a\.{suffix}"):
+                read(path)
 
 
 def test_label_map_is_no_photo(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 from voc12_devkit import write_devkit
 
 import colorful
@@ -16,16 +16,7 @@ from tool import processes
 from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12 import dataset, pairs
-from voc12.dataset import (
-    MANIFEST,
-    Dataset,
-    check_inputs,
-    label_maps,
-    photos,
-    report_problems,
-    saliency_maps,
-    score_files,
-)
+from voc12.dataset import MANIFEST, Dataset, check_inputs, label_maps, photos, report_problems, saliency_maps
 from voc12.images import save_label
 
 IDS = [f"i{number:02d}" for number in range(15)]
@@ -104,14 +95,6 @@ def test_check_inputs_finds_all_problems(root):
         assert keyword in found[image_id] and str(root / "sal") in found[image_id]
 
 
-def test_check_inputs_with_a_check_of_the_script(root):
-    def check(image_id: str) -> None:
-        if image_id == "i09":
-            raise UserError("nine")
-
-    assert check_inputs(IDS, [], check) == [("i09", "nine")]
-
-
 def test_check_inputs_reads_on_the_main_process_alone(root, monkeypatch):
     monkeypatch.setattr(processes, "is_main_process", lambda: False)
     monkeypatch.setattr(dataset, "size_of", lambda *_: pytest.fail("read"))
@@ -126,21 +109,6 @@ def test_check_inputs_reads_on_the_main_process_alone(root, monkeypatch):
 def test_check_inputs_of_a_folder_without_them(root, folder, hint):
     with pytest.raises(UserError, match=f"{folder}.*{hint}"):
         check_inputs(IDS, [saliency_maps(root / folder)])
-
-
-def test_sizes_of_upright_photos(root):
-    turned = Image.Exif()
-    turned[ExifTags.Base.Orientation] = 6
-    Image.new("RGB", (12, 16)).save(root / f"JPEGImages/{IDS[0]}.jpg", exif=turned)
-    Image.new("RGB", (12, 16)).save(root / f"JPEGImages/{IDS[1]}.jpg")
-    found = check_inputs(IDS, [photos(root / "JPEGImages"), saliency_maps(root / "sal")])
-    assert [image_id for image_id, _ in found] == [IDS[1]]
-
-
-def test_score_files_are_not_read(root):
-    (root / "npy/i02.npy").write_bytes(b"whatever")
-    (root / "npy/i05.npy").unlink()
-    assert [image_id for image_id, _ in check_inputs(IDS, [score_files(root / "npy")])] == ["i05"]
 
 
 def test_report_problems(capsys):

@@ -26,11 +26,6 @@ PETS = Classes(("cat", "Guinea pig"))
 PREPARE = ("voc12/prepare_photos.py", "--photos", "in", "--out", "root", "--labels")
 
 
-def write_classes(folder: Path, text: str) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "classes.txt").write_text(text, encoding="utf-8")
-
-
 def prepare(folder: Path, *more: str) -> None:
     table = ("--labels", str(folder / "labels.csv"))
     prepare_photos.main(["--photos", str(folder / "in"), *table, "--out", str(folder / "root"), *more])
@@ -38,10 +33,10 @@ def prepare(folder: Path, *more: str) -> None:
 
 def test_from_a_folder_to_lists(tmp_path, capsys):
     root = draw(tmp_path, 3, 6) / "root"
-    (tmp_path / "labels.csv").open("a").write("\nlost.jpg,Ding 00\n")
+    (tmp_path / "labels.csv").open("a").write(f'\nlost.jpg,Ding 00\n"{image_id(0)}",N/A\n')
     prepare(tmp_path, "--epochs", "2")
     out = capsys.readouterr().out
-    assert "labels.csv without a photo" in out and "lost" in out
+    assert "labels.csv without a photo" in out and "lost" in out and f"N/A ({image_id(0)})" in out
     command = out.splitlines()[-1].split()
     assert command[:6] == f"python train_EDAM_cls.py --voc12_root {root} --train_list {root}/EDAM_train.txt".split()
     assert command[-4:] == ["--warmup_steps", "0", "--session_name", "root"]
@@ -60,41 +55,28 @@ def test_from_a_folder_to_lists(tmp_path, capsys):
 
 def test_order_of_classes_txt_is_kept(tmp_path):
     draw(tmp_path, 3, 6)
-    write_classes(tmp_path / "root", "ding 02\nding 00\nding 01\n")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/classes.txt").write_text("ding 02\nding 00\nding 01\n")
     prepare(tmp_path)
     labels = Dataset(tmp_path / "root").image_labels([image_id(0)], "train.txt")
     assert labels[image_id(0)].tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("fault", "keyword"),
+    ("path", "text", "keyword"),
     [
-        ("class", r"labels\.csv, line 2.*'DING 00' \(did you mean ding 02\?\)"),
-        ("unshown", r"classes\.txt.*ding 03"),
-        ("twice", f"{image_id(1)}.JPG.*{image_id(1)}.png"),
-        ("none", "in: holds no photo"),
-        ("label", r"labels\.csv.*no line"),
-        ("link", "JPEGImages"),
-        ("many", r"labels\.csv.*255 classes"),
+        ("root/classes.txt", "ding 01\nding 02", r"labels\.csv, line 2.*'DING 00' \(did you mean ding 02\?\)"),
+        ("root/classes.txt", "ding 00\nding 01\nding 02\nding 03\n", r"classes\.txt.*ding 03"),
+        (f"in/a/{image_id(1)}.png", "", f"{image_id(1)}.JPG.*{image_id(1)}.png"),
+        ("root/JPEGImages/x", "", "JPEGImages"),
+        ("labels.csv", "other,cat", r"labels\.csv.*no line"),
+        ("labels.csv", "\n".join(f'"{image_id(0)}",{name}' for name in names(255)), r"labels\.csv.*255 classes"),
     ],
 )
-def test_folder_of_photos_with_a_fault(tmp_path, fault, keyword):
-    root = draw(tmp_path, 3, 6) / "root"
-    if fault == "class":
-        write_classes(root, "ding 01\nding 02")
-    elif fault == "unshown":
-        write_classes(root, "ding 00\nding 01\nding 02\nding 03\n")
-    elif fault == "twice":
-        shutil.copy(tmp_path / f"in/a/{image_id(1)}.JPG", tmp_path / f"in/a/{image_id(1)}.png")
-    elif fault == "none":
-        shutil.rmtree(tmp_path / "in")
-        (tmp_path / "in").mkdir()
-    elif fault == "label":
-        (tmp_path / "labels.csv").write_text("other,cat")
-    elif fault == "link":
-        (root / "JPEGImages").mkdir(parents=True)
-    else:
-        (tmp_path / "labels.csv").write_text("\n".join(f'"{image_id(0)}",{name}' for name in names(255)))
+def test_folder_of_photos_with_a_fault(tmp_path, path, text, keyword):
+    draw(tmp_path, 3, 6)
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text(text)
     with pytest.raises(UserError, match=keyword):
         prepare(tmp_path)
 
@@ -150,21 +132,10 @@ def test_most_photos_without_a_class(tmp_path, commands):
     assert "3 of 4" in commands.run(tmp_path, *PREPARE[:-1], status=1).stderr[-1]  # the labels in root
 
 
-def test_names_that_mean_no_class(tmp_path, capsys):
-    photos_in(tmp_path, *(f"{n}.jpg" for n in range(5)))
-    (tmp_path / "labels.csv").write_text("photo,classes\n0.jpg,cat\n1.jpg,None\n2.jpg,N/A\n3.jpg,cat;-\n4.jpg,dog\n")
-    for _ in range(2):  # the second run finds classes.txt
-        prepare(tmp_path)
-        assert "None (1), N/A (2), - (3)" in capsys.readouterr().out
-        assert (tmp_path / "root/classes.txt").read_text() == "cat\ndog\n"
-        assert read_image_list(tmp_path / "root/train.txt") == ["0", "3", "4"]
-
-
 def test_names_that_differ_in_signs(tmp_path):
-    names = ["vitamin A+", "vitamin A-", "size 1-2", "size 12", "Size 12 "]
     photos_in(tmp_path, *(f"{n}.jpg" for n in range(5)))
-    lines = (f"{n}.jpg,{name}\n" for n, name in enumerate(names))
-    (tmp_path / "labels.csv").write_text(f"photo,classes\n{''.join(lines)}")
+    lines = "0.jpg,vitamin A+\n1.jpg,vitamin A-\n2.jpg,size 1-2\n3.jpg,size 12\n4.jpg,Size 12 \n"
+    (tmp_path / "labels.csv").write_text(f"photo,classes\n{lines}")
     prepare(tmp_path)
     assert (tmp_path / "root/classes.txt").read_text() == "size 1-2\nsize 12\nvitamin A+\nvitamin A-\n"
     labels = Dataset(tmp_path / "root").image_labels("01234", "train.txt")
@@ -186,7 +157,7 @@ def test_photos_of_other_formats(tmp_path, capsys):
 def test_devkit_with_classes_of_its_own(tmp_path, capsys):
     """Lists lie in the root; masks with VOC's values 7 and 15, which are no labels of three classes, are named."""
     root, _ = write_voc_and_sbd(tmp_path)
-    write_classes(root, "person\ncar\naeroplane\n")
+    (root / "classes.txt").write_text("person\ncar\naeroplane\n")
     prepare_voc(["--voc12_root", str(root), "--epochs", "2"])
     out = capsys.readouterr().out
     assert "4 masks with values other than 0..3" in out and "SBD" not in out

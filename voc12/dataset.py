@@ -213,10 +213,7 @@ class Dataset:
 
 
 def check_inputs(
-    ids: Collection[str],
-    files: Sequence[Files],
-    check: Callable[[str], object] | None = None,
-    check_all: Callable[[], object] | None = None,
+    ids: Collection[str], files: Sequence[Files], check: Callable[[str], object] | None = None
 ) -> list[tuple[str, str]]:
     """Return (id, message) of each image with an unusable file: missing, twice, empty, truncated, of another format or size.
 
@@ -225,7 +222,6 @@ def check_inputs(
     Args:
         files: kinds of files that each image needs, all of one size. UserError if the folder of one holds no such file.
         check: further check of an image, which raises UserError.
-        check_all: check of all images, after that of each, which raises UserError.
     """
 
     def find_problems() -> list[tuple[str, str]]:
@@ -236,10 +232,7 @@ def check_inputs(
         unique, find_problem = list(dict.fromkeys(ids)), partial(_problem, files, check)
         with ThreadPoolExecutor(4) as pool:
             messages = tqdm(pool.map(find_problem, unique), "checking", len(unique), unit="photo", disable=None)
-            found = [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
-        if check_all is not None:
-            check_all()
-        return found
+            return [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
 
     return on_main(find_problems)
 

@@ -24,7 +24,6 @@ ACCEPT = (
 """Help of --accept_labels."""
 CSV_FILE = "labels.csv"
 LABELS_FILE = "cls_labels.npy"
-NEARLY_ALL = 0.9
 
 
 def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Classes = VOC) -> np.ndarray:
@@ -44,8 +43,7 @@ def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Cla
     names = [(found.findtext("name") or "").strip() for found in root.iterfind("object")]
     label = multi_hot(names, classes, f"{path}", ignore_foreign)
     if not label.any():
-        why = "its objects are of other classes" if names else "it has no <object>"
-        raise UserError(f"{path}: names no class: {why}. Correct it, or remove its photo from the list")
+        raise UserError(f"{path}: has no <object> of the classes. Correct it, or remove its photo from the list")
     return label
 
 
@@ -63,8 +61,8 @@ def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> i
     if (index := classes.index(name)) is not None:
         return index
     meant = nearest(name.casefold(), [*classes.names, *classes.aliases])
-    names = ", ".join(VOC.names) if classes == VOC else summarize_ids(classes.names)
-    whose = "VOC's" if classes == VOC else "the dataset's (classes.txt)"
+    whose = "VOC's" if classes == VOC else "those of classes.txt"
+    names = summarize_ids(classes.names)
     raise UserError(f"{where}: unknown class name {name[:40]!r}{meant}; {whose} are {names}{remedy}")
 
 
@@ -129,7 +127,7 @@ def find_suspicion(
         problem = f"{len(masks)} of {len(values)} hold 0 and {VOID} alone, as masks do ({summarize_ids(masks)})"
         raise UserError(f"{folder}: {problem}. Label maps hold class + 1, and {VOID} where nothing counts.")
     uniform = [i for i, held in values.items() if len(set(held) - {VOID}) < 2]
-    if values and len(uniform) >= NEARLY_ALL * len(values):
+    if values and len(uniform) >= 0.9 * len(values):
         return f"{folder}: {len(uniform)} of {len(values)} show one label alone, or void ({summarize_ids(uniform)})"
     shown = {i: [value - 1 for value in values[i] if 0 < value < VOID] for i in labels if i in values}
     other = [i for i, classes in shown.items() if not all(labels[i][classes])]

@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 from tool.cli import UserError
 from voc12.classes import NO_CLASS, fold, squeeze
-from voc12.images import PHOTO_ENDINGS
+from voc12.images import OTHER_ENDINGS, PHOTO_ENDINGS
 from voc12.lists import check_id, path_id, read_text
 
 FORMS = "Write 'photo,classes' over lines '1.jpg,cat;dog', or 'photo,cat,dog' over '1.jpg,1,1'"
@@ -52,7 +52,7 @@ def read_label_csv(
             shown = [name for name, cell in zip(header[1:], cells[1:], strict=False) if cell.lower() in _SHOWN]
         names = _split(",".join(filter(None, shown)))
         for name in names:
-            is_value = _VALUE.fullmatch(name.lower()) or name.lower().endswith(PHOTO_ENDINGS)
+            is_value = _VALUE.fullmatch(name.lower()) or name.lower().endswith(PHOTO_ENDINGS + OTHER_ENDINGS)
             if set(name) & set("[]{}") or (is_value and not classes_known):
                 raise UserError(f"{found}, and {name[:40]!r} for a class (line {number}). {FORMS}")
         image_id = check_id(_image_id(cells[0], known), f"{path}, line {number}")
