@@ -19,24 +19,22 @@ import numpy as np
 from network import add_flags, make_net, options
 from network.weights import LoadReport, load_weights, read_checkpoint
 from pseudo_label import loop
-from pseudo_label.class_maps import class_maps, views
+from pseudo_label.class_maps import SCALES, class_maps, views
 from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.fusion import check_fusion, pseudo_label
 from pseudo_label.loop import Photo
-from pseudo_label.manifest import check_folder, claim_folder, digest
+from pseudo_label.manifest import digest
 from pseudo_label.visualise import overlay, with_legend
-from tool import cli, distributed
+from tool import cli
 from tool.cli import BadPhoto, UserError
 from tool.files import save_npy_dict
-from tool.precision import autocast, inference_form, setup_precision
 from tool.processes import is_main_process, on_main
 from voc12.classes import PALETTE, VOC, Classes
-from voc12.dataset import ROOT, Dataset, Files, read_image_list, saliency_maps
+from voc12.dataset import ROOT, Dataset, read_image_list, saliency_maps
 from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb
 from voc12.labels import IGNORE_FOREIGN, class_number
 from voc12.lists import make_classes
 
-ONE_PHOTO = {"output": "one photo"}  # manifest of --out
 FUSION = ("sal_path", "theta", "alpha", "beta")
 
 
@@ -78,13 +76,14 @@ def main() -> None:
     saliency = saliency_maps(args.sal_path) if args.sal_path and (args.out_cam_pred or args.out_crf_pred) else None
     with loop.start(args) as run:
         labels, problems = on_main(partial(read_labels, data, args.infer_list))
-        ids = [*labels, *dict(problems)]
-        ids = run.usable(ids, [data.photos(), *([saliency] if saliency else [])], problems)
+        needed = [data.photos, saliency] if saliency else [data.photos]
+        ids = run.photos_left([*labels, *dict(problems)], needed, problems)
         net, report = load_network(args, data.classes)
-        net = run.prepare(net, report, {output: settings_of(args, output, saliency) for output in run.folders})
+        sal_sha256 = digest(saliency) if saliency else None
+        net = run.prepare(net, report, {output: settings_of(args, output, sal_sha256) for output in run.folders})
         warn_unused(args, run.folders)
 
-        for photo, photo_views in run.read_ahead(run.photos_left(ids), data.photos(), views):
+        for photo, photo_views in run.read_ahead(ids, data.photos, views):
             with run.attempt(photo):
                 classes = np.flatnonzero(labels[photo.id]).tolist()
                 maps = class_maps(net, photo_views, classes, photo.pixels.shape[:2], run.device)
@@ -104,16 +103,8 @@ def write_labels(
 ) -> str | None:
     """Write the files of one photo: class maps -> CRF -> fusion -> files. Return a remark if nothing was labelled.
 
-    Args:
-        photo: the photo.
-        classes: the n classes that it shows, from 0; n may be 0.
-        maps: class maps, float32 (n, H, W) in 0..1.
-        saliency_path: saliency map to fuse into the label PNGs.
-        args: flags of the script; a folder that is None gets no file.
-
-    Raises:
-        BadPhoto: the class maps are not finite, or the saliency map does not fit.
-        UserError: a file cannot be written.
+    `maps` are the class maps, float32 (n, H, W) in 0..1, of the n classes that the photo shows, from 0; n may be 0.
+    BadPhoto: they are not finite, or the saliency map does not fit.
     """
     if not np.isfinite(maps).all():
         raise BadPhoto(f"{photo.id}: class maps are not finite. Compute in float32 (--amp off) or check the weights.")
@@ -175,56 +166,51 @@ def check_flags(args: argparse.Namespace) -> None:
         check_fusion(args.theta, args.alpha, args.beta, saliency=args.sal_path is not None)
 
 
-def settings_of(args: argparse.Namespace, output: str, saliency: Files | None = None) -> dict[str, Any]:
-    """Return the settings that the files of an output depend on, for its manifest."""
+def settings_of(args: argparse.Namespace, output: str, sal_sha256: str | None = None) -> dict[str, Any]:
+    """Return the settings that the files of an output depend on besides the network, for its manifest."""
+    settings: dict[str, Any] = {"scales": list(SCALES)}
     if output == "out_plain_pred":  # the same files as out_crf_pred of a run without saliency
-        return {"output": "out_crf_pred", "sal_path": None}
-    if not output.endswith("_pred"):
-        return {}
-    if args.sal_path:
-        maps = {"sal_path": str(args.sal_path.resolve()), **({"sal_sha256": digest(saliency)} if saliency else {})}
-        return {name: getattr(args, name) for name in FUSION} | maps
-    return {"theta": args.theta, "sal_path": None} if output == "out_cam_pred" else {"sal_path": None}
+        settings |= {"output": "out_crf_pred", "sal_path": None}
+    elif output.endswith("_pred") and args.sal_path:
+        settings |= {name: getattr(args, name) for name in FUSION}
+        settings |= {"sal_path": str(args.sal_path.resolve()), "sal_sha256": sal_sha256}
+    elif output.endswith("_pred"):
+        settings |= {"sal_path": None} | ({"theta": args.theta} if output == "out_cam_pred" else {})
+    return settings
 
 
 def warn_unused(args: argparse.Namespace, outputs: dict[str, Path]) -> None:
     """Print which flags were given without effect on the outputs."""
-    if not is_main_process():
-        return
-    cli.warn_unused_flags(args, get_parser(), ["classes", "out"], "without --image")
-    used = {name for output in outputs if output != "out_plain_pred" for name in settings_of(args, output)}
-    unused = [name for name in FUSION if name not in used]
-    without = "" if args.sal_path else " without --sal_path"
-    cli.warn_unused_flags(args, get_parser(), unused, f"on --{', --'.join(outputs)}{without}")
+    if is_main_process():
+        cli.warn_unused_flags(args, get_parser(), ["classes", "out"], "without --image")
+        fuses = args.sal_path and (args.out_cam_pred or args.out_crf_pred)
+        unused = [] if fuses else [name for name in FUSION if name != "theta" or not args.out_cam_pred]
+        without = "" if args.sal_path else " without --sal_path"
+        cli.warn_unused_flags(args, get_parser(), unused, f"on --{', --'.join(outputs)}{without}")
 
 
 def label_image(args: argparse.Namespace) -> None:
     """Write the files of --image. The weights name the classes, so it needs no dataset."""
-    photo, name = load_photo(args.image), args.image.stem
-    check_folder(args.out, ONE_PHOTO, overwrite=False, remedy="Name another folder.")
     outputs = [name for name in vars(args) if name.startswith("out_")]
     unused = ["voc12_root", "infer_list", "skip_errors", *([] if args.sal_path else FUSION), *outputs]
     cli.warn_unused_flags(args, get_parser(), unused, "with --image")
+    image, name = load_photo(args.image), args.image.stem
+    photo = Photo(name, np.array(image))
     names = read_checkpoint(args.weights)[1]
     classes = make_classes(names, args.weights) if names else VOC
     numbers = sorted({class_number(one, classes, "--classes") for one in args.classes.split(",")})
-    device = distributed.setup(args.device)[0]
-    with distributed.translate_errors(loop.MORE_MEMORY):
-        setup_precision(args.tf32)
-        net, report = load_network(args, classes)
-        print(report, flush=True)
-        net = inference_form(net, device, args.amp, args.tf32)
-        with autocast(device, args.amp):
-            maps = class_maps(net, views(photo), numbers, photo.size[::-1], device).cpu().numpy()
-    claim_folder(args.out, ONE_PHOTO, overwrite=False)
-    vars(args).update(dict.fromkeys(outputs), out_cam=args.out, out_crf_pred=args.out)
     saliency_path = saliency_maps(args.sal_path).find(name) if args.sal_path else None
-    pixels = np.array(photo)
-    remark = write_labels(Photo(name, pixels), numbers, maps, saliency_path, args)
+    vars(args).update(dict.fromkeys(outputs), out_cam=args.out, crf_workers=0, skip_errors=False)
+    with loop.start(args) as run:
+        net = run.prepare(*load_network(args, classes), {"out_cam": {"output": "one photo"}})
+        args.out_crf_pred = args.out
+        with run.attempt(photo):
+            maps = class_maps(net, views(image), numbers, photo.pixels.shape[:2], run.device)
+            run.write_behind(write_labels, photo, numbers, maps.cpu().numpy(), saliency_path, args)
+        run.finish()
     label = load_label(args.out / f"{name}.png")
     key = {classes.labels[value]: PALETTE[value] for value in np.unique(label) if value}
-    save_rgb(args.out / f"{name}_overlay.png", with_legend(overlay(pixels, label, PALETTE), key))
-    print(f"{args.image}: {args.out / name}.npy, .png and _overlay.png{' (no pixel got a class)' if remark else ''}")
+    save_rgb(args.out / f"{name}_overlay.png", with_legend(overlay(photo.pixels, label, PALETTE), key))
 
 
 if __name__ == "__main__":

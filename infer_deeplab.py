@@ -46,7 +46,7 @@ def main() -> None:
     args = get_parser().parse_args()
     data = Dataset(args.voc12_root)
     with loop.start(args) as run:
-        ids = run.usable(list(dict.fromkeys(read_image_list(args.infer_list))), [data.photos()])
+        ids = run.photos_left(list(dict.fromkeys(read_image_list(args.infer_list))), [data.photos])
         given = options(args) | data.classes.options(num_labels=len(data.classes.labels))
         net = make_net(args.network, ("input", "scales"), init_weights=False, **given)
         if args.scales:
@@ -57,7 +57,7 @@ def main() -> None:
         settings = {"scales": list(net.scales), "flip": args.flip}
         net = run.prepare(net, report, dict.fromkeys(run.folders, settings))
 
-        for photo, _ in run.read_ahead(run.photos_left(ids), data.photos()):
+        for photo, _ in run.read_ahead(ids, data.photos):
             with run.attempt(photo):
                 height, width = photo.pixels.shape[:2]
                 if min(height, width) * min((1, *net.scales)) < 1:
@@ -73,14 +73,7 @@ def main() -> None:
 
 
 def write_labels(photo: Photo, label: np.ndarray, probability: np.ndarray | None, args: argparse.Namespace) -> None:
-    """Write the files of one photo: network's labels, probabilities, labels after the CRF.
-
-    Args:
-        photo: the photo.
-        label: uint8 (H, W).
-        probability: float32 (labels, H, W), if an output needs it.
-        args: flags of the script; a folder that is None gets no file.
-    """
+    """Write the files of one photo: network's labels uint8 (H, W), probabilities (labels, H, W), labels after the CRF."""
     if args.out_pred:
         save_label(args.out_pred / f"{photo.id}.png", label)
     if args.out_prob and probability is not None:

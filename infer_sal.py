@@ -6,23 +6,20 @@ Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 i
 """
 
 import argparse
-from functools import partial
+import os
+from collections.abc import Callable
 from pathlib import Path
 from tool.script import run_script
 
 import numpy as np
-import torch
 from PIL import Image
 
-from network.poolnet import is_joint
-from network.weights import load_weights, make_poolnet
 from pseudo_label import loop
 from pseudo_label.loop import Photo, Run
-from pseudo_label.onnx_saliency import PACKAGES, OnnxSaliency, find_weights
-from pseudo_label.saliency_maps import enlargement, grey_map, saliency_logits
+from pseudo_label.onnx_saliency import PACKAGES, OnnxSaliency, find_weights, stretch
 from tool import cli
 from tool.cli import BadPhoto, UserError
-from tool.processes import on_main
+from tool.processes import is_main_process
 from voc12.dataset import ROOT, Dataset, Files, photos, read_image_list
 from voc12.images import save_label
 
@@ -46,64 +43,14 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     is_onnx = args.weights in PACKAGES or args.weights.endswith(".onnx")
-    unused = ("network", "device", "amp", "tf32") if is_onnx else ("input_size", "mean", "std")
-    cli.warn_unused_flags(args, get_parser(), unused, f"with --weights {args.weights}")
-    if is_onnx:
-        vars(args).update(network="ONNX", device="cpu", amp="off", tf32=False)
-    files, ids = find_photos(args)
-    with loop.start(args) as run:
-        ids = run.usable(ids, [files])
-        if is_onnx:
-            infer_onnx(run, ids, files)
-            return
-        net = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)
-        report = load_weights(net, args.weights)
-        if report.missing:
-            raise UserError(f"{report}. Give a trained PoolNet checkpoint, not a backbone.")
-        branch = "with" if is_joint(net.state_dict()) else "without"
-        net = run.prepare(net, f"{report}, {branch} its edge branch", {"out_sal": {}})
-
-        for photo, _ in run.read_ahead(run.photos_left(ids), files):
-            with run.attempt(photo):
-                logits = saliency_logits(net, torch.from_numpy(photo.pixels), run.device).cpu().numpy()
-                is_enlarged = enlargement(net, photo.pixels.shape) > 1
-                run.write_behind(write_map, photo, logits, is_enlarged, args.out_sal)
+    with loop.start(args, needs_torch=not is_onnx) as run:
+        files, ids = find_photos(args)
+        if is_main_process():
+            unused = ("network", "device", "amp", "tf32") if is_onnx else ("input_size", "mean", "std")
+            cli.warn_unused_flags(args, get_parser(), unused, f"with --weights {args.weights}")
+            cli.warn_unused_flags(args, get_parser(), ["infer_list"] if args.img_root else [], "with --img_root")
+        (infer_onnx if is_onnx else infer_poolnet)(run, run.photos_left(ids, [files]), files)
         run.finish()
-
-
-def infer_onnx(run: Run, ids: list[str], files: Files) -> None:
-    """Write the maps of an ONNX network."""
-    args = run.args
-    args.weights = on_main(partial(find_weights, args.weights))  # one process downloads it
-    scaling = {"mean": args.mean, "std": args.std, "highest": 255} if args.mean or args.std else None
-    net = OnnxSaliency(args.weights, args.input_size, scaling)
-    settings = {"input_size": net.side, **net.scaling}
-    run.prepare(net, f"{args.weights}: {settings}", {"out_sal": settings})
-    for photo, picture in run.read_ahead(run.photos_left(ids), files, net.picture):
-        with run.attempt(photo):
-            run.write_behind(write_resized, photo, net(picture), args.out_sal)
-    run.finish()
-
-
-def write_resized(photo: Photo, grey: np.ndarray, folder: Path) -> None:
-    """Write the saliency map of one photo, uint8 (h, w), to <id>.png, as large as the photo."""
-    resized = Image.fromarray(grey).resize(photo.pixels.shape[1::-1], Image.Resampling.LANCZOS)
-    save_label(folder / f"{photo.id}.png", np.array(resized), grey=True)
-
-
-def write_map(photo: Photo, logits: np.ndarray, is_enlarged: bool, folder: Path) -> str | None:
-    """Write the saliency map of one photo to <id>.png; return a remark if it was enlarged for the network.
-
-    Args:
-        photo: the photo.
-        logits: float32 (H, W).
-        is_enlarged: whether it was too small for the network.
-        folder: of the map.
-    """
-    if not np.isfinite(logits).all():
-        raise BadPhoto(f"{photo.id}: saliency is not finite. Use --amp off or check the weights.")
-    save_label(folder / f"{photo.id}.png", grey_map(logits), grey=True)
-    return "are too small for PoolNet and were enlarged" if is_enlarged else None
 
 
 def find_photos(args: argparse.Namespace) -> tuple[Files, list[str]]:
@@ -111,12 +58,71 @@ def find_photos(args: argparse.Namespace) -> tuple[Files, list[str]]:
     if (args.voc12_root is None) == (args.img_root is None):
         raise UserError("give the photos: either --voc12_root with --infer_list, or --img_root")
     if args.voc12_root is not None:
-        return Dataset(args.voc12_root).photos(), list(dict.fromkeys(read_image_list(args.infer_list)))
-    cli.warn_unused_flags(args, get_parser(), ["infer_list"], "with --img_root")
+        return Dataset(args.voc12_root).photos, list(dict.fromkeys(read_image_list(args.infer_list)))
     files = photos(args.img_root)
     files.check()
     files.warn_of_others()
     return files, files.ids()
+
+
+def infer_poolnet(run: Run, ids: list[str], files: Files) -> None:
+    """Write the maps of PoolNet."""
+    import torch
+
+    from network.poolnet import is_joint
+    from network.weights import load_weights, make_poolnet
+    from pseudo_label.saliency_maps import enlargement, grey_map, saliency_logits
+
+    args = run.args
+    net = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)
+    report = load_weights(net, args.weights)
+    if report.missing:
+        raise UserError(f"{report}. Give a trained PoolNet checkpoint, not a backbone.")
+    branch = "with" if is_joint(net.state_dict()) else "without"
+    net = run.prepare(net, f"{report}, {branch} its edge branch", {"out_sal": {}})
+    for photo, _ in run.read_ahead(ids, files):
+        with run.attempt(photo):
+            logits = saliency_logits(net, torch.from_numpy(photo.pixels), run.device).cpu().numpy()
+            is_enlarged = enlargement(net, photo.pixels.shape) > 1
+            remark = "are too small for PoolNet and were enlarged" if is_enlarged else None
+            run.write_behind(write_map, photo, logits, grey_map, args.out_sal, remark)
+
+
+def infer_onnx(run: Run, ids: list[str], files: Files) -> None:
+    """Write the maps of an ONNX network."""
+    args = run.args
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # each machine's first process downloads them
+        find_weights(args.weights)
+    if run.world > 1:
+        from tool.distributed import barrier
+
+        barrier()
+    args.weights = find_weights(args.weights)
+    scaling = {"mean": args.mean, "std": args.std, "highest": 255} if args.mean or args.std else None
+    net = OnnxSaliency(args.weights, args.input_size, scaling)
+    settings = {"network": "ONNX", "amp": "off", "tf32": False, "input_size": net.side, **net.scaling}
+    run.claim(f"{args.weights}: {settings}", {"out_sal": settings})
+    for photo, picture in run.read_ahead(ids, files, net.picture):
+        with run.attempt(photo):
+            run.write_behind(write_map, photo, net(picture), stretch, args.out_sal)
+
+
+def write_map(
+    photo: Photo,
+    values: np.ndarray,
+    to_grey: Callable[[np.ndarray], np.ndarray],
+    folder: Path,
+    remark: str | None = None,
+) -> str | None:
+    """Write the saliency map of one photo to <id>.png, as large as the photo; return `remark`.
+
+    to_grey: makes the map, uint8 (h, w), of `values`, the network's float output (h, w).
+    """
+    if not np.isfinite(values).all():
+        raise BadPhoto(f"{photo.id}: saliency is not finite. Use --amp off or check the weights.")
+    resized = Image.fromarray(to_grey(values)).resize(photo.pixels.shape[1::-1], Image.Resampling.LANCZOS)
+    save_label(folder / f"{photo.id}.png", np.array(resized), grey=True)
+    return remark
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def class_maps(
     if not classes:
         return total
     for view in views:
-        image = net.input.normalise(view.to(device, non_blocking=True))
+        image = net.input.normalise(view.to(device))
         pair = input_form(torch.stack([image, image.flip(-1)]))
         # On a CPU one after the other: as fast, in two thirds of the memory.
         parts = pair.split(1) if device.type == "cpu" else [pair]
@@ -61,10 +61,5 @@ def class_map_pictures(net: Any, photos: Sequence[tuple[Path, list[int]]]) -> It
 
 def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor]:
     """Return the photo at each scale, bicubic, sizes rounded: uint8 (h, w, 3) tensors."""
-    resized = (
-        photo.resize([max(1, round(side * scale)) for side in photo.size], Image.Resampling.BICUBIC)
-        if scale != 1
-        else photo
-        for scale in scales
-    )
-    return [torch.from_numpy(np.array(image)) for image in resized]
+    sizes = ([max(1, round(side * scale)) for side in photo.size] for scale in scales)
+    return [torch.from_numpy(np.array(photo.resize(size, Image.Resampling.BICUBIC))) for size in sizes]

@@ -22,14 +22,10 @@ DEEPLAB = CrfSettings(10, {"sxy": 1, "compat": 3}, {"sxy": 67, "srgb": 3, "compa
 FLOOR = 1e-5
 
 
-def background_score(maps: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    """Return (1 - max over classes)^alpha, (H, W), of class maps (n, H, W) in 0..1; 1 everywhere where n is 0."""
-    return (1 - maps.max(axis=0, initial=0.0)) ** alpha
-
-
-def with_background(maps: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    """Return the CRF's input, float32 (n + 1, H, W): background score, then the n class maps."""
-    return np.concatenate([background_score(maps, alpha)[None], maps]).astype(np.float32)
+def with_background(maps: np.ndarray) -> np.ndarray:
+    """Return the CRF's input, float32 (n + 1, H, W): background score 1 - max over classes, then the n class maps."""
+    background = 1 - maps.max(axis=0, initial=0.0)
+    return np.concatenate([background[None], maps]).astype(np.float32)
 
 
 def dense_crf(image: np.ndarray, scores: np.ndarray, settings: CrfSettings = EDAM) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Helpers of the inference scripts' loops: which photos are left, read ahead, write behind, finish."""
+"""Helpers of the inference scripts' loops: which photos are left, read ahead, write behind, finish.
+
+PyTorch is imported where a network needs it: that takes two seconds, which ONNX networks save.
+"""
 
 import argparse
 import contextlib
@@ -7,6 +10,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,18 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
-from network import options
 from pseudo_label.manifest import check_folder, claim_folder, weights_digest
-from tool import cli, distributed, loading
+from tool import cli
 from tool.cli import BadPhoto, UserError, counted, summarize_ids
 from tool.files import make_folder
-from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
-from tool.processes import WorkerPool, is_main_process, on_main
+from tool.processes import WorkerPool, cores, is_main_process, on_main
 from voc12.dataset import Files, check_inputs, report_problems
 from voc12.images import load_photo
 
@@ -41,10 +41,10 @@ class Photo(NamedTuple):
 
 def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
     """Add the flags that all inference scripts share. workers: what the processes of --crf_workers do."""
-    add, count, cores = parser.add_argument, cli.count(), distributed.cores()
+    add, count = parser.add_argument, cli.count()
     readers = "threads that read and resize photos (default: up to 4; on a CPU, whose cores the network uses, none)"
     add("--num_workers", type=count, help=readers)
-    add("--crf_workers", type=count, default=max(1, min(16, cores - 1)), help=f"processes that {workers}; 0: none")
+    add("--crf_workers", type=count, default=max(1, min(16, cores() - 1)), help=f"processes that {workers}; 0: none")
     add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add("--tf32", action="store_true", help="let GPUs round float32 products to TF32")
@@ -55,14 +55,10 @@ def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
 
 
 @contextlib.contextmanager
-def start(args: argparse.Namespace) -> Iterator["Run"]:
+def start(args: argparse.Namespace, needs_torch: bool = True) -> Iterator["Run"]:
     """Start the processes that write, choose the device, and join the process group; end the processes after the block.
 
-    Args:
-        args: flags of `add_flags` and of the network; output folders are the flags out_....
-
-    Raises:
-        UserError: no output folder, two outputs in one, no such device, or a process was killed.
+    UserError: no folder among the flags out_..., two outputs in one, no such device, or a process was killed.
     """
     flags = {name: folder for name, folder in vars(args).items() if name.startswith("out_")}
     folders = {name: folder for name, folder in flags.items() if folder}
@@ -74,10 +70,14 @@ def start(args: argparse.Namespace) -> Iterator["Run"]:
     try:
         if pool is not None:
             pool.submit(os.getpid).result()  # forks all processes, before a GPU is touched
-        device, rank, world = distributed.setup(args.device, independent=True)
-        with distributed.translate_errors(MORE_MEMORY):
-            setup_precision(args.tf32)
-            yield Run(args, folders, device, rank, world, pool)
+        if needs_torch or "WORLD_SIZE" in os.environ:
+            from tool import distributed
+
+            device, rank, world = distributed.setup(args.device if needs_torch else "cpu", independent=True)
+            with distributed.translate_errors(MORE_MEMORY):
+                yield Run(args, folders, pool, device, rank, world)
+        else:
+            yield Run(args, folders, pool)
     except BrokenProcessPool as error:
         problem = "a process that writes results was killed; memory may be full"
         raise UserError(f"--crf_workers: {problem}. Lower it and rerun; finished photos are kept.") from error
@@ -92,18 +92,22 @@ class Run:
 
     args: argparse.Namespace
     folders: dict[str, Path]  # of the outputs, by the names of their flags
-    device: torch.device
-    rank: int
-    world: int
     pool: WorkerPool | None  # processes that write; None: this one
+    device: Any = None  # torch.device
+    rank: int = 0
+    world: int = 1
+    _precision: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     _pending: deque[tuple[str, Callable[[], str | None]]] = field(default_factory=deque)  # id, result of `write`
+    _finished: int = 0  # before this run
+    _unusable: int = 0
     _done: int = 0
     _remarks: list[tuple[str, str]] = field(default_factory=list)  # id, text
     _failures: list[tuple[str, str]] = field(default_factory=list)  # id, message
-    _unusable: int = 0
 
-    def usable(self, ids: Sequence[str], files: Sequence[Files], problems: Sequence[tuple[str, str]] = ()) -> list[str]:
-        """Return the ids whose input files can be used. UserError: some cannot, without --skip_errors.
+    def photos_left(
+        self, ids: Sequence[str], files: Sequence[Files], problems: Sequence[tuple[str, str]] = ()
+    ) -> list[str]:
+        """Return the photos that lack a file in an output folder. UserError: inputs cannot be used, without --skip_errors.
 
         Args:
             ids: photos, each once.
@@ -114,88 +118,99 @@ class Run:
         for name, folder in self.folders.items():
             if what := inputs.get(folder.resolve()):
                 raise UserError(f"--{name} {folder}: is the folder of the {what}s. Name another one.")
+        left = ids if self.args.overwrite else self._unfinished(ids)
         bad = dict(problems)
-        needed = ids if self.args.overwrite else self._unfinished(ids)
-        bad |= check_inputs([image_id for image_id in needed if image_id not in bad], files)
-        self._unusable = len(bad)
-        return report_problems(list(bad.items()), ids, self.args.skip_errors, "labelled")
-
-    def prepare(self, net: nn.Module, report: object, settings: Mapping[str, Mapping[str, Any]]) -> Any:
-        """Claim the output folders, and return the network ready for inference on the device.
-
-        Args:
-            net: network with trained weights.
-            report: line about the weights to print.
-            settings: by output, what its files depend on besides network and precision; for its manifest.
-        """
-        args = self.args
-        if is_main_process():
-            warn_of_emulation(self.device, args.amp)
-            print(report, distributed.describe(self.device, self.world), sep="\n", flush=True)
-            shared = {"weights_sha256": weights_digest(args.weights), "network": args.network, **options(args)}
-            shared |= {"amp": args.amp, "tf32": args.tf32}
-            if names := getattr(net, "class_names", ()):
-                shared["classes"] = list(names)
-            for claim in (check_folder, claim_folder):  # check all of them before one is changed
-                for name, folder in self.folders.items():
-                    claim(folder, {"output": name, **shared, **settings[name]}, args.overwrite)
-        return inference_form(net, self.device, args.amp, args.tf32)
-
-    def photos_left(self, ids: Sequence[str]) -> list[str]:
-        """Return this process's share of the photos that lack a file in an output folder."""
-        left = self._unfinished(ids)
-        for folder in self.folders.values():
-            make_folder(folder)  # another machine may have a disk of its own
-        if is_main_process() and len(left) < len(ids):
-            self._done = len(ids) - len(left)
-            print(f"{self._done} of {counted(len(ids), 'photos')} finished already", flush=True)
-        return left[self.rank :: self.world]
+        bad |= check_inputs([image_id for image_id in left if image_id not in bad], files)
+        usable = report_problems(list(bad.items()), ids, self.args.skip_errors, "labelled")
+        left = [image_id for image_id in left if image_id not in bad]
+        self._finished, self._unusable = len(usable) - len(left), len(bad)
+        if is_main_process() and self._finished:
+            print(f"{self._finished} of {counted(len(usable), 'photos')} finished already", flush=True)
+        return left
 
     def _unfinished(self, ids: Sequence[str]) -> list[str]:
-        """Return the photos without all of their files, of which each is written whole or not at all.
+        """Return the photos without all of their files, of which each is written whole or not at all."""
 
-        The main process lists the folders: others may see a shared one a little later, and each file's own stat takes longer.
-        """
-
-        def unfinished() -> list[str]:
+        def unfinished() -> list[str]:  # listings, as each file's own stat takes longer
             names = [os.listdir(folder) if folder.is_dir() else [] for folder in self.folders.values()]
             found = [{name[:-4] for name in listed if name.endswith((".png", ".npy"))} for listed in names]
             return [image_id for image_id in ids if not all(image_id in finished for finished in found)]
 
-        return on_main(unfinished)
+        return on_main(unfinished)  # others may see a shared folder a little later
+
+    def claim(self, report: object, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        """Print `report`, a line about the weights, and claim the output folders for files made with them.
+
+        settings: by output, what its files depend on besides the weights; for its manifest.
+        """
+        if is_main_process():
+            print(report, flush=True)
+            weights = weights_digest(self.args.weights)
+            for claim in (check_folder, claim_folder):  # check all of them before one is changed
+                for name, folder in self.folders.items():
+                    claim(folder, {"output": name, "weights_sha256": weights, **settings[name]}, self.args.overwrite)
+        for folder in self.folders.values():
+            make_folder(folder)  # another machine may have a disk of its own
+
+    def prepare(self, net: Any, report: object, settings: Mapping[str, Mapping[str, Any]]) -> Any:
+        """Claim the output folders, and return a PyTorch network ready for inference on the device.
+
+        report, settings: as for `claim`, which here knows the flags of the network.
+        """
+        from network import options
+        from tool.distributed import describe
+        from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
+
+        args = self.args
+        shared = {"network": args.network, **options(args), "amp": args.amp, "tf32": args.tf32}
+        if names := getattr(net, "class_names", ()):
+            shared["classes"] = list(names)
+        if is_main_process():
+            warn_of_emulation(self.device, args.amp)
+        report = f"{report}\n{describe(self.device, self.world)}"
+        self.claim(report, {name: {**shared, **settings[name]} for name in self.folders})
+        setup_precision(args.tf32)
+        self._precision = partial(autocast, self.device, args.amp)
+        return inference_form(net, self.device, args.amp, args.tf32)
 
     def read_ahead(
         self, ids: Sequence[str], files: Files, prepare: Callable[[Image.Image], Any] | None = None
     ) -> Iterator[tuple[Photo, Any]]:
-        """Yield each photo and what the network takes of it, read by other threads meanwhile; show the progress.
+        """Yield this rank's photos, each with what `prepare` returns of it, such as `class_maps.views`; show the progress."""
+        ids = ids[self.rank :: self.world]
+        threads = self.args.num_workers
+        if threads is None:
+            threads = min(4, cores()) if self.device is not None and self.device.type == "cuda" else 0
 
-        Args:
-            ids: photos.
-            files: where they are.
-            prepare: returns of a photo what the network takes, such as `class_maps.views`; None without it.
-        """
-        workers = self.args.num_workers
-        if workers is None:
-            workers = 0 if self.device.type == "cpu" else min(4, distributed.cores())
-        items = loading.read_ahead(_Photos(ids, files, prepare), workers, pin_memory=self.device.type == "cuda")
+        def read(image_id: str) -> tuple[Photo, Any] | UserError:
+            try:
+                photo = load_photo(files.find(image_id))
+                return Photo(image_id, np.array(photo)), prepare(photo) if prepare else None
+            except UserError as error:
+                return error
+
         with tqdm(total=len(ids), unit="photo", disable=not is_main_process(), dynamic_ncols=True) as bar:
-            for image_id, item in zip(ids, items, strict=True):
+            for image_id, item in zip(ids, map_ahead(read, ids, threads), strict=True):
                 if isinstance(item, UserError):
                     self._skip(image_id, str(item))
                 else:
-                    yield Photo(image_id, item[0].numpy()), item[1]
+                    yield item
                 bar.update()
 
     @contextlib.contextmanager
     def attempt(self, photo: Photo) -> Iterator[None]:
         """Compute in the precision of --amp. A bad photo, or one too large for the memory, is skipped or ends the run."""
         try:
-            with autocast(self.device, self.args.amp):
+            with self._precision():
                 yield
         except BadPhoto as error:
             self._skip(photo.id, str(error))
         except (MemoryError, RuntimeError) as error:
-            if not distributed.is_out_of_memory(error):
+            import torch
+
+            from tool.distributed import is_out_of_memory
+
+            if not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)  # which hold the network's activations
             torch.cuda.empty_cache()
@@ -205,10 +220,7 @@ class Run:
     def write_behind(self, write: Callable[..., str | None], photo: Photo, *results: Any) -> None:
         """Run `write(photo, *results)` in a process of --crf_workers, at most a few photos behind the network.
 
-        Args:
-            write: function of a module; writes a photo's files and may return a remark for the summary.
-            photo: photo to write files of.
-            results: arrays and settings.
+        write: function of a module; writes a photo's files and may return a remark for the summary.
         """
         call = self.pool.submit(write, photo, *results).result if self.pool else partial(write, photo, *results)
         self._pending.append((photo.id, call))
@@ -235,18 +247,21 @@ class Run:
         """Wait for all files and print a summary of all ranks. UserError on rank 0 if photos were skipped."""
         while self._pending:
             self._wait_for_oldest()
-        ranks = distributed.gather((self._done, self._remarks, self._failures))
-        distributed.barrier()
-        distributed.cleanup()
+        ranks = [(self._done, self._remarks, self._failures)]
+        if self.world > 1:
+            from tool import distributed
+
+            ranks = distributed.gather(ranks[0])
+            distributed.barrier()
+            distributed.cleanup()
         if self.rank > 0:
             return
-        done = sum(count for count, _, _ in ranks)
+        done = self._finished + sum(count for count, _, _ in ranks)
         made = "saliency maps" if "out_sal" in self.folders else "photos labelled"
         print(f"{counted(done, made)} in {', '.join(map(str, self.folders.values()))}", flush=True)
-        remarks = [remark for _, remarks, _ in ranks for remark in remarks]
-        for text in dict.fromkeys(text for _, text in remarks):
-            ids = [image_id for image_id, other in remarks if other == text]
-            print(f"note: {counted(len(ids), 'photos')} {text}: {summarize_ids(ids)}", file=sys.stderr)
+        if remarks := dict(remark for _, remarks, _ in ranks for remark in remarks):
+            text = f"{counted(len(remarks), 'photos')} {next(iter(remarks.values()))}"  # a script's are all the same
+            print(f"note: {text}: {summarize_ids(list(remarks))}", file=sys.stderr)
         failures = [failure for _, _, failures in ranks for failure in failures]
         for image_id, message in failures:
             print(f"skipped {image_id}: {message}", file=sys.stderr)
@@ -254,17 +269,16 @@ class Run:
             raise UserError(f"skipped {counted(skipped, 'photos')}, listed above")
 
 
-@dataclass
-class _Photos:
-    """Photos by position: pixels, and what `prepare` returns of them."""
+def map_ahead(function: Callable[[str], Any], items: Sequence[str], threads: int) -> Iterator[Any]:
+    """Yield function(item) of all items in order, computed by threads that are one item each ahead; 0: none is ahead.
 
-    ids: Sequence[str]
-    files: Files
-    prepare: Callable[[Image.Image], Any] | None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
-        photo = load_photo(self.files.find(self.ids[index]))
-        return torch.from_numpy(np.array(photo)), self.prepare(photo) if self.prepare else None
+    Threads are enough for photos, as Pillow decodes and resizes without Python's lock.
+    """
+    pending: deque[Future] = deque()
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

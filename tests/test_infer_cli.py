@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import PARITY, REPO, SHARED, needs_shared
 from devices import content
+from PIL import Image
 
 from pseudo_label.manifest import weights_digest
 from tool.files import HOST, load_npy_dict
@@ -19,14 +20,15 @@ from voc12.images import load_label
 from voc12.labels import read_annotation
 
 OUTPUTS = ("out_cam", "out_cam_pred", "out_crf", "out_crf_pred")
-FUSION = ("--theta", "0.2", "--alpha", "0.000001", "--beta", "0.99999")
-SYNTHETIC = PARITY / "synthetic" / "VOC2012"
+FUSION = ("--theta", 0.2, "--alpha", 0.000001, "--beta", 0.99999)
+DRAWN = PARITY / "synthetic" / "VOC2012"
 PHOTOS = SHARED / "parity" / "VOC2012_small"
+ROOTS = [DRAWN, pytest.param(PHOTOS, marks=needs_shared)]
 
 
 def infer(root: Path, weights: Path, *args: object) -> str:
     """Run the script with all threads and return what it prints."""
-    command = [
+    words = [
         sys.executable,
         "infer_cls.py",
         "--voc12_root",
@@ -37,116 +39,96 @@ def infer(root: Path, weights: Path, *args: object) -> str:
         devices.name,
         *args,
     ]
-    done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True)
+    done = subprocess.run([str(word) for word in words], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def same_maps(path: Path, classes: list[int], expected: np.ndarray) -> None:
-    found = load_npy_dict(path)
-    assert list(found) == classes
-    assert all(found[c].dtype == np.float32 and found[c].shape == expected.shape[1:] for c in classes)
-    assert max(np.abs(found[c] - e).max() for c, e in zip(classes, expected, strict=True)) <= devices.limit(1e-3)
+def figure(root: Path, kind: str, image_id: str) -> np.ndarray:
+    """Return a parity figure: "cam" and "crf" are scores (n, H, W), the others label maps (H, W)."""
+    if root == DRAWN:
+        return np.load(PARITY / "synthetic/figures.npz")[f"{kind}_{image_id}"]
+    folder = SHARED / "parity/pseudo_labels" / kind
+    scores = {"cam": "cam", "crf": "prob"}
+    return (
+        np.load(folder / f"{image_id}.npz")[scores[kind]] if kind in scores else load_label(folder / f"{image_id}.png")
+    )
 
 
-def same_probabilities(path: Path, labels: list[int], expected: np.ndarray) -> None:
+def check_scores(path: Path, labels: list[int], expected: np.ndarray, difference) -> None:
     found = load_npy_dict(path)
     assert list(found) == labels
-    assert np.mean([np.abs(found[c] - e).mean() for c, e in zip(labels, expected, strict=True)]) <= devices.limit(1e-3)
+    assert all(found[c].dtype == np.float32 and found[c].shape == expected.shape[1:] for c in labels)
+    assert difference(np.abs(np.stack(list(found.values())) - expected)) <= devices.limit(1e-3)
 
 
-def same_labels(path: Path, expected: np.ndarray) -> None:
+def check_labels(path: Path, expected: np.ndarray) -> None:
     found = load_label(path)
     assert found.shape == expected.shape and (found != expected).mean() <= devices.limit(1e-3)
 
 
-@pytest.fixture(scope="module")
-def synthetic() -> dict[str, np.ndarray]:
-    return dict(np.load(PARITY / "synthetic" / "figures.npz"))
-
-
-def test_outputs_of_drawn_pictures(synthetic, filled_weights, tmp_path):
-    folders = {name: tmp_path / name for name in OUTPUTS}
-    flags = [part for name, folder in folders.items() for part in (f"--{name}", folder)]
-    infer(SYNTHETIC, filled_weights, "--infer_list", SYNTHETIC / "list.txt", *flags)
-    for image_id in ("2099_000001", "2099_000002"):
-        classes = np.flatnonzero(read_annotation(SYNTHETIC / f"Annotations/{image_id}.xml")).tolist()
-        same_maps(folders["out_cam"] / f"{image_id}.npy", classes, synthetic[f"cam_{image_id}"])
+@pytest.mark.parametrize("root", ROOTS)
+def test_outputs(root, filled_weights, tmp_path):
+    flags = [part for name in OUTPUTS for part in (f"--{name}", tmp_path / name)]
+    infer(root, filled_weights, "--infer_list", root / "list.txt", *flags)
+    for image_id in (path.stem for path in (root / "JPEGImages").iterdir()):
+        classes = np.flatnonzero(read_annotation(root / f"Annotations/{image_id}.xml")).tolist()
+        check_scores(tmp_path / f"out_cam/{image_id}.npy", classes, figure(root, "cam", image_id), np.max)
         labels = [0, *(c + 1 for c in classes)]
-        same_probabilities(folders["out_crf"] / f"{image_id}.npy", labels, synthetic[f"crf_{image_id}"])
-        same_labels(folders["out_cam_pred"] / f"{image_id}.png", synthetic[f"cam_png_theta0.5_{image_id}"])
-        same_labels(folders["out_crf_pred"] / f"{image_id}.png", synthetic[f"crf_png_{image_id}"])
-    manifest = json.loads((folders["out_cam_pred"] / "edam_manifest.json").read_text())
+        check_scores(tmp_path / f"out_crf/{image_id}.npy", labels, figure(root, "crf", image_id), np.mean)
+        for output, kind in (("out_cam_pred", "cam_png_theta0.5"), ("out_crf_pred", "crf_png")):
+            check_labels(tmp_path / f"{output}/{image_id}.png", figure(root, kind, image_id))
+    image = Image.open(tmp_path / f"out_cam_pred/{image_id}.png")
+    assert image.mode == "P" and image.getpalette()[: 3 * 21] == PALETTE[:21].flatten().tolist()
+    manifest = json.loads((tmp_path / "out_cam_pred/edam_manifest.json").read_text())
     assert manifest["weights_sha256"] == weights_digest(filled_weights) and manifest["theta"] == 0.5
 
 
-def test_label_pngs_with_saliency_of_drawn_pictures(synthetic, filled_weights, tmp_path):
-    flags = (
+@pytest.mark.parametrize(
+    ("root", "ids"),
+    [(DRAWN, ["2099_000001", "2099_000002"]), pytest.param(PHOTOS, ["2007_000648", "2007_001416"], marks=needs_shared)],
+)
+def test_label_pngs_with_saliency(root, ids, filled_weights, tmp_path):
+    """The published test command. Labels without saliency are the same files as of a run without it."""
+    (tmp_path / "train_aug.txt").write_text(
+        "".join(f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in ids)
+    )
+    same = ("--network", "network.resnet38_EDAM_cls", "--infer_list", tmp_path / "train_aug.txt")
+    outputs = (
         "--out_cam_pred",
         tmp_path / "cam",
         "--out_crf_pred",
         tmp_path / "crf",
         "--out_plain_pred",
         tmp_path / "plain",
-        "--sal_path",
-        SYNTHETIC / "saliency",
     )
-    infer(SYNTHETIC, filled_weights, "--infer_list", SYNTHETIC / "list.txt", *flags, *FUSION)
-    for image_id in ("2099_000001", "2099_000002"):
-        same_labels(tmp_path / f"cam/{image_id}.png", synthetic[f"cam_png_saliency_{image_id}"])
-        same_labels(tmp_path / f"crf/{image_id}.png", synthetic[f"crf_png_saliency_{image_id}"])
-        same_labels(tmp_path / f"plain/{image_id}.png", synthetic[f"crf_png_{image_id}"])
-    # The same files as of a run without saliency, which finds them finished.
-    outputs = ("--out_crf_pred", tmp_path / "plain")
-    assert "2 of 2 photos finished already" in infer(
-        SYNTHETIC, filled_weights, "--infer_list", SYNTHETIC / "list.txt", *outputs
-    )
-
-
-@needs_shared
-def test_outputs_of_photos(filled_weights, tmp_path):
-    flags = [part for name in OUTPUTS for part in (f"--{name}", tmp_path / name)]
-    infer(PHOTOS, filled_weights, "--infer_list", PHOTOS / "list.txt", *flags)
-    figures = PHOTOS.parent / "pseudo_labels"
-    for image_id in (path.stem for path in sorted((PHOTOS / "JPEGImages").iterdir())):
-        maps, crf = (np.load(figures / kind / f"{image_id}.npz") for kind in ("cam", "crf"))
-        same_maps(tmp_path / f"out_cam/{image_id}.npy", maps["classes"].tolist(), maps["cam"])
-        same_probabilities(tmp_path / f"out_crf/{image_id}.npy", crf["classes"].tolist(), crf["prob"])
-        for output, figure in (("out_cam_pred", "cam_png_theta0.5"), ("out_crf_pred", "crf_png")):
-            same_labels(tmp_path / f"{output}/{image_id}.png", load_label(figures / figure / f"{image_id}.png"))
-
-
-@needs_shared
-@pytest.mark.parametrize(
-    ("output", "figure", "ids"),
-    [
-        # The published test command
-        ("--out_crf_pred", "crf_png_saliency", ("2007_000648",)),
-        ("--out_cam_pred", "cam_png_saliency", ("2007_001416",)),
-    ],
-)
-def test_label_pngs_with_saliency_of_photos(output, figure, ids, filled_weights, tmp_path):
-    (tmp_path / "train_aug.txt").write_text(
-        "".join(f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in ids)
-    )
-    network = ("--network", "network.resnet38_EDAM_cls", "--infer_list", tmp_path / "train_aug.txt")
-    infer(PHOTOS, filled_weights, *network, output, tmp_path / "out", *FUSION, "--sal_path", PHOTOS / "saliency")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *(f"{i}.png" for i in ids),
-        "edam_manifest.json",
-    ]
+    infer(root, filled_weights, *same, *outputs, *FUSION, "--sal_path", root / "saliency")
     for image_id in ids:
-        same_labels(
-            tmp_path / f"out/{image_id}.png", load_label(PHOTOS.parent / f"pseudo_labels/{figure}/{image_id}.png")
-        )
+        for folder, kind in (("cam", "cam_png_saliency"), ("crf", "crf_png_saliency"), ("plain", "crf_png")):
+            check_labels(tmp_path / f"{folder}/{image_id}.png", figure(root, kind, image_id))
+    files = sorted(path.name for path in (tmp_path / "crf").iterdir())
+    assert files == [*(f"{i}.png" for i in ids), "edam_manifest.json"]
+    rerun = infer(root, filled_weights, *same, "--out_crf_pred", tmp_path / "plain")
+    assert "2 of 2 photos finished already" in rerun
+
+
+def tiny_flags(drawn: Path, tiny_weights: Path) -> tuple[object, ...]:
+    network = ("--network", "network.resnet38_EDAM_tiny", "--weights", tiny_weights)
+    return ("--voc12_root", drawn, "--infer_list", "list.txt", *network, "--crf_workers", 0)
 
 
 def test_reruns(commands, drawn, tiny_weights, tmp_path):
     """Finished photos stay; a list may grow; other settings are refused or, with --overwrite, replace the results."""
     ids = [f"2099_{number:06d}" for number in range(1, 6)]
-    flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
-    flags += ("--infer_list", "list.txt", "--out_cam", "cam", "--out_crf_pred", "crf", "--num_workers", 0)
-    flags += ("--sal_path", drawn / "saliency")
+    flags = (
+        *tiny_flags(drawn, tiny_weights),
+        "--out_cam",
+        "cam",
+        "--out_crf_pred",
+        "crf",
+        "--sal_path",
+        drawn / "saliency",
+    )
     (tmp_path / "list.txt").write_text("\n".join([*ids[:3], ids[0]]))  # one of them twice
     assert "3 photos labelled in cam, crf" in commands.run(tmp_path, "infer_cls.py", *flags).stdout
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cam").glob("*.npy")}
@@ -172,41 +154,20 @@ def test_reruns(commands, drawn, tiny_weights, tmp_path):
     assert len(list((tmp_path / "crf").glob("*.png"))) == 5
 
     shutil.copytree(drawn / "saliency", tmp_path / "moved")
-    moved = commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.3, "--sal_path", "moved")
-    assert "5 of 5 photos finished already" in moved.stdout
+    moved = (*flags, "--theta", 0.3, "--sal_path", "moved")
+    assert "5 of 5 photos finished already" in commands.run(tmp_path, "infer_cls.py", *moved).stdout
+    shutil.copy(tmp_path / f"moved/{ids[1]}.png", tmp_path / f"moved/{ids[0]}.png")
+    assert "sal_sha256" in commands.error(tmp_path, "infer_cls.py", *moved)
 
 
-def test_unused_settings_do_not_matter(commands, drawn, tiny_weights, tmp_path):
+def test_unused_flags_and_all_background_labels_are_noted(commands, drawn, tiny_weights, tmp_path):
     """The CRF computes its own background: theta, alpha and beta count for its labels with saliency only."""
     (tmp_path / "list.txt").write_text("2099_000001")
-    flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
-    flags += ("--infer_list", "list.txt", "--out_crf_pred", "crf", "--num_workers", 0, "--crf_workers", 0)
+    flags = (*tiny_flags(drawn, tiny_weights), "--out_crf_pred", "crf")
     done = commands.run(tmp_path, "infer_cls.py", *flags, "--theta", 0.2, "--alpha", 0.1)
     assert len(done.stderr) == 1 and "--theta, --alpha" in done.stderr[0]
     assert "1 of 1 photo finished already" in commands.run(tmp_path, "infer_cls.py", *flags).stdout
-    saliency = ("--sal_path", drawn / "saliency")
-    assert "sal_path None" in commands.error(tmp_path, "infer_cls.py", *flags, *saliency)
-    assert "--sal_path" in commands.error(tmp_path, "infer_cls.py", *flags, "--out_plain_pred", "plain")
-
-
-def test_label_pngs_are_palette_images(commands, drawn, tiny_weights, tmp_path):
-    from PIL import Image
-
-    (tmp_path / "list.txt").write_text("2099_000001\r\n\r\n")
-    flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
-    commands.run(
-        tmp_path, "infer_cls.py", *flags, "--infer_list", "list.txt", "--out_cam_pred", "a/b", "--crf_workers", 0
-    )
-    image = Image.open(tmp_path / "a/b/2099_000001.png")
-    assert image.mode == "P" and image.size == Image.open(drawn / "JPEGImages/2099_000001.jpg").size
-    assert image.getpalette()[: 3 * 21] == PALETTE[:21].flatten().tolist()
-
-
-def test_all_background_labels_are_noted(commands, drawn, tiny_weights, tmp_path):
-    (tmp_path / "list.txt").write_text("2099_000001")
-    flags = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
-    flags += ("--infer_list", "list.txt", "--out_cam_pred", "out", "--crf_workers", 0)
-    done = commands.run(
-        tmp_path, "infer_cls.py", *flags, "--sal_path", drawn / "saliency", "--theta", 2.5, "--alpha", 1
-    )
-    assert len(done.stderr) == 1 and "all-background" in done.stderr[0] and "2099_000001" in done.stderr[0]
+    saliency = (*flags, "--sal_path", drawn / "saliency")
+    assert "sal_path None" in commands.error(tmp_path, "infer_cls.py", *saliency)
+    dark = commands.run(tmp_path, "infer_cls.py", *saliency, "--theta", 2.5, "--alpha", 1, "--overwrite")
+    assert len(dark.stderr) == 1 and "all-background" in dark.stderr[0] and "2099_000001" in dark.stderr[0]

@@ -19,30 +19,21 @@ IDS = [image_id(number) for number in range(1, 7)]
 SMALLEST = 111
 
 
-def saved(net: torch.nn.Module, path: Path) -> Path:
-    torch.save(net.state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    return saved(Net(), tmp_path_factory.mktemp("weights") / "final.pth")
-
-
 @pytest.fixture
 def photos(drawn, tmp_path) -> Path:
-    """A folder of photos, the first three large enough for the network."""
+    """A folder of photos, the first three large enough for the network, whose weights are in the working folder."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, i in enumerate(IDS):
         photo = Image.open(drawn / f"JPEGImages/{i}.jpg")
         photo.resize((130, 112) if number < 3 else (60, 45)).save(folder / f"{i}.png")
+    torch.manual_seed(0)
+    torch.save(Net().state_dict(), tmp_path / "final.pth")
     return folder
 
 
-def network(weights: Path) -> tuple[object, ...]:
-    return ("--out_sal", "sal", "--network", "tests.small_poolnet", "--weights", weights, "--num_workers", 0)
+NETWORK = ("--out_sal", "sal", "--network", "tests.small_poolnet", "--num_workers", 0, "--weights")
+FLAGS = ("--img_root", "photos", *NETWORK)
 
 
 def plain_map(net, path: Path) -> np.ndarray:
@@ -66,8 +57,8 @@ def test_grey_map_rounds():
 def test_maps(kind, commands, photos, tmp_path):
     torch.manual_seed(1)
     net = kind()
-    arguments = ("--img_root", photos, *network(saved(net, tmp_path / "w.pth")))
-    done = commands.run(tmp_path, "infer_sal.py", *arguments)
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    done = commands.run(tmp_path, "infer_sal.py", *FLAGS, "w.pth")
     assert ("without its edge branch" in done.stdout) == (kind is Net)
     assert len(done.stderr) == 1 and done.stderr[0].endswith(f"enlarged: {', '.join(IDS[3:])}")
     for i in IDS:
@@ -75,46 +66,41 @@ def test_maps(kind, commands, photos, tmp_path):
         assert found.mode == "L" and found.size == Image.open(photos / f"{i}.png").size
         assert np.abs(np.array(found) - plain_map(net, photos / f"{i}.png")).max() <= 0.51
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "sal").glob("*.png")}
-    assert "6 of 6 photos finished already" in commands.run(tmp_path, "infer_sal.py", *arguments).stdout
+    assert "6 of 6 photos finished already" in commands.run(tmp_path, "infer_sal.py", *FLAGS, "w.pth").stdout
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "sal").glob("*.png")}
 
 
-def test_infer_cls_takes_the_maps(commands, drawn, weights, tiny_weights, tmp_path):
+def test_infer_cls_takes_the_maps(commands, drawn, photos, tiny_weights, tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(IDS))
     data = ("--voc12_root", drawn, "--infer_list", "list.txt", "--num_workers", 0)
-    commands.run(tmp_path, "infer_sal.py", *data, *network(weights))
+    commands.run(tmp_path, "infer_sal.py", *data, *NETWORK, "final.pth")
     labels = ("--network", "network.resnet38_EDAM_tiny", "--weights", tiny_weights, "--out_cam_pred", "out")
     done = commands.run(tmp_path, "infer_cls.py", *data, *labels, "--sal_path", "sal", "--theta", 0.2)
     assert "6 photos labelled in out" in done.stdout
 
 
-def test_bad_flags_and_weights(commands, photos, weights, tiny_weights, tmp_path):
-    deeplab = saved(DeepLab(), tmp_path / "deeplab.pth")
-    state = torch.load(weights, weights_only=True)
+def test_bad_flags_and_weights(commands, photos, tiny_weights, tmp_path):
+    torch.save(DeepLab().state_dict(), tmp_path / "deeplab.pth")
+    state = Net().state_dict()
     resnet = {name.removeprefix("base.resnet."): tensor for name, tensor in state.items() if ".resnet." in name}
     torch.save(resnet, tmp_path / "resnet.pth")
-    for keyword, more in {
-        "--img_root": network(weights),
-        "nowhere": ("--img_root", "nowhere", *network(weights)),
-        "tiny.pth": ("--img_root", photos, *network(tiny_weights)),
-        "deeplab.pth": ("--img_root", photos, *network(deeplab)),
-        "resnet.pth": ("--img_root", photos, *network(tmp_path / "resnet.pth")),
-    }.items():
-        assert keyword in commands.error(tmp_path, "infer_sal.py", *more)
+    assert "--img_root" in commands.error(tmp_path, "infer_sal.py", *NETWORK, "final.pth")
+    assert "nowhere" in commands.error(tmp_path, "infer_sal.py", "--img_root", "nowhere", *NETWORK, "final.pth")
+    for weights in (tiny_weights, "deeplab.pth", "resnet.pth"):
+        assert Path(weights).name in commands.error(tmp_path, "infer_sal.py", *FLAGS, weights)
 
 
-def test_broken_photo_and_full_disk(commands, photos, weights, tmp_path):
-    arguments = ("--img_root", photos, *network(weights))
+def test_broken_photo_and_full_disk(commands, photos, tmp_path):
     sound = (photos / f"{IDS[1]}.png").read_bytes()
     (photos / f"{IDS[1]}.png").write_bytes(sound[: len(sound) // 2])
-    line = commands.error(tmp_path, "infer_sal.py", *arguments)
+    line = commands.error(tmp_path, "infer_sal.py", *FLAGS, "final.pth")
     assert f"{IDS[1]}.png" in line and "--skip_errors" in line
-    done = commands.run(tmp_path, "infer_sal.py", *arguments, "--skip_errors", status=1)
+    done = commands.run(tmp_path, "infer_sal.py", *FLAGS, "final.pth", "--skip_errors", status=1)
     assert "5 saliency maps in sal" in done.stdout
     (photos / f"{IDS[1]}.png").write_bytes(sound)
     shutil.rmtree(tmp_path / "sal")
     with small_disk(tmp_path / "sal", 9_000) as limits:
-        line = commands.error(tmp_path, "infer_sal.py", *arguments, limits=limits)
+        line = commands.error(tmp_path, "infer_sal.py", *FLAGS, "final.pth", limits=limits)
     assert "sal/2099_" in line and any(word in line for word in FULL.strip("()").split("|"))
-    commands.run(tmp_path, "infer_sal.py", *arguments)
+    commands.run(tmp_path, "infer_sal.py", *FLAGS, "final.pth")
     assert sorted(path.stem for path in (tmp_path / "sal").glob("*.png")) == IDS

