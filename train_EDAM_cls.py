@@ -29,9 +29,6 @@ from voc12.dataset import ROOT, Dataset, check_inputs, report_problems
 from voc12.labels import IGNORE_FOREIGN
 from voc12.pairs import check_pairs
 
-# Flags that a resumed run must share with the interrupted one, besides training.MUST_MATCH.
-MUST_MATCH = ("max_epoches", "crop_size", "long_side", "warmup_steps", "attn_dropout", "freeze_backbone")
-
 
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
@@ -73,13 +70,12 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     ids = list(dict.fromkeys(image_id for pair in pairs for image_id in pair[:2]))
     labels = on_main(lambda: dataset.image_labels(ids, args.train_list))
     check_pairs(pairs, labels, args.train_list, dataset.classes)
-    report_problems(check_inputs(ids, [dataset.photos()]), ids, None, "trained on")
+    report_problems(check_inputs(ids, [dataset.photos]), ids, None, "trained on")
     max_step = len(pairs) // args.batch_size * args.max_epoches
     if max_step == 0:
         raise UserError(f"--batch_size {args.batch_size}: larger than the {len(pairs)} pairs of {args.train_list}")
 
-    net = make_network(args, dataset)
-    net = training_form(net, device, args.amp, args.tf32).train()
+    net = training_form(make_network(args, dataset), device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
@@ -90,20 +86,18 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         total = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
         return total / (args.batch_size * targets[0].numel())
 
-    watched = [(dataset.photo_path(image_id), np.flatnonzero(labels[image_id]).tolist()) for image_id in ids[:4]]
-    settings = {name: getattr(args, name) for name in MUST_MATCH}
+    watched = [(dataset.photos.find(image_id), np.flatnonzero(labels[image_id]).tolist()) for image_id in ids[:4]]
     return training.Task(
         net=net,
         optimizer=optimizer,
         data=TrainPairs(pairs, labels, dataset, args.crop_size, args.seed, tuple(args.long_side), net.input),
         max_step=max_step,
-        settings=settings | {"train_list_crc32": zlib.crc32(repr(pairs).encode())},
+        settings={"train_list_crc32": zlib.crc32(repr(pairs).encode())},
         loss=loss,
         set_learning_rate=lambda step: set_learning_rate(optimizer, lr_factor(step, max_step, args.warmup_steps)),
-        load_weights=partial(load_weights, net),
+        load_weights=load_weights,
         pictures=partial(class_map_pictures, photos=watched),
         unit="pairs",
-        photos_per_unit=2,
     )
 
 

@@ -15,24 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from network import add_flags, make_net, options
-from network.frozen_norm import has_frozen_norms, unfreeze_batch_norms
+from network.frozen_norm import unfreeze_batch_norms
 from network.losses import multi_scale_loss
 from network.weights import load_weights
 from pseudo_label.manifest import check_classes
 from pseudo_label.segmentation import label_pictures
 from tool import cli, training
 from tool.checkpoint import digest
-from tool.cli import UserError, nearest_path
 from tool.optim import freeze, make_adamw, make_sgd, set_learning_rate, stepwise_lr_factor
 from tool.precision import training_form
 from voc12.classes import PALETTE
 from voc12.data import LabelledPhotos
-from voc12.dataset import ROOT, Dataset, read_image_list
-from voc12.label_check import ACCEPT
-
-# Flags that a resumed run must share with the interrupted one, besides training.MUST_MATCH.
-MUST_MATCH: tuple[str, ...] = ("max_iters", "iter_size", "crop_size", "balanced_loss", "freeze_bn", "freeze_backbone")
-MUST_MATCH += ("adamw", "warmup_steps")
+from voc12.dataset import ROOT, Dataset, label_maps, read_image_list
+from voc12.labels import ACCEPT
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -66,25 +61,22 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = get_parser().parse_args()
-    if args.batch_size % args.iter_size:
-        raise UserError(f"--batch_size {args.batch_size}: no multiple of --iter_size {args.iter_size}. Change one.")
-    training.run(args, make_task, "raise --iter_size, lower --batch_size or --crop_size, or --amp bf16")
+    training.run(
+        get_parser().parse_args(), make_task, "raise --iter_size, lower --batch_size or --crop_size, or --amp bf16"
+    )
 
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Return DeepLab-v2's network, data and loss. UserError: missing files, or flags that do not fit."""
     dataset = Dataset(args.voc12_root)
-    if not Path(args.label_dir).is_dir():
-        raise UserError(f"--label_dir {args.label_dir}: no such folder{nearest_path(args.label_dir)}")
     check_classes(Path(args.label_dir), dataset.classes.names)
     net = training_form(make_network(args, dataset), device, args.amp, args.tf32).train()
     make_optimizer = make_adamw if args.adamw else make_sgd
     optimizer = make_optimizer(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)
     ids = list(dict.fromkeys(read_image_list(args.train_list)))
-    data = LabelledPhotos(ids, dataset, args.label_dir, args.crop_size, args.seed, net.input)
+    labels = label_maps(args.label_dir)
+    data = LabelledPhotos(ids, dataset.photos, labels, args.crop_size, args.seed, net.input, dataset)
     skipped = data.drop_unusable(args.skip_errors, args.accept_labels)
-
     lr_factor = partial(stepwise_lr_factor, max_step=args.max_iters, warmup_steps=args.warmup_steps or 0)
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
@@ -93,16 +85,15 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         logits = [scale.float() for scale in model(pictures)]
         return multi_scale_loss(logits, labels, args.balanced_loss) / args.iter_size
 
-    settings = {name: getattr(args, name) for name in MUST_MATCH}
     return training.Task(
         net=net,
         optimizer=optimizer,
         data=data,
         max_step=args.max_iters,
-        settings=settings | {"train_list_crc32": digest(ids), "skipped_crc32": digest(skipped)},
+        settings={"train_list_crc32": digest(ids), "skipped_crc32": digest(skipped)},
         loss=loss,
         set_learning_rate=lambda step: set_learning_rate(optimizer, lr_factor(step)),
-        load_weights=partial(load_weights, net),
+        load_weights=load_weights,
         pictures=partial(label_pictures, data=data, palette=PALETTE),
         accumulation_steps=args.iter_size,
     )
@@ -116,8 +107,6 @@ def make_network(args: argparse.Namespace, dataset: Dataset) -> Any:
     dataset.classes.check_outputs(args.network, net.num_labels, count)
     if not args.freeze_bn:
         unfreeze_batch_norms(net)
-    elif not (args.weights or args.resume) and has_frozen_norms(net):
-        print("note: random weights with frozen batch norms may diverge. Add --no-freeze_bn.")
     if args.freeze_backbone:
         freeze(net.get_parameter_groups()[:1])
     return net

@@ -18,7 +18,6 @@ from tool.script import run_script
 import torch
 from torch import Tensor, nn
 
-from network.frozen_norm import FrozenBatchNorm2d
 from network.losses import saliency_loss
 from network.poolnet import is_joint
 from network.weights import load_weights, make_poolnet
@@ -27,15 +26,14 @@ from tool import cli, distributed, training
 from tool.checkpoint import digest
 from tool.cli import UserError
 from tool.image_ops import Normalization
-from tool.optim import make_adam, set_learning_rate
+from tool.optim import set_learning_rate
 from tool.precision import training_form
+from tool.processes import is_main_process
 from voc12.data import MaskedPhotos, PairedPhotos
-from voc12.dataset import Dataset, read_image_list
-from voc12.label_check import ACCEPT
+from voc12.dataset import Dataset, label_maps, read_image_list
+from voc12.labels import ACCEPT
 from voc12.lists import read_mask_pairs
 
-# Flags that a resumed run must share with the interrupted one, besides training.MUST_MATCH.
-MUST_MATCH = ("max_epoches", "crop_size", "iter_size")
 DECAY = 0.1  # factor on the learning rate in the last third of a run
 
 
@@ -67,29 +65,20 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    if (args.root is None) == (args.voc12_root is None):
-        raise UserError("--root: give either --root with a --train_list of pairs, or --voc12_root with --mask_dir.")
-    if args.root is not None and args.train_list is None:
-        raise UserError("--root: needs --train_list with lines `image mask`, such as DUTS-TR's train_pair.lst.")
-    if args.root is not None:
-        cli.warn_unused_flags(args, get_parser(), ["mask_dir"], "without --voc12_root")
-    elif args.mask_dir is None or not Path(args.mask_dir).is_dir():
-        raise UserError(f"--mask_dir {args.mask_dir}: no such folder. With --voc12_root it holds the masks.")
-    if args.crop_size is None:
-        cli.warn_unused_flags(args, get_parser(), ["iter_size"], "without --crop_size")
-    elif args.batch_size % args.iter_size:
-        raise UserError(f"--batch_size {args.batch_size}: no multiple of --iter_size {args.iter_size}. Change one.")
+    given = (args.voc12_root, args.mask_dir) if args.root is None else (args.root, args.train_list)
+    if None in given or (args.root and (args.voc12_root or args.mask_dir)):
+        raise UserError("--root: give it with --train_list, lines `image mask`, or --voc12_root with --mask_dir.")
     training.run(args, make_task, "lower --crop_size or raise --iter_size, take smaller photos, or --amp bf16")
 
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Return PoolNet, its data and loss. UserError: missing files, or flags that do not fit."""
     accumulation_steps = count_micro_batches(args)
+    if args.crop_size is None and is_main_process():
+        cli.warn_unused_flags(args, get_parser(), ["iter_size"], "without --crop_size")
     net = make_poolnet(args.network, args.weights, ("input", "smallest_side", "get_parameter_groups"))
     if args.crop_size is not None and args.crop_size < net.smallest_side:
         raise UserError(f"--crop_size {args.crop_size}: {args.network} needs {net.smallest_side} or more")
-    if not (args.weights or args.resume) and any(isinstance(part, FrozenBatchNorm2d) for part in net.modules()):
-        print("note: random weights with frozen batch norms may diverge. Give --weights.")
     if is_joint(net.state_dict()):
         net.freeze_edges()
     net = training_form(net, device, args.amp, args.tf32).train()
@@ -97,7 +86,8 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     data, listed = find_photos(args, net.input)
     data.smallest_side = net.smallest_side
     skipped = data.drop_unusable(args.skip_errors, args.accept_labels)
-    optimizer = make_adam(net.get_parameter_groups(), args.lr, args.wt_dec)
+    groups = [{"params": parameters, "initial_lr": args.lr} for parameters in net.get_parameter_groups()]
+    optimizer = torch.optim.Adam(groups, args.lr, weight_decay=args.wt_dec)
     max_step = len(data) * args.max_epoches // args.batch_size
     decay_step = -(-2 * len(data) * args.max_epoches // (3 * args.batch_size))  # two thirds, rounded up
     if max_step == 0:
@@ -113,16 +103,15 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
             optimizer.state.clear()  # the published code makes a new Adam
         return set_learning_rate(optimizer, 1.0 if step < decay_step else DECAY)
 
-    settings = {name: getattr(args, name) for name in MUST_MATCH}
     return training.Task(
         net=net,
         optimizer=optimizer,
         data=data,
         max_step=max_step,
-        settings=settings | {"train_list_crc32": digest(listed), "skipped_crc32": digest(skipped)},
+        settings={"train_list_crc32": digest(listed), "skipped_crc32": digest(skipped)},
         loss=loss,
         set_learning_rate=prepare_step,
-        load_weights=partial(load_weights, net),
+        load_weights=load_weights,
         pictures=partial(saliency_pictures, data=data),
         accumulation_steps=accumulation_steps,
     )
@@ -132,13 +121,13 @@ def find_photos(
     args: argparse.Namespace, normalization: Normalization
 ) -> tuple[MaskedPhotos | PairedPhotos, list[str]]:
     """Return the photos of the flags, unchecked, and the entries of their list."""
-    if args.voc12_root is None:
+    shared = (args.crop_size, args.seed, normalization)
+    if args.root is not None:
         pairs = read_mask_pairs(args.train_list)
-        listed = [f"{photo} {mask}" for photo, mask in pairs.items()]
-        return PairedPhotos(pairs, Path(args.root), args.crop_size, args.seed, normalization), listed
-    listed = list(dict.fromkeys(read_image_list(args.train_list or "voc12/train_aug.txt")))
+        return PairedPhotos.listed(pairs, Path(args.root), *shared), [f"{photo} {pairs[photo]}" for photo in pairs]
+    ids = list(dict.fromkeys(read_image_list(args.train_list or "voc12/train_aug.txt")))
     dataset = Dataset(args.voc12_root)
-    return MaskedPhotos(listed, dataset, args.mask_dir, args.crop_size, args.seed, normalization), listed
+    return MaskedPhotos(ids, dataset.photos, label_maps(args.mask_dir), *shared, dataset), ids
 
 
 def count_micro_batches(args: argparse.Namespace) -> int:

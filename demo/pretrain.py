@@ -46,13 +46,7 @@ class Photos(torch.utils.data.Dataset):
     """Augmented photos with their labels, in another order each epoch. An item depends only on seed, position and batch size.
 
     Photos are not cropped: a label describes the whole photo. Those of one step are padded to squares of one size.
-
-    Args:
-        data: dataset of the photos.
-        labels: id -> float32 (C,) multi-hot, C classes.
-        seed: of order and augmentation.
-        long_side: range of the squares' side, drawn in steps of 16 from the smallest.
-        batch_size: step s has the positions from s * batch_size.
+    `labels`: id -> float32 (C,) multi-hot. `long_side`: range of the squares' side, drawn in steps of 16 from the smallest.
     """
 
     def __init__(
@@ -72,18 +66,15 @@ class Photos(torch.utils.data.Dataset):
         step_rng = np.random.default_rng([self.seed, 2, position // self.batch_size])
         side = least + 16 * int(step_rng.integers((most - least) // 16 + 1))
         rng = np.random.default_rng([self.seed, 1, position])
-        image = augment_photo(load_photo(self.data.photo_path(image_id)), side, rng, (side, side))
+        image = augment_photo(load_photo(self.data.photos.find(image_id)), side, rng, (side, side))
         return image, torch.from_numpy(self.labels[image_id])
 
 
 class Classifier(nn.Module):
     """Backbone with trained batch norms and a linear head.
 
-    Args:
-        backbone: module with `features` and `channels`, such as ResNet38d.
-        top: share of the positions whose mean score is a class's logit; 1 is global average pooling. Objects are
-            small: with 0.1 it learns several times faster from scratch.
-        classes: number of classes.
+    `top`: share of the positions whose mean score is a class's logit; 1 is global average pooling. Objects are small: with
+    0.1 it learns several times faster from scratch.
     """
 
     def __init__(self, backbone: ResNet38d, top: float, classes: int) -> None:
@@ -150,16 +141,15 @@ def main() -> None:
     model = Classifier(net, args.top, len(data.classes)).to(device).train()
     optimizer = make_optimizer(model, args.lr, args.wt_dec)
     settings = {name: getattr(args, name) for name in MUST_MATCH} | {"photos_crc32": digest(labels)}
-    state = TrainingState(model, optimizer, torch.amp.GradScaler(device.type, enabled=False), settings)
+    state = TrainingState(settings, network=model, optimizer=optimizer)
     state_path = args.out.with_name(f"{args.out.name}.state")
     if args.weights:
         print(load_weights(net, args.weights))
-    start = state.restore(state_path, max_step) if state_path.is_file() else 0
+    start = state.restore(state_path) if state_path.is_file() else 0
 
     dataset = Photos(data, labels, args.seed, tuple(args.long_side), args.batch_size)
     source = batches(dataset, positions(start, max_step, args.batch_size), args.num_workers, False)
     loss_function = F.cross_entropy if args.softmax else F.binary_cross_entropy_with_logits
-    mean_loss = math.nan
     with tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True) as bar:
         for step, (images, targets) in enumerate(source, start):
             set_learning_rate(optimizer, lr_factor(step, max_step, max_step // 20))
@@ -169,14 +159,13 @@ def main() -> None:
             if not math.isfinite(loss.item()):
                 raise UserError(f"--lr {args.lr}: the loss is {loss.item()} at step {step}. Lower it.")
             optimizer.step()
-            mean_loss = loss.item() if step == start else 0.98 * mean_loss + 0.02 * loss.item()
-            bar.set_postfix_str(f"loss {mean_loss:.4f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
             bar.update()
             if (step + 1) % SAVE_EVERY == 0 and step + 1 < max_step:
                 state.save(state_path, step + 1)
     save_torch(args.out, {name: tensor.cpu() for name, tensor in net.state_dict().items() if name in names})
     state_path.unlink(missing_ok=True)
-    print(f"{args.out}: backbone of {args.network}, trained on {counted(len(labels), 'photos')}, loss {mean_loss:.4f}")
+    print(f"{args.out}: backbone of {args.network}, trained on {counted(len(labels), 'photos')}")
 
 
 if __name__ == "__main__":

@@ -71,11 +71,6 @@ def unfreeze_batch_norms(net: nn.Module) -> None:
     net.train(net.training)
 
 
-def has_frozen_norms(net: nn.Module) -> bool:
-    """Return whether a network in training mode has batch norms that use their stored statistics."""
-    return any(isinstance(module, nn.BatchNorm2d) and not module.training for module in net.modules())
-
-
 @torch.no_grad()
 def fold(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> None:
     """Scale the convolutions, whose sum the norm is applied to, and give the first one the shift as a bias."""

@@ -95,12 +95,15 @@ class Commands:
         self.context.set_forkserver_preload([*scripts, "eval", "colorful"])
         self.number = 0
 
-    def start(self, cwd: Path, script: str, *args: object, limits: dict[int, int] | None = None) -> Command:
-        """Start a script. limits: resource limits, such as {resource.RLIMIT_FSIZE: 1000}."""
+    def start(
+        self, cwd: Path, script: str, *args: object, limits: dict[int, int] | None = None, **env: object
+    ) -> Command:
+        """Start a script. limits: resource limits, such as {resource.RLIMIT_FSIZE: 1000}. env: variables, such as RANK."""
         self.number += 1
         out, err = (cwd / f".{self.number}.{name}" for name in ("out", "err"))
         words = [*(self.flags if script in NETWORK_SCRIPTS else ()), *map(str, args)]
-        arguments = (str(REPO / script), words, cwd, limits or {}, out, err)
+        variables = {name: str(value) for name, value in env.items()}
+        arguments = (str(REPO / script), words, cwd, limits or {}, variables, out, err)
         process = self.context.Process(target=_run, args=arguments)
         before = {name: os.environ.get(name) for name in _ENV}
         os.environ.update(_ENV)  # inherited by the fork server, which the first command starts
@@ -124,13 +127,16 @@ class Commands:
         return command.stderr[0].removeprefix(prefix)
 
 
-def _run(script: str, args: list[str], cwd: Path, limits: dict[int, int], out: Path, err: Path) -> None:
+def _run(
+    script: str, args: list[str], cwd: Path, limits: dict[int, int], env: dict[str, str], out: Path, err: Path
+) -> None:
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     multiprocessing.set_start_method(None, force=True)  # the scripts' own processes start in the ordinary way
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests' own shell ignores Ctrl-C
     os.setpgrp()
     os.chdir(cwd)
+    os.environ.update(env)
     sys.argv = [script, *args]
     for kind, most in limits.items():
         resource.setrlimit(kind, (most, most))

@@ -101,6 +101,14 @@ def drawn(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def data(drawn, tmp_path_factory) -> Path:
+    """Return the data of all trainings' cases: read only."""
+    from training import make_data
+
+    return make_data(drawn, tmp_path_factory.mktemp("data") / "data")
+
+
+@pytest.fixture(scope="session")
 def commands() -> Commands:
     """Return the starter of scripts as processes."""
     return Commands() if devices.name == "cpu" else Commands("--device", devices.name)

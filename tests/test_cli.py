@@ -72,7 +72,7 @@ def test_training_names_what_is_missing(args, commands, drawn, tmp_path):
     write_pairs(tmp_path / "pairs.txt", 3)
     same = ("--voc12_root", drawn, "--train_list", "pairs.txt", "--network", "tests.small_net", "--batch_size", 1)
     assert str(args[1]) in commands.error(tmp_path, "train_EDAM_cls.py", *same, *args)
-    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "runs").exists()
+    assert not (tmp_path / "checkpoints/EDAM").exists() and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("args", [*MISSING, *INFERENCE])
@@ -123,7 +123,7 @@ def test_evaluation_rejects_outputs_of_another_kind(output, flags, right, tmp_pa
     claim_folder(tmp_path / "out", {"output": output}, overwrite=False)
     arguments = ["--predict_dir", str(tmp_path / "out"), "--gt_dir", str(tmp_path), *flags.split()]
     with pytest.raises(UserError, match=f"out.*{right}"):
-        evaluation.make_source(evaluation.get_parser().parse_args(arguments))
+        evaluation.make_source(evaluation.get_parser().parse_args(arguments), None)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)

@@ -2,13 +2,12 @@
 
 import os
 import re
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from training import curve, damaged, flags, image_id, same_run, same_tensors, write_pairs
+from training import curve, damage, flags, image_id, make_data, same_run, same_tensors, write_pairs
 
 from tool.checkpoint import catch_signals
 
@@ -92,40 +91,24 @@ def test_state_of_another_session(whole, commands, drawn, tmp_path):
     assert {path: path.read_bytes() for path in first.iterdir()} == before
 
 
-@pytest.mark.parametrize(
-    ("changed", "keyword"),
-    [
-        ({"settings": None}, "not the state"),
-        ({"network": {"conv.weight": torch.zeros(1)}}, "network"),
-        ({"optimizer": {"state": {}, "param_groups": []}}, "optimizer"),
-        ({"step": 10**9}, "damaged"),
-    ],
-)
-def test_refused_states(changed, keyword, whole, commands, drawn, tmp_path):
-    state = state_of(whole) | changed
-    torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "changed.pth")
-    line = commands.error(tmp_path, SCRIPT, *flags(drawn, "--resume", "changed.pth"))
-    assert "changed.pth" in line and keyword in line and not (tmp_path / "checkpoints").exists()
-
-
-def test_files_that_are_no_states(whole, commands, drawn, tmp_path, pairs):
-    session = whole / "checkpoints/EDAM"
+def test_refused_states(whole, commands, drawn, tmp_path, pairs):
+    """A missing, damaged or other file, a state of another network, and one of other pairs."""
+    session, state = whole / "checkpoints/EDAM", state_of(whole)
     (tmp_path / "cut.pth").write_bytes((session / "state.pth").read_bytes()[:10_000])
-    for path in ("nowhere", session / "EDAM.pth", "cut.pth"):
+    torch.save(state | {"network": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    for path in ("nowhere", session / "EDAM.pth", "cut.pth", "other.pth"):
         assert str(path) in commands.error(tmp_path, SCRIPT, *flags(drawn, "--resume", path))
     pairs.write_text("\n".join(reversed(pairs.read_text().splitlines())))
     assert "--train_list" in commands.error(tmp_path, SCRIPT, *flags(drawn, "--resume", session))
+    assert not (tmp_path / "checkpoints/EDAM").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_photo(workers, whole, commands, drawn, tmp_path, pairs):
+def test_damaged_photo(workers, whole, commands, drawn, tmp_path):
     """It ends the run at its step with a saved state; once replaced, the resumed run ends like one without the fault."""
-    root = tmp_path / "VOC2012"
-    for folder in ("JPEGImages", "Annotations"):
-        shutil.copytree(drawn / folder, root / folder)
+    root = make_data(drawn, tmp_path / "data")
     photo = root / f"JPEGImages/{image_id(5)}.jpg"
-    intact = photo.read_bytes()
-    photo.write_bytes(damaged(intact))
+    intact = damage(photo)
     arguments = flags(root, "--num_workers", workers)
     line = commands.error(tmp_path, SCRIPT, *arguments)
     assert str(photo) in line and "step 4" in line

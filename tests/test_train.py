@@ -1,5 +1,6 @@
-"""The three trainings through the command line: killed, full disk, bad files, settings, pictures."""
+"""The three trainings through the command line: output, killed, full disk, bad files, settings, weights."""
 
+import json
 import re
 import shutil
 import signal
@@ -8,19 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import Command
 from disks import FULL, small_disk
 from PIL import Image
-from training import CASES, IDS, Case, curve, events, make_data, same_run, same_tensors
+from training import CASES, IDS, Case, curve, events, flags, same_run, same_tensors, write_pairs
 
-from tests import small_deeplab, small_poolnet
+from tests import small_deeplab, small_net, small_poolnet
+from train_EDAM_cls import get_parser
 
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def data(drawn, tmp_path_factory) -> Path:
-    """Data of all cases; not to be changed."""
-    return make_data(drawn, tmp_path_factory.mktemp("data") / "data")
+LINE = rf"step (\d+)/{STEPS}, loss (\S+), lr (\S+), \S+ images/s$"  # of the log
 
 
 @pytest.fixture
@@ -35,11 +33,41 @@ def case(request) -> Case:
 
 
 @pytest.fixture(scope="module")
-def whole(case, commands, data, tmp_path_factory) -> Path:
-    """Folder of an uninterrupted run."""
+def finished(case, commands, data, tmp_path_factory) -> tuple[Path, Command]:
+    """Folder and command of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    commands.run(folder, case.script, *case.flags(data, "--vis_every", 3, "--save_every", 1))
-    return folder
+    return folder, commands.run(folder, case.script, *case.flags(data, "--vis_every", 3, "--save_every", 1))
+
+
+@pytest.fixture(scope="module")
+def whole(finished) -> Path:
+    return finished[0]
+
+
+def test_output_and_log(finished, case, device):
+    folder, command = finished
+    lines = [line for line in command.stdout.splitlines() if line.strip()][-4:]
+    name = "CPU, 1 threads" if device.type == "cpu" else torch.cuda.get_device_name()
+    assert lines[0].startswith(name) and "random" in lines[1] and "frozen" in lines[1]
+    assert lines[2:] == [f"{case.data}, checkpoints in checkpoints/s", "finished: checkpoints/s/s.pth"]
+    assert command.stderr == []
+    log = (folder / "checkpoints/s/train.log").read_text().splitlines()
+    assert [line[20:] for line in log if "images/s" not in line] == lines
+    steps = [found for line in log if (found := re.search(LINE, line))]
+    assert [int(step[1]) for step in steps] == list(range(1, STEPS + 1))
+    assert [step[2] for step in steps] == [f"{v:.4f}" for v in curve(folder / "runs/s", "Train/Loss").values()]
+
+
+def test_checkpoints_and_settings(whole, case):
+    session = whole / "checkpoints/s"
+    names = {path.name for path in session.iterdir()}
+    numbered = sorted(name for name in names if re.fullmatch(r"s_\d\d\.pth", name))
+    assert names == {*numbered, "s.pth", "state.pth", "settings.json", "train.log"}
+    assert len(numbered) == STEPS and numbered[-1] == "s_25.pth"
+    assert same_tensors(session / "s.pth", session / "s_25.pth")
+    assert not same_tensors(session / "s.pth", session / numbered[0])
+    settings = json.loads((session / "settings.json").read_text())
+    assert settings["steps"] == STEPS and settings["seed"] == 0 and f"--network {settings['network']} " in case.words
 
 
 def test_pictures_in_tensorboard(whole, case):
@@ -84,7 +112,7 @@ def test_other_settings_are_refused(case, whole, commands, data, tmp_path):
         name = changed.split()[0].replace("no-", "").lstrip("-")
         line = commands.error(tmp_path, case.script, *flags, *changed.split())
         assert "state.pth" in line and f"--{name}" in line
-    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "checkpoints/s").exists()
 
 
 def test_loss_that_is_not_finite(case, commands, data, tmp_path):
@@ -92,6 +120,17 @@ def test_loss_that_is_not_finite(case, commands, data, tmp_path):
     step = int(re.search(r"loss is (?:nan|inf) at step (\d)", line)[1])
     assert IDS[0][:5] in line and "--lr" in line
     assert list(curve(tmp_path / "runs/s", "Train/Loss")) == list(range(step))
+
+
+def test_earlier_run_is_backed_up(commands, drawn, tmp_path):
+    write_pairs(tmp_path / "pairs.txt", 1)
+    commands.run(tmp_path, "train_EDAM_cls.py", *flags(drawn))
+    first = (tmp_path / "checkpoints/EDAM/EDAM.pth").read_bytes()
+    again = commands.run(tmp_path, "train_EDAM_cls.py", *flags(drawn, "--seed", 1))
+    assert "--resume checkpoints/EDAM.1" in again.stdout
+    assert (tmp_path / "checkpoints/EDAM.1/EDAM.pth").read_bytes() == first
+    assert (tmp_path / "checkpoints/EDAM/EDAM.pth").read_bytes() != first
+    assert list(curve(tmp_path / "runs/EDAM.1", "Lr")) == list(curve(tmp_path / "runs/EDAM", "Lr")) == [0]
 
 
 def truncate(path: Path) -> None:
@@ -118,6 +157,8 @@ def shrink_with_mask(path: Path) -> None:
 
 
 FAULTS = [
+    ("EDAM", "Annotations/{}.xml", truncate, ".xml"),
+    ("EDAM", "Annotations/{}.xml", Path.unlink, "no label"),
     ("EDAM", "JPEGImages/{}.jpg", truncate, "truncated"),
     ("EDAM", "JPEGImages/{}.jpg", Path.unlink, "does not exist"),
     ("DeepLab", "JPEGImages/{}.jpg", truncate, "truncated"),
@@ -134,7 +175,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("name", "file", "break_file", "keyword"), FAULTS)
 def test_bad_files_are_reported_before_the_first_step(name, file, break_file, keyword, commands, broken, tmp_path):
-    case, bad = CASES[name], [IDS[1], IDS[3]]
+    case, bad = CASES[name], [IDS[0], IDS[2]]
     for i in bad:
         break_file(broken / file.format(i))
     line = commands.error(tmp_path, case.script, *case.flags(broken))
@@ -156,52 +197,43 @@ def test_skipped_photos(name, commands, broken, tmp_path):
     assert "--skip_errors" in commands.error(tmp_path, case.script, *flags, "--resume")
 
 
-def test_poolnet_weights(commands, data, tmp_path):
-    """A backbone, a plain PoolNet, and a joint one, whose edge branch does not change; no DeepLab."""
-    torch.manual_seed(1)
-    plain, joint = small_poolnet.Net().state_dict(), small_poolnet.JointNet().state_dict()
-    backbone = {name.removeprefix("base.resnet."): tensor for name, tensor in plain.items() if ".resnet." in name}
-    torch.save(backbone | {"fc.weight": torch.zeros(3, 8)}, tmp_path / "backbone.pth")
-    torch.save(plain, tmp_path / "plain.pth")
-    torch.save(joint, tmp_path / "joint.pth")
-    torch.save(small_deeplab.Net().state_dict(), tmp_path / "deeplab.pth")
-    flags = CASES["PoolNet"].flags(data, "--max_epoches", 1)
-    for name, loaded in (("backbone", backbone), ("plain", plain), ("joint", joint)):
-        done = commands.run(tmp_path, "train_sal.py", *flags, "--weights", f"{name}.pth", "--session_name", name)
-        assert f"loaded {len(loaded)} tensors from {name}.pth" in done.stdout
-    trained = torch.load(tmp_path / "checkpoints/joint/joint.pth", weights_only=True)
-    unchanged = {name for name in joint if torch.equal(trained[name], joint[name])}
-    assert list(trained) == list(joint) and unchanged >= {n for n in joint if n.startswith(("block.", "fuse."))}
-    assert not any(name.startswith(("edgeinfo.", "score.", "deep_pool.")) for name in unchanged)
-    assert "deeplab.pth" in commands.error(tmp_path, "train_sal.py", *flags, "--weights", "deeplab.pth")
-
-
-def test_deeplab_weights(commands, data, tiny_weights, tmp_path):
-    """A trained network, or a ResNet whose classifier is left out; no EDAM."""
-    net = small_deeplab.Net().state_dict()
-    backbone = {name.removeprefix("base."): tensor for name, tensor in net.items() if "aspp" not in name}
+@pytest.mark.parametrize(
+    ("name", "make", "backbone"),
+    [
+        ("EDAM", small_net.Net, r"(?=conv1a|b\d|bn7)"),
+        ("DeepLab", small_deeplab.Net, r"base\.(?!aspp)"),
+        ("PoolNet", small_poolnet.Net, r"base\.resnet\."),
+        ("PoolNet", small_poolnet.JointNet, r"base\.resnet\."),
+    ],
+)
+def test_weights(name, make, backbone, commands, data, tiny_weights, tmp_path):
+    """A whole network, or its backbone with a classifier, which is left out; none of another kind."""
+    net, case = make().state_dict(), CASES[name]
+    layers = {re.sub(backbone, "", key): tensor for key, tensor in net.items() if re.match(backbone, key)}
     torch.save(net, tmp_path / "net.pth")
-    torch.save(backbone | {"fc.weight": torch.zeros(91, 8, 1, 1)}, tmp_path / "backbone.pth")
-    flags = CASES["DeepLab"].flags(data, "--max_iters", 1)
-    for name, loaded in (("net", net), ("backbone", backbone)):
-        done = commands.run(tmp_path, "train_deeplab.py", *flags, "--weights", f"{name}.pth")
-        assert f"loaded {len(loaded)} tensors from {name}.pth" in done.stdout
-        assert ("aspp" in done.stdout) == ("fc" in done.stdout) == (name == "backbone")
-    assert "tiny.pth" in commands.error(tmp_path, "train_deeplab.py", *flags, "--weights", tiny_weights)
+    torch.save(layers | {"fc.weight": torch.zeros(3, 8)}, tmp_path / "backbone.pth")
+    for file, loaded in (("backbone.pth", layers), ("net.pth", net)):
+        done = commands.run(tmp_path, case.script, *case.flags(data, "--weights", file))
+        assert f"loaded {len(loaded)} tensors from {file}" in done.stdout
+        assert ("fc" in done.stdout) == (file == "backbone.pth")
+    if make is small_poolnet.JointNet:  # trained on saliency alone, its edge branch does not change
+        trained = torch.load(tmp_path / "checkpoints/s/s.pth", weights_only=True)
+        unchanged = {name for name in net if torch.equal(trained[name], net[name])}
+        assert list(trained) == list(net) and unchanged >= {n for n in net if n.startswith(("block.", "fuse."))}
+        assert not any(name.startswith(("edgeinfo.", "score.", "deep_pool.")) for name in unchanged)
+    if name != "EDAM":
+        assert "tiny.pth" in commands.error(tmp_path, case.script, *case.flags(data, "--weights", tiny_weights))
 
 
 @pytest.mark.parametrize(
     ("given", "keyword"),
     [
-        ("--network tests.small_poolnet", "--root"),
+        ("", "--root"),
         ("--root {0}", "--train_list"),
         ("--voc12_root {0}", "--mask_dir"),
-        ("--root {0} --train_list {0}/pairs.lst --crop_size 110 --network tests.small_poolnet", "--crop_size"),
-        ("--root {0} --train_list {0}/list.txt --network tests.small_poolnet", "list.txt"),
-        (
-            "--voc12_root {0} --mask_dir {0}/binary --train_list one.txt --network tests.small_poolnet --crop_size 112",
-            "255",
-        ),
+        ("--root {0} --train_list {0}/pairs.lst --crop_size 110", "--crop_size"),
+        ("--root {0} --train_list {0}/list.txt", "list.txt"),
+        ("--voc12_root {0} --mask_dir {0}/binary --train_list one.txt --crop_size 112", "255"),
     ],
 )
 def test_poolnet_flags_that_do_not_fit(given, keyword, commands, broken, tmp_path):
@@ -209,4 +241,22 @@ def test_poolnet_flags_that_do_not_fit(given, keyword, commands, broken, tmp_pat
     (broken / "binary").mkdir()
     photo = Image.open(broken / f"JPEGImages/{IDS[0]}.jpg").convert("L")
     photo.point(lambda value: 255 * (value > 99)).save(broken / f"binary/{IDS[0]}.png")
-    assert keyword in commands.error(tmp_path, "train_sal.py", *given.format(broken).split())
+    words = f"--network tests.small_poolnet {given}".format(broken).split()
+    assert keyword in commands.error(tmp_path, "train_sal.py", *words)
+
+
+@pytest.mark.parametrize("flag", ["--checkpoint_dir", "--log_dir"])
+def test_unwritable_folders(flag, commands, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = commands.error(tmp_path, "train_EDAM_cls.py", *CASES["EDAM"].flags(data, flag, "file"))
+    assert "cannot create the folder file" in line
+
+
+def test_flags_of_the_published_command():
+    published = "--lr 0.001 --batch_size 4 --max_epoches 1 --crop_size 368 --network network.resnet38_EDAM_cls"
+    args = get_parser().parse_args(f"{published} --voc12_root R --weights W --wt_dec 5e-4 --session_name s".split())
+    assert (args.lr, args.batch_size, args.crop_size, args.wt_dec, args.weights) == (0.001, 4, 368, 5e-4, "W")
+    args = get_parser().parse_args(["--voc12_root", "R"])
+    assert (args.lr, args.batch_size, args.max_epoches, args.crop_size, args.wt_dec) == (0.01, 8, 1, 368, 5e-4)
+    assert (args.network, args.train_list) == ("network.resnet38_EDAM_cls", "voc12/EDAM_train.txt")
+    assert (args.session_name, args.log_dir, args.warmup_steps, args.weights) == ("EDAM", "runs", 2000, None)

@@ -1,6 +1,6 @@
 """The trainings' numbers: losses and weights of the scripts against plain loops, and what each position holds."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import devices
@@ -11,22 +11,17 @@ import torch.nn.functional as F
 from devices import limit
 from PIL import Image
 from torch import Tensor, nn
-from training import CASES, IDS, curve, make_data
+from training import CASES, IDS, curve
 
 from network.losses import multi_scale_loss
 from tests import small_deeplab, small_net, small_poolnet
 from tool.distributed import seed_step
 from tool.optim import lr_factor, make_sgd
 from voc12.data import LabelledPhotos, MaskedPhotos, PairedPhotos, TrainPairs
-from voc12.dataset import Dataset
+from voc12.dataset import Dataset, label_maps
 
 STEPS, RENEWED, LR = 6, 4, 0.003  # of PoolNet's case: three epochs of four photos; after two thirds a new Adam
 POOLNET = small_poolnet.Net.func
-
-
-@pytest.fixture(scope="module")
-def data(drawn, tmp_path_factory) -> Path:
-    return make_data(drawn, tmp_path_factory.mktemp("data") / "data")
 
 
 @pytest.fixture(autouse=True)
@@ -38,23 +33,37 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def run(name: str, commands, data: Path, folder: Path) -> tuple[list[float], list[float], dict[str, Tensor]]:
-    """Return losses, learning rates and final weights of a case's script."""
-    commands.run(folder, CASES[name].script, *CASES[name].flags(data))
-    saved = torch.load(folder / "checkpoints/s/s.pth", weights_only=True)
-    losses, rates = (curve(folder / "runs/s", tag) for tag in ("Train/Loss", "Lr"))
-    assert list(losses) == list(rates) == list(range(STEPS))
-    return list(losses.values()), list(rates.values()), saved
+@pytest.fixture
+def check_steps(commands, data, tmp_path) -> Callable[..., None]:
+    """Compare the losses, learning rates and final weights of a case's script with those of a plain loop."""
 
+    def check(
+        name: str,
+        net: nn.Module,
+        optimizer_at: Callable[[int], torch.optim.Optimizer],
+        shares_at: Callable[[int], Iterable[Tensor]],
+        rates: list[float],
+    ) -> None:
+        commands.run(tmp_path, CASES[name].script, *CASES[name].flags(data))
+        losses = []
+        for step in range(STEPS):
+            optimizer = optimizer_at(step)
+            seed_step(0, step, 0)
+            optimizer.zero_grad()
+            losses.append(0.0)
+            for share in shares_at(step):
+                share.backward()
+                losses[-1] += share.item()
+            optimizer.step()
+        for tag, expected, bound in (("Train/Loss", losses, limit(1e-5)), ("Lr", rates, 1e-6)):
+            found = curve(tmp_path / "runs/s", tag)
+            assert list(found) == list(range(STEPS)) and list(found.values()) == pytest.approx(expected, rel=bound)
+        saved = torch.load(tmp_path / "checkpoints/s/s.pth", weights_only=True)
+        atol, rtol = (1e-6, 1e-5) if devices.name == "cpu" else (1e-3, 1e-3)  # as devices.same
+        torch.testing.assert_close(saved, dict(net.cpu().state_dict()), rtol=rtol, atol=atol)
 
-def check_weights(net: nn.Module, saved: dict[str, Tensor]) -> None:
-    atol, rtol = (1e-6, 1e-5) if devices.name == "cpu" else (1e-3, 1e-3)  # as devices.same
-    for name, tensor in net.cpu().state_dict().items():
-        torch.testing.assert_close(saved[name], tensor, rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
-
-
-def stacked(items: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    return [torch.stack(tensors) for tensors in zip(*items, strict=True)]
+    torch.manual_seed(0)
+    return check
 
 
 def pairs_of(data: Path) -> TrainPairs:
@@ -65,84 +74,64 @@ def pairs_of(data: Path) -> TrainPairs:
 
 
 def labelled_photos(data: Path) -> LabelledPhotos:
-    return LabelledPhotos(list(IDS), Dataset(data), data / "SegmentationClass", 33, 0, small_deeplab.Net.input)
+    dataset, labels = Dataset(data), label_maps(data / "SegmentationClass")
+    return LabelledPhotos(list(IDS), dataset.photos, labels, 33, 0, small_deeplab.Net.input, dataset)
 
 
 def paired_photos(data: Path) -> PairedPhotos:
-    return PairedPhotos({f"image/{i}.jpg": f"mask/{i}.png" for i in IDS[:4]}, data, None, 0, POOLNET.input)
+    return PairedPhotos.listed({f"image/{i}.jpg": f"mask/{i}.png" for i in IDS[:4]}, data, None, 0, POOLNET.input)
 
 
-def test_edam_steps(commands, data, device, tmp_path):
+def test_edam_steps(check_steps, data, device):
     """Binary cross-entropy of both photos of a pair, by SGD with a warm-up; dropout follows from seed and step."""
-    losses, rates, saved = run("EDAM", commands, data, tmp_path)
-    torch.manual_seed(0)
-    net, expected = small_net.Net().to(device).train(), []
+    net, pairs = small_net.Net().to(device).train(), pairs_of(data)
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 0.01, 5e-4)
-    for step in range(STEPS):
+
+    def optimizer_at(step: int) -> torch.optim.Optimizer:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * lr_factor(step, STEPS, 4)
-        seed_step(0, step, 0)
-        optimizer.zero_grad()
-        images, targets = (tensor.to(device) for tensor in pairs_of(data)[step])
-        loss = F.binary_cross_entropy_with_logits(net(images[None])[0], targets)
-        loss.backward()
-        optimizer.step()
-        expected.append(loss.item())
-    assert losses == pytest.approx(expected, rel=limit(1e-5))
-    assert rates == pytest.approx([0.01 * lr_factor(step, STEPS, 4) for step in range(STEPS)], rel=1e-6)
-    check_weights(net, saved)
+        return optimizer
+
+    def shares_at(step: int) -> Iterable[Tensor]:
+        images, targets = (tensor.to(device) for tensor in pairs[step])
+        yield F.binary_cross_entropy_with_logits(net(images[None])[0], targets)
+
+    check_steps("EDAM", net, optimizer_at, shares_at, [0.01 * lr_factor(step, STEPS, 4) for step in range(STEPS)])
 
 
-def test_deeplab_steps(commands, data, device, tmp_path):
-    """Two micro-batches of two photos a step, each a mean over its own pixels."""
-    losses, rates, saved = run("DeepLab", commands, data, tmp_path)
-    torch.manual_seed(0)
-    net, photos, expected = small_deeplab.Net().to(device).train(), labelled_photos(data), []
+def test_deeplab_steps(check_steps, data, device):
+    """Two micro-batches of two photos a step, each a mean over its own pixels; the rate changes every ten steps."""
+    net, photos = small_deeplab.Net().to(device).train(), labelled_photos(data)
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 0.01, 5e-4)
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        total = 0.0
+
+    def shares_at(step: int) -> Iterable[Tensor]:
         for first in (4 * step, 4 * step + 2):
-            pictures, labels = stacked([photos[first], photos[first + 1]])
-            loss = multi_scale_loss(net(pictures.to(device)), labels.to(device)) / 2
-            loss.backward()
-            total += loss.item()
-        expected.append(total)
-        optimizer.step()
-    assert losses == pytest.approx(expected, rel=limit(1e-5))
-    assert rates == pytest.approx([0.01] * STEPS)  # changes every ten steps
-    check_weights(net, saved)
+            pictures, labels = map(torch.stack, zip(photos[first], photos[first + 1], strict=True))
+            yield multi_scale_loss(net(pictures.to(device)), labels.to(device)) / 2
+
+    check_steps("DeepLab", net, lambda step: optimizer, shares_at, [0.01] * STEPS)
 
 
-def test_poolnet_steps(commands, data, device, tmp_path):
+def test_poolnet_steps(check_steps, data, device):
     """Whole photos one by one, the loss summed over pixels; after two thirds a new Adam with a tenth of the rate."""
-    losses, rates, saved = run("PoolNet", commands, data, tmp_path)
-    torch.manual_seed(0)
-    net, photos, expected = small_poolnet.Net().to(device).train(), paired_photos(data), []
-    for step in range(STEPS):
-        if step in (0, RENEWED):
-            (group,) = net.get_parameter_groups()
-            optimizer = torch.optim.Adam(group, lr=LR if step == 0 else LR / 10, weight_decay=5e-4)
-        optimizer.zero_grad()
-        total = 0.0
+    net, photos = small_poolnet.Net().to(device).train(), paired_photos(data)
+    (parameters,) = net.get_parameter_groups()
+    adams = [torch.optim.Adam(parameters, lr=lr, weight_decay=5e-4) for lr in (LR, LR / 10)]
+
+    def shares_at(step: int) -> Iterable[Tensor]:
         for picture, mask in (photos[2 * step], photos[2 * step + 1]):
             logits = net(picture[None].to(device))
-            loss = F.binary_cross_entropy_with_logits(logits, mask[None].to(device), reduction="sum") / 2
-            loss.backward()
-            total += loss.item()
-        expected.append(total)
-        optimizer.step()
-    assert losses == pytest.approx(expected, rel=limit(1e-5))
-    assert rates == pytest.approx([LR] * RENEWED + [LR / 10] * 2)
-    check_weights(net, saved)
+            yield F.binary_cross_entropy_with_logits(logits, mask[None].to(device), reduction="sum") / 2
+
+    rates = [LR] * RENEWED + [LR / 10] * (STEPS - RENEWED)
+    check_steps("PoolNet", net, lambda step: adams[step >= RENEWED], shares_at, rates)
 
 
 def test_batch_norms_that_learn(commands, data, tmp_path):
     for name, more in (("frozen", ()), ("learned", ("--no-freeze_bn",))):
-        (tmp_path / name).mkdir()
-        commands.run(tmp_path / name, "train_deeplab.py", *CASES["DeepLab"].flags(data, *more))
+        commands.run(tmp_path, "train_deeplab.py", *CASES["DeepLab"].flags(data, *more, "--session_name", name))
     frozen, learned = (
-        torch.load(tmp_path / f"{n}/checkpoints/s/s.pth", weights_only=True) for n in ("frozen", "learned")
+        torch.load(tmp_path / f"checkpoints/{name}/{name}.pth", weights_only=True) for name in ("frozen", "learned")
     )
     torch.manual_seed(0)
     initial = small_deeplab.Net().state_dict()
@@ -153,9 +142,8 @@ def test_batch_norms_that_learn(commands, data, tmp_path):
 
 def test_micro_batches_of_crops(commands, data, tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(IDS[:4]))
-    (data / "large").mkdir()
-    (data / "large/JPEGImages").symlink_to(data / "image")
-    flags = f"--voc12_root {data}/large --mask_dir {data}/label --train_list list.txt --network tests.small_poolnet "
+    (tmp_path / "JPEGImages").symlink_to(data / "image")
+    flags = f"--voc12_root . --mask_dir {data}/label --train_list list.txt --network tests.small_poolnet "
     flags += "--crop_size 112 --batch_size 4 --max_epoches 1 --amp bf16 --num_workers 0"
     losses = []
     for count in (1, 2):
@@ -170,7 +158,7 @@ def test_each_photo_once_an_epoch(make, data):
     photos = make(data)
     count = len(photos)
     epochs = [[photos.ids_at(n)[0] for n in range(start, start + count)] for start in (0, count, 2 * count)]
-    assert all(sorted(epoch) == sorted(photos.ids) for epoch in epochs) and len(set(map(tuple, epochs))) == 3
+    assert len(set(map(tuple, epochs))) == 3
     for epoch, order in enumerate(epochs):  # as resumed runs of earlier versions expect
         assert order == [photos.ids[place] for place in np.random.default_rng([0, epoch]).permutation(count)]
     first = photos[0][0]
@@ -197,7 +185,8 @@ def test_grey_masks_of_whole_photos(data):
 def test_masks_of_label_maps(data, tmp_path):
     """Any class is foreground, void is unknown, and so is the padding of crops."""
     (tmp_path / "JPEGImages").symlink_to(data / "image")
-    photos = MaskedPhotos(IDS[:4], Dataset(tmp_path), data / "label", 140, 0, POOLNET.input)
+    dataset = Dataset(tmp_path)
+    photos = MaskedPhotos(IDS[:4], dataset.photos, label_maps(data / "label"), 140, 0, POOLNET.input, dataset)
     for i in IDS[:4]:
         label, mask = np.array(Image.open(data / f"label/{i}.png")), photos.load(i)[1]
         assert (mask == np.select([label == 255, label > 0], [-1, 1], 0)).all() and (mask < 0).any()

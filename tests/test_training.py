@@ -1,20 +1,22 @@
 """The training loop with a network of one layer: float16, batch norms that learn, synchronisations; sessions in use."""
 
 import argparse
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from training import CASES, make_data
+from training import CASES
 
 from network.deeplab_v2_tiny import Net as TinyDeepLab
 from network.frozen_norm import unfreeze_batch_norms
 from tool import distributed, processes, training
+from tool.checkpoint import checkpoint_steps
 from tool.cli import UserError
-from tool.norms import find_learning_norms, share_batch_norms
 
 STEPS = 6
 
@@ -35,9 +37,9 @@ class Numbers:
 @pytest.fixture
 def make(tmp_path, monkeypatch) -> Callable[..., training.Training]:
     """Return a maker of trainings, of which `rates` lists the steps whose learning rate was asked for."""
+    monkeypatch.setattr("tool.checkpoint.catch_signals", list)
 
     def make(net: nn.Module, amp: str = "off", factor: float = 1.0, world: int = 1) -> training.Training:
-        monkeypatch.setattr("tool.checkpoint.catch_signals", list)
         flags = argparse.ArgumentParser()
         training.add_flags(flags, "s", "nothing")
         folders = ["--checkpoint_dir", str(tmp_path / "c"), "--log_dir", str(tmp_path / "r"), "--amp", amp]
@@ -133,24 +135,23 @@ def test_batch_norms_that_learn_need_the_whole_batch(make, monkeypatch):
 
 def test_shared_batch_norms_keep_names_and_parameters():
     net = TinyDeepLab().train()
-    assert not find_learning_norms(net)
     unfreeze_batch_norms(net)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     parameters, names = list(net.parameters()), list(net.state_dict())
-    share_batch_norms(net, norms := find_learning_norms(net))
+    distributed.share_batch_norms(net, norms)
     shared = [module for module in net.modules() if isinstance(module, nn.SyncBatchNorm)]
     assert len(shared) == len(norms) > 5 and all(norm.momentum == 0.05 and norm.training for norm in shared)
     assert all(a is b for a, b in zip(parameters, net.parameters(), strict=True)) and names == list(net.state_dict())
 
 
-def test_session_in_use(commands, drawn, tmp_path):
+def test_session_in_use(commands, data, tmp_path):
     """A second run of its name is refused and told who holds it; a killed run leaves no lock, nor do its loaders."""
-    data, case = make_data(drawn, tmp_path / "data"), CASES["EDAM"]
-    flags = case.flags(data, "--max_epoches", 1000, "--num_workers", 1)
+    case = CASES["EDAM"]
+    flags = case.flags(data, "--max_epoches", 1000, "--num_workers", 1, "--save_every", 1)
     first = commands.start(tmp_path, case.script, *flags)
-    log = tmp_path / "checkpoints/s/train.log"
-    assert first.until(lambda: log.is_file() and "step " in log.read_text())
+    assert first.until((tmp_path / "checkpoints/s/state.pth").is_file)
     before = sorted(path.name for path in tmp_path.glob("checkpoints/*"))
-    for more in ((), ("--resume",)):
+    for more in ((), ("--resume", "--lr", 1)):  # the state, of another --lr, is not read before the lock
         line = commands.error(tmp_path, case.script, *flags, *more)
         assert "--session_name s" in line and f"process {first.pid}" in line
     assert sorted(path.name for path in tmp_path.glob("checkpoints/*")) == before
@@ -167,3 +168,28 @@ def test_labels_are_read_by_the_main_process_alone(is_main, monkeypatch):
     assert not is_main or processes.on_main(lambda: 3) == 3
     with pytest.raises(UserError, match=r"bad\.xml"):
         processes.on_main(lambda: (_ for _ in ()).throw(UserError("bad.xml")))
+
+
+def test_checkpoint_steps():
+    """25, or one a step in short runs."""
+    for steps in (25, 26, 33068):
+        numbers = checkpoint_steps(steps)
+        assert list(numbers.values()) == list(range(1, 26)) and list(numbers)[-1] == steps
+        gaps = [after - before for before, after in zip([0, *numbers], numbers, strict=False)]
+        assert max(gaps) - min(gaps) <= 1
+    assert checkpoint_steps(1) == {1: 25}
+    assert list(checkpoint_steps(7)) == [1, 2, 3, 4, 5, 6, 7] and checkpoint_steps(7)[7] == 25
+
+
+def test_full_disk_of_events(make):
+    run = make(nn.Linear(1, 1))
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"r/s.*File too large"):
+            run.monitor.pictures(0, [("a", noise)])
+            run.monitor.flush()
+        run.monitor.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))

@@ -13,8 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from voc12.images import save_label
 from voc12.lists import format_pairs
 
-NETWORK = "tests.small_net"
-
 
 def image_id(number: int) -> str:
     return f"2099_{number:06d}"
@@ -32,8 +30,7 @@ def write_pairs(path: Path, count: int) -> Path:
 
 def flags(drawn: Path, *more: object) -> tuple[object, ...]:
     """Return flags of train_EDAM_cls.py for pairs.txt in the working folder: one pair a step, small crops."""
-    data = ("--voc12_root", drawn, "--train_list", "pairs.txt", "--crop_size", 32, "--long_side", 32, 48)
-    return (*data, "--network", NETWORK, "--batch_size", 1, "--warmup_steps", 4, "--num_workers", 0, *more)
+    return CASES["EDAM"].flags(drawn, "--train_list", "pairs.txt", "--max_epoches", 1, "--session_name", "EDAM", *more)
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ class Case:
     photo: str  # file of a photo, {} being its id
     pictures: str  # names of the pictures in TensorBoard
     settings: str  # flags that a resumed run refuses
+    data: str  # as the log says it
 
     def flags(self, data: Path, *more: object) -> tuple[object, ...]:
         return (*self.words.format(data).split(), "--num_workers", 0, "--session_name", "s", *more)
@@ -54,10 +52,11 @@ CASES = {
     "EDAM": Case(
         "train_EDAM_cls.py",
         "--voc12_root {0} --train_list {0}/pairs.txt --network tests.small_net --batch_size 1 --warmup_steps 4 "
-        "--crop_size 32 --long_side 32 48",
+        "--crop_size 32 --long_side 32 48 --max_epoches 2",
         "JPEGImages/{}.jpg",
         "Class_maps/{}",
         "--long_side 32 64",
+        "3 pairs, 6 steps of 1 pair",
     ),
     "DeepLab": Case(
         "train_deeplab.py",
@@ -66,6 +65,7 @@ CASES = {
         "JPEGImages/{}.jpg",
         "Labels/{}",
         "--no-freeze_bn",
+        "8 photos, 6 steps of 4 photos",
     ),
     "PoolNet": Case(
         "train_sal.py",
@@ -73,6 +73,7 @@ CASES = {
         "image/{}.jpg",
         "Saliency/image/{}.jpg",
         "--crop_size 112",
+        "4 photos, 6 steps of 2 photos",
     ),
 }
 
@@ -81,7 +82,7 @@ def make_data(drawn: Path, root: Path) -> Path:
     """Write the data of all cases: a devkit with lists, and photos large enough for PoolNet with masks and label maps."""
     for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
         shutil.copytree(drawn / folder, root / folder)
-    write_pairs(root / "pairs.txt", 6)
+    write_pairs(root / "pairs.txt", 3)
     (root / "list.txt").write_text("\n".join(IDS))
     for folder in ("image", "mask", "label"):
         (root / folder).mkdir()
@@ -94,10 +95,12 @@ def make_data(drawn: Path, root: Path) -> Path:
     return root
 
 
-def damaged(photo: bytes) -> bytes:
-    """Return a JPEG with header and end intact: only decoding it fails."""
-    at = photo.index(b"\xff\xc4") + 5  # the numbers of codes in its first Huffman table
-    return photo[:at] + b"\xff" * 16 + photo[at + 16 :]
+def damage(photo: Path) -> bytes:
+    """Leave a JPEG's header and end intact, so that only decoding it fails; return its earlier bytes."""
+    intact = photo.read_bytes()
+    at = intact.index(b"\xff\xc4") + 5  # the numbers of codes in its first Huffman table
+    photo.write_bytes(intact[:at] + b"\xff" * 16 + intact[at + 16 :])
+    return intact
 
 
 def events(folder: Path) -> EventAccumulator:

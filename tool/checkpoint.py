@@ -19,11 +19,8 @@ from tool.torch_file import read_torch_file
 
 STATE = "state.pth"
 # Settings that are no flags, in words.
-_DATA = {
-    "classes": "the classes of another dataset",
-    "train_list_crc32": "another --train_list",
-    "skipped_crc32": "other photos skipped by --skip_errors",
-}
+_DATA = {"classes": "the classes of another dataset", "train_list_crc32": "another --train_list"}
+_DATA["skipped_crc32"] = "other photos skipped by --skip_errors"
 
 
 def digest(names: Iterable[str]) -> int:
@@ -126,32 +123,30 @@ def catch_signals() -> list[int]:
 class TrainingState:
     """State of a run in a file, to resume from. It holds no random states: they follow from seed and step.
 
-    settings: JSON values that a resumed run must share with the interrupted one.
+    Args:
+        settings: JSON values that a resumed run must share with the interrupted one.
+        parts: network, optimizer and others with a state dict.
     """
 
-    def __init__(
-        self,
-        net: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        settings: Mapping[str, Any],
-    ) -> None:
-        self.parts: dict[str, Any] = {"network": net, "optimizer": optimizer, "scaler": scaler}
-        self.settings = dict(settings)
+    def __init__(self, settings: Mapping[str, Any], **parts: Any) -> None:
+        self.settings, self.parts = dict(settings), parts
 
     def save(self, path: Path, step: int) -> None:
         """Write the state after `step` finished steps."""
         states = {name: part.state_dict() for name, part in self.parts.items()}
         save_torch(path, {**states, "step": step, "settings": self.settings})
 
-    def restore(self, path: Path, max_step: int) -> int:
+    def restore(self, path: Path) -> int:
         """Load a state file and return its finished steps. UserError: damaged, no state, other network or settings."""
         saved = read_torch_file(path)
         if not isinstance(saved, dict) or not {*self.parts, "step", "settings"} <= saved.keys():
             raise UserError(f"{path} is not the state of a training run. Resume from a {STATE}.")
-        self._check_settings(saved["settings"], path)
-        if not 0 <= saved["step"] <= max_step:
-            raise UserError(f"{path} is damaged: {saved['step']} finished steps of {max_step}")
+        for name in ("classes", *self.settings):
+            before, value = saved["settings"].get(name), self.settings.get(name)
+            if before != value:
+                difference = _DATA.get(name, f"--{name} {_typed(before)}, this run has {_typed(value)}")
+                remedy = "Resume with the same settings or choose another --session_name."
+                raise UserError(f"{path} was written with {difference}. {remedy}")
         for name, part in self.parts.items():
             try:
                 part.load_state_dict(saved[name])
@@ -160,18 +155,7 @@ class TrainingState:
                 raise UserError(f"{path}: does not match this run's {name} ({reason})") from error
         return saved["step"]
 
-    def _check_settings(self, saved: Mapping[str, Any], path: Path) -> None:
-        """Raise UserError naming the first setting that differs."""
-        for name in dict.fromkeys(["classes", *self.settings]):
-            before, value = saved.get(name), self.settings.get(name)
-            if before != value:
-                flags = f"--{name} {_shown(before)}, this run has {_shown(value)}"
-                raise UserError(
-                    f"{path} was written with {_DATA.get(name, flags)}. "
-                    "Resume with the same settings or choose another --session_name."
-                )
 
-
-def _shown(value: Any) -> str:
+def _typed(value: Any) -> str:
     """Return a flag's value as it is typed."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

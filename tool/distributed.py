@@ -5,13 +5,13 @@ import hashlib
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from tool import processes
 from tool.cli import UserError
@@ -23,17 +23,13 @@ _PATIENT = timedelta(days=7)  # for ranks that wait while the main process check
 
 
 def setup(device: str | None, independent: bool = False) -> tuple[torch.device, int, int]:
-    """Choose the device, make it ready, and join the process group if torchrun started this process.
+    """Make the device ready and join the process group of torchrun; return device, rank and number of processes.
+
+    UserError: no such device, or no process group.
 
     Args:
         device: value of `--device`: "cpu", "cuda" or "cuda:1"; None takes a GPU if there is one.
         independent: the ranks share no steps and only meet at the end, where some wait long for others.
-
-    Returns:
-        device, rank, number of processes
-
-    Raises:
-        UserError: no such device, or no process group.
     """
     chosen = _choose_device(device)
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -80,11 +76,7 @@ def _take_gpu(chosen: torch.device, world: int) -> torch.device:
 
 @contextlib.contextmanager
 def translate_errors(remedy: str) -> Iterator[None]:
-    """Raise UserError in place of PyTorch's errors about lack of memory or a lost rank.
-
-    Args:
-        remedy: what to do against lack of memory.
-    """
+    """Raise UserError in place of PyTorch's errors about a lost rank, or lack of memory, with the `remedy` against it."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -122,11 +114,12 @@ def seed_step(seed: int, step: int, rank: int) -> None:
         generator.manual_seed(mixed + index)  # DataParallel's replicas must not repeat each other
 
 
-def accumulating(model: torch.nn.Module, until: bool) -> contextlib.AbstractContextManager:
-    """Return the context of a micro-batch's backward pass; ranks exchange gradients in the last one (`until`)."""
-    if isinstance(model, DistributedDataParallel) and not until:
-        return model.no_sync()
-    return contextlib.nullcontext()
+def share_batch_norms(net: nn.Module, norms: Collection[nn.BatchNorm2d]) -> None:
+    """Replace batch norms of a network by SyncBatchNorm, whose statistics are those of all ranks."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if child in norms:
+                setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
 
 
 def uses_all_gpus(device: str | None) -> bool:

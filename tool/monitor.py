@@ -34,20 +34,18 @@ class Monitor:
         self, args: argparse.Namespace, session: Path, resumes: bool, start: int, max_step: int, photos: int
     ) -> None:
         self.events_dir, self.log_path = Path(args.log_dir, args.session_name), session / "train.log"
+        self.max_step, self.photos = max_step, photos * args.batch_size
         backup = None if resumes else back_up(session)
         if not resumes:
             back_up(self.events_dir)
         make_folder(session)
-        self._log("")
         with _writing(self.events_dir):
             # The suffix distinguishes runs that start within one second.
             self.writer = EventsWriter(str(make_folder(self.events_dir) / "events"), f".{os.getpid()}.{start}")
         if start:
             self._event(step=start, session_log=SessionLog(status=SessionLog.START))
-        self.max_step, self.photos = max_step, photos * args.batch_size
         self.bar = tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True)
-        self.lines_every = max(1, max_step // 200)
-        self.since = (time.monotonic(), start)  # of the last line in the log
+        self.last_line = (time.monotonic(), start)  # in the log
         if backup:
             self.say(f"{session}: an earlier run is kept as {backup}. To resume it, use --resume {backup}.")
 
@@ -55,25 +53,22 @@ class Monitor:
         """Write a line to the terminal and to the log file."""
         self.bar.write(message, file=sys.stdout)
         sys.stdout.flush()
-        self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+        self._log(message)
 
     def step(self, step: int, loss: float, lr: float, more: str = "") -> None:
-        """Report a finished step: on the bar and in TensorBoard; in the log file about 200 times a run.
-
-        more: words for the bar and the log.
-        """
+        """Report a finished step: on the bar and in TensorBoard; in the log file about 200 times a run."""
         self._event(step=step, summary=summary.scalar("Train/Loss", loss))
         self._event(step=step, summary=summary.scalar("Lr", lr))
         done, now = step + 1, time.monotonic()
-        then, before = self.since
+        then, before = self.last_line
         speed = self.photos * (done - before) / max(now - then, 1e-9)
         text = f"loss {loss:.4f}, lr {lr:.2e}, {speed:.1f} images/s{more}"
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
-        if done % self.lines_every == 0 or done == self.max_step:
-            self.since = (now, done)
+        if done % max(1, self.max_step // 200) == 0 or done == self.max_step:
+            self.last_line = (now, done)
             self.flush()
-            self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} step {done}/{self.max_step}, {text}\n")
+            self._log(f"step {done}/{self.max_step}, {text}")
 
     def pictures(self, step: int, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
         """Show pictures in TensorBoard: (name, uint8 RGB (H, W, 3))."""
@@ -97,7 +92,7 @@ class Monitor:
 
     def _log(self, text: str) -> None:
         with _writing(self.log_path), open(self.log_path, "a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
 @contextlib.contextmanager

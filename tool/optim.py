@@ -13,13 +13,13 @@ def lr_factor(step: int, max_step: int, warmup_steps: int) -> float:
     return max(0.0, 1 - (step - warmup_steps) / max(1, max_step - warmup_steps)) ** 0.9
 
 
-def stepwise_lr_factor(step: int, max_step: int, every: int = 10, warmup_steps: int = 0) -> float:
-    """Return the factor on the learning rate at a step, from 0: polynomial, power 0.9, constant within `every` steps.
+def stepwise_lr_factor(step: int, max_step: int, warmup_steps: int = 0) -> float:
+    """Return the factor on the learning rate at a step, from 0: polynomial, power 0.9, constant within ten steps.
 
     In the first `warmup_steps` it is multiplied by a linear warm-up from 0.1 to 1.
     """
     warm_up = 0.1 + 0.9 * step / warmup_steps if step < warmup_steps else 1.0
-    return warm_up * max(0.0, 1 - step // every * every / max_step) ** 0.9
+    return warm_up * max(0.0, 1 - step // 10 * 10 / max_step) ** 0.9
 
 
 def freeze(groups: Sequence[Sequence[nn.Parameter]]) -> None:
@@ -32,14 +32,7 @@ def freeze(groups: Sequence[Sequence[nn.Parameter]]) -> None:
 def make_sgd(
     groups: Sequence[Sequence[nn.Parameter]], factors: Sequence[tuple[float, float]], lr: float, weight_decay: float
 ) -> torch.optim.SGD:
-    """Return SGD with momentum 0.9.
-
-    Args:
-        groups: parameters of each group; may be empty.
-        factors: of each group, on the learning rate and on the weight decay.
-        lr: base learning rate.
-        weight_decay: base weight decay.
-    """
+    """Return SGD with momentum 0.9. factors: of each group, on the learning rate and on the weight decay."""
     options = [
         {"params": parameters, "lr": lr * on_lr, "initial_lr": lr * on_lr, "weight_decay": weight_decay * on_decay}
         for parameters, (on_lr, on_decay) in zip(groups, factors, strict=True)
@@ -56,12 +49,6 @@ def make_adamw(
         for parameters, (_, on_decay) in zip(groups, factors, strict=True)
     ]
     return torch.optim.AdamW(options, lr)
-
-
-def make_adam(groups: Sequence[Sequence[nn.Parameter]], lr: float, weight_decay: float) -> torch.optim.Adam:
-    """Return Adam with PyTorch's betas and L2 weight decay (added to the gradient)."""
-    parameters = [parameter for group in groups for parameter in group]
-    return torch.optim.Adam([{"params": parameters, "initial_lr": lr}], lr, weight_decay=weight_decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

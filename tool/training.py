@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,48 +23,37 @@ from tool import checkpoint, cli, distributed
 from tool.cli import UserError, counted, print_error
 from tool.loading import batches, positions
 from tool.monitor import Monitor
-from tool.norms import can_be_shared, find_learning_norms, share_batch_norms
 from tool.precision import Autocast, setup_precision, warn_of_emulation
-from tool.processes import is_main_process, shared_failure
+from tool.processes import is_main_process, on_main, shared_failure
 
-# Flags that a resumed run must share with the interrupted one.
-MUST_MATCH = ("network", "backbone", "output_stride", "batch_size", "lr", "wt_dec", "seed", "amp")
+# Flags of the scripts that a resumed run must share with the interrupted one.
+MUST_MATCH: tuple[str, ...] = ("network", "backbone", "output_stride", "batch_size", "lr", "wt_dec", "seed", "amp")
+MUST_MATCH += ("max_epoches", "max_iters", "warmup_steps", "iter_size", "crop_size", "long_side", "attn_dropout")
+MUST_MATCH += ("freeze_backbone", "freeze_bn", "balanced_loss", "adamw")
 
 
 @dataclass
 class Task:
     """A network, its data and its loss.
 
-    Args:
-        net: network in training mode, on the run's device.
-        optimizer: its optimizer.
-        data: map-style dataset over positions in the whole run: position p belongs to step p // batch_size. Tensors at a
-            position depend on the seed and the position alone, so that a resumed run repeats them. `ids_at(position)` are
-            the ids of its photos, and its length is that of an epoch.
-        max_step: steps of the whole run.
-        settings: JSON values that a resumed run must share with the interrupted one, besides MUST_MATCH.
-        loss: (model, micro-batch on the device) -> this share of the step's loss; all shares, of every micro-batch and
-            rank, add up to it.
-        set_learning_rate: prepares the optimizer for a step and returns the learning rate to report.
-        load_weights: loads a file of initial weights and returns a line to report.
-        pictures: (network) -> pictures for --vis_every: (name, uint8 RGB (H, W, 3)).
-        unit: plural of what batches consist of.
-        photos_per_unit: photos in each.
-        accumulation_steps: micro-batches per step.
+    `data` is a map-style dataset over positions in the whole run: position p belongs to step p // batch_size. Tensors at a
+    position depend on the seed and the position alone, so that a resumed run repeats them. `data.ids_at(position)` are the
+    ids of its photos, and its length is that of an epoch.
     """
 
-    net: nn.Module
+    net: nn.Module  # in training mode, on the run's device
     optimizer: torch.optim.Optimizer
     data: Any
-    max_step: int
-    settings: Mapping[str, Any]
-    loss: Callable[[nn.Module, Any], Tensor]
-    set_learning_rate: Callable[[int], float]
-    load_weights: Callable[[str], object]
-    pictures: Callable[[nn.Module], Iterable[tuple[str, np.ndarray]]]
-    unit: str = "photos"
-    photos_per_unit: int = 1
-    accumulation_steps: int = 1
+    max_step: int  # of the whole run
+    settings: Mapping[
+        str, Any
+    ]  # JSON values that a resumed run must share with the interrupted one, besides MUST_MATCH
+    loss: Callable[[nn.Module, Any], Tensor]  # a micro-batch's share of the step's loss; all ranks' shares add up to it
+    set_learning_rate: Callable[[int], float]  # prepares the optimizer for a step, returns the learning rate to report
+    load_weights: Callable[[nn.Module, str], object]  # loads a file of initial weights, returns a line to report
+    pictures: Callable[[nn.Module], Iterable[tuple[str, np.ndarray]]]  # for --vis_every: (name, uint8 RGB (H, W, 3))
+    unit: str = "photos"  # plural of what batches consist of
+    accumulation_steps: int = 1  # micro-batches of a step
 
 
 def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str) -> None:
@@ -96,6 +85,8 @@ def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch
 
     remedy: what to do against lack of memory.
     """
+    if args.batch_size % (iter_size := getattr(args, "iter_size", 1)):
+        raise UserError(f"--batch_size {args.batch_size}: no multiple of --iter_size {iter_size}. Change one.")
     device, rank, world = distributed.setup(args.device)
     with shared_failure(), distributed.translate_errors(remedy):
         setup_precision(args.tf32)
@@ -107,18 +98,19 @@ def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch
 
 
 class Training:
-    """A run, whose batches are shared by `world` processes, of which this is `rank`.
-
-    args: flags of `add_flags`, with network, weights, batch_size, lr.
-    """
+    """A run, whose batches are shared by `world` processes, of which this is `rank`. args: all flags of its script."""
 
     def __init__(self, args: argparse.Namespace, task: Task, device: torch.device, rank: int, world: int) -> None:
         self.args, self.task, self.device, self.rank, self.world = args, task, device, rank, world
         if args.batch_size < world * task.accumulation_steps:
             needed = f"{world} processes x {task.accumulation_steps} micro-batches (--iter_size)"
             raise UserError(f"--batch_size {args.batch_size}: too small for {needed}. Raise it.")
-        self.norms = find_learning_norms(task.net)
-        if world > 1 and not can_be_shared(self.norms, device):
+        batch_norms = [module for module in task.net.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.norms = [norm for norm in batch_norms if norm.training]  # these learn
+        shareable = device.type != "cpu" and all(
+            type(norm) is nn.BatchNorm2d for norm in self.norms
+        )  # by SyncBatchNorm
+        if world > 1 and self.norms and not shareable:
             problem = "its batch norms learn, and need all photos of a step in one process"
             raise UserError(f"--network {args.network}: {problem}. Start it without torchrun.")
         settings = {name: getattr(args, name) for name in MUST_MATCH if hasattr(args, name)} | dict(task.settings)
@@ -127,16 +119,17 @@ class Training:
         self.skipped = 0  # updates, whose gradients overflowed in float16
         self.problem: str | None = None  # with the next step's photos
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
-        self.state = checkpoint.TrainingState(task.net, task.optimizer, self.scaler, settings)
+        self.state = checkpoint.TrainingState(settings, network=task.net, optimizer=task.optimizer, scaler=self.scaler)
         self.session = Path(args.checkpoint_dir, args.session_name)
+        on_main(lambda: checkpoint.lock_session(self.session))  # before the state in it is read
         state_path = checkpoint.find_state(args.resume, self.session) if args.resume else None
-        self.start, origin = self._initialise(state_path)
+        self.start, origin = self._initialise(state_path, frozen=len(batch_norms) > len(self.norms))
         self.checkpoint_numbers = checkpoint.checkpoint_steps(task.max_step)
         self.monitor: Monitor | None = None  # the main process alone writes files
         if is_main_process():
-            checkpoint.lock_session(self.session)
             resumes = state_path is not None and state_path.parent.resolve() == self.session.resolve()
-            self.monitor = Monitor(args, self.session, resumes, self.start, task.max_step, task.photos_per_unit)
+            photos = len(task.data.ids_at(0))  # at each position
+            self.monitor = Monitor(args, self.session, resumes, self.start, task.max_step, photos)
             written = {**vars(args), **settings, "steps": task.max_step, "command": sys.argv}
             checkpoint.prepare_session(self.session, written)
             self.monitor.say(distributed.describe(device, world))
@@ -147,7 +140,10 @@ class Training:
     def run(self) -> None:
         """Train all steps that are left."""
         task, args = self.task, self.args
-        model, source = self._parallel_model(), self._batches()
+        model, count = self._parallel_model(), task.accumulation_steps
+        size, stop = args.batch_size // count, task.max_step * count
+        micro_batches = positions(self.start * count, stop, size, self.rank, self.world)
+        source = batches(task.data, micro_batches, args.num_workers, self.device.type == "cuda")
         self.signals = checkpoint.catch_signals()
         with contextlib.closing(self.monitor) if self.monitor else contextlib.nullcontext():
             batch = self._next(source, self.start)
@@ -182,7 +178,9 @@ class Training:
             self.scaler.update()
             value, *flags = outcome.tolist()  # the host waits for the GPU here alone
             if not math.isfinite(value):
-                self._diverged(value, step)
+                ids = " ".join(self.task.data.ids_at(step * self.args.batch_size))
+                remedy = f"Lower --lr or check the weights; checkpoints in {self.session} are intact."
+                raise UserError(f"the loss is {value} at step {step} ({ids}, ...). {remedy}")
             if self.scaler.get_scale() >= scale:
                 return value, following, flags
             self.skipped += 1
@@ -195,7 +193,10 @@ class Training:
         self.task.optimizer.zero_grad(set_to_none=True)  # the forward pass can use the gradients' memory
         loss = torch.zeros((), device=self.device)
         for number, micro_batch in enumerate(batch, 1):
-            with distributed.accumulating(model, until=number == len(batch)):
+            exchanging: contextlib.AbstractContextManager = contextlib.nullcontext()
+            if isinstance(model, DistributedDataParallel) and number < len(batch):
+                exchanging = model.no_sync()  # ranks exchange gradients in the last micro-batch
+            with exchanging:
                 share = self.task.loss(model, [tensor.to(self.device, non_blocking=True) for tensor in micro_batch])
                 # DistributedDataParallel averages gradients over the ranks, hence `world`.
                 self.scaler.scale(share * self.world).backward()
@@ -207,25 +208,25 @@ class Training:
         flags = loss.new_tensor([bool(self.signals), self.problem is not None])
         return distributed.all_reduce_sum(torch.cat([loss[None], flags]))
 
-    def _initialise(self, state_path: Path | None) -> tuple[int, str]:
+    def _initialise(self, state_path: Path | None, frozen: bool) -> tuple[int, str]:
         """Load the state or the initial weights; return the first step and a line to report."""
         start, origin = 0, "random initial weights: no --weights, nothing to resume"
         if state_path:
-            start = self.state.restore(state_path, self.task.max_step)
+            start = self.state.restore(state_path)
             origin = f"resumed {state_path} after step {start} of {self.task.max_step}"
         elif self.args.weights:
-            origin = str(self.task.load_weights(self.args.weights))
+            origin = str(self.task.load_weights(self.task.net, self.args.weights))
+        elif frozen:
+            origin += ". With frozen batch norms they may diverge: give --weights."
         if len(starts := set(distributed.gather(start))) > 1:
-            raise UserError(
-                f"--resume: the ranks found states after steps {sorted(starts)}. "
-                "Put --checkpoint_dir on a disk that all machines share."
-            )
+            remedy = "Put --checkpoint_dir on a disk that all machines share."
+            raise UserError(f"--resume: the ranks found states after steps {sorted(starts)}. {remedy}")
         return start, origin
 
     def _parallel_model(self) -> nn.Module:
         """Return the network in its precision, for this device, all GPUs, or a process group."""
         if self.world > 1:
-            share_batch_norms(self.task.net, self.norms)
+            distributed.share_batch_norms(self.task.net, self.norms)
         model: nn.Module = Autocast(self.task.net, self.device, self.args.amp)
         if self.world > 1:
             with warnings.catch_warnings():  # PyTorch 2.15 renames broadcast_buffers, 2.11 lacks the new name
@@ -236,12 +237,6 @@ class Training:
         if self.norms and self.monitor:
             self.monitor.say("one GPU: batch norms that learn need the whole batch. For several GPUs use torchrun.")
         return model if self.norms else nn.DataParallel(model)
-
-    def _batches(self) -> Iterator[Any]:
-        """Return this rank's micro-batches of all steps that are left."""
-        count, size = self.task.accumulation_steps, self.args.batch_size // self.task.accumulation_steps
-        steps = positions(self.start * count, self.task.max_step * count, size, self.rank, self.world)
-        return batches(self.task.data, steps, self.args.num_workers, self.device.type == "cuda")
 
     def _next(self, source: Iterator[Any], step: int) -> list[Any]:
         """Return the micro-batches of a step; keep the problem if its photos cannot be read."""
@@ -268,13 +263,6 @@ class Training:
             print_error(f"{problem}{saved}")
         distributed.barrier()  # torchrun ends all processes as soon as one has left
         sys.exit(1 if problem else 128 + (self.signals[0] if self.signals else signal.SIGTERM))
-
-    def _diverged(self, value: float, step: int) -> NoReturn:
-        ids = " ".join(self.task.data.ids_at(step * self.args.batch_size))
-        raise UserError(
-            f"the loss is {value} at step {step} ({ids}, ...). "
-            f"Lower --lr or check the weights; checkpoints in {self.session} are intact."
-        )
 
     def _report(self, monitor: Monitor, step: int, value: float, lr: float) -> None:
         """Show a finished step; write pictures, checkpoint and state when they are due."""

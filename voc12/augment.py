@@ -15,17 +15,10 @@ UNKNOWN = -1.0  # in masks: the pixel does not count
 LABELLED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # DeepLab-v2's
 
 
-def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
-    """Resize so that the longer side has `long_side` pixels, bicubic."""
-    scale = long_side / max(image.size)
-    return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-
-
-def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float = 0.3, hue: float = 0.1) -> Image.Image:
-    """Scale brightness, contrast and saturation by 1 - strength .. 1 + strength, shift hue by -hue .. hue, in random order."""
+def color_jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Scale brightness, contrast and saturation by 0.7 .. 1.3, shift hue by -0.1 .. 0.1, in random order."""
     adjust = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    factors = rng.uniform(1 - strength, 1 + strength, 3)
-    shift = rng.uniform(-hue, hue)
+    factors, shift = rng.uniform(0.7, 1.3, 3), rng.uniform(-0.1, 0.1)
     for i in rng.permutation(4):
         image = shift_hue(image, shift) if i == 3 else adjust[i](image).enhance(factors[i])
     return image
@@ -59,7 +52,8 @@ def augment_photo(
     normalization: Normalization = IMAGENET,
 ) -> Tensor:
     """Return an RGB photo resized, mirrored, jittered and cropped as EDAM's are: normalised float32 (3, crop_size, crop_size)."""
-    photo = resize_long_side(photo, int(rng.integers(long_side[0], long_side[1] + 1)))
+    scale = int(rng.integers(long_side[0], long_side[1] + 1)) / max(photo.size)
+    photo = photo.resize([max(1, round(side * scale)) for side in photo.size], Image.Resampling.BICUBIC)
     if rng.random() < 0.5:
         photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     photo = color_jitter(photo, rng)
@@ -97,11 +91,8 @@ def augment_labelled_at(
         photo: uint8 RGB (H, W, 3).
         label: uint8 (H, W).
         scale: factor on both sides, truncated to whole pixels; bilinear, without antialiasing.
-        top: first row of the crop in the scaled photo, which is padded at the bottom and right to the crop's size.
-        left: first column of the crop.
+        top, left: first pixel of the crop in the scaled photo, which is padded at the bottom and right to the crop's size.
         mirror: flip left and right.
-        crop_size: side of the square crop.
-        normalization: normalization of the network's input.
 
     Returns:
         float32 (3, crop_size, crop_size) normalised, 0 where padded; uint8 (crop_size, crop_size), 255 where padded.
@@ -131,12 +122,11 @@ def augment_masked(
 ) -> tuple[Tensor, Tensor]:
     """Crop a photo with its mask if `crop_size` is given, then mirror both with probability 1/2, as published.
 
+    Smaller photos are padded at the bottom and right.
+
     Args:
         photo: uint8 RGB (H, W, 3).
         mask: float32 (H, W).
-        crop_size: side of the random square crop; smaller photos are padded at the bottom and right.
-        rng: source of the random choices.
-        normalization: normalization of the network's input.
 
     Returns:
         float32 (3, h, w) normalised, 0 where padded; float32 (1, h, w), UNKNOWN where padded.
