@@ -3,7 +3,7 @@
 import pytest
 
 from tool.cli import UserError
-from voc12.tables import read_label_csv
+from voc12.labels import read_label_csv
 
 BOTH = [("1", ["cat"]), ("2", ["cat", "dog"])]
 

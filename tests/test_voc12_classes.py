@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 from own_dataset import names
-from PIL import Image
-from voc12_devkit import SHARED
 
 from tool import VOID
 from tool.cli import UserError
@@ -21,14 +19,6 @@ def test_names_and_colours_are_the_devkits():
     known |= {20: (0, 64, 128), VOID: (224, 224, 192)}
     assert {value: tuple(PALETTE[value].tolist()) for value in known} == known
     assert (PALETTE.shape, PALETTE.dtype) == ((256, 3), np.uint8)
-
-
-@pytest.mark.skipif(not (SHARED / "voc12_mini").exists(), reason="needs ../shared/voc12_mini")
-def test_palette_of_a_real_mask():
-    image = Image.open(SHARED / "voc12_mini/VOC2012/SegmentationClass/2007_000032.png")
-    colours = np.array(image.getpalette()).reshape(-1, 3)
-    values = np.unique(np.array(image))
-    assert np.array_equal(colours[values], PALETTE[values])
 
 
 def test_root_without_classes_is_voc(tmp_path):

@@ -28,12 +28,11 @@ from tool.files import make_folder, remove_leftovers
 from voc12.classes import NO_CLASS, fold, make_classes
 from voc12.dataset import Dataset, Files, photos
 from voc12.images import PHOTO_ENDINGS
-from voc12.labels import ACCEPT, CSV_FILE, IGNORE_FOREIGN, multi_hot, report_suspicion
+from voc12.labels import ACCEPT, CSV_FILE, FORMS, IGNORE_FOREIGN, multi_hot, read_label_csv, report_suspicion
 from voc12.lists import CLASSES_FILE, check_id, format_image_list, read_classes, write_text
 from voc12.masks import check_images, complete_masks
 from voc12.pairs import add_flags
 from voc12.prepare_steps import Findings, finish, link
-from voc12.tables import FORMS, read_label_csv
 
 TRAIN, SCORED = "train.txt", "with_mask.txt"
 
