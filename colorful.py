@@ -19,7 +19,7 @@ from pseudo_label.visualise import contact_sheet, overlay
 from tool import VOID, cli
 from tool.cli import UserError, counted
 from voc12.classes import PALETTE, VOC
-from voc12.dataset import Files, check_inputs, label_maps, photos, read_image_list, report_problems
+from voc12.dataset import check_inputs, label_maps, photos, read_image_list, report_problems
 from voc12.images import check_values, load_label, load_photo, save_label, save_rgb
 from voc12.lists import make_classes, read_classes
 
@@ -37,9 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--gt_path", metavar="DIR", type=Path, help="ground truth <id>.png, a third column of the sheet")
     sheet = f"contact sheet PNG of the first {SHEET_IMAGES} images; needs --img_root"
     add("--sheet", metavar="FILE", type=Path, help=sheet)
-    grey = (
-        "write class values as grey PNGs, the form of the published code, which cv2.imread(FILE, 0) reads as they are"
-    )
+    grey = "write class values as grey PNGs, as the published code does: cv2.imread(FILE, 0) reads them as they are"
     add("--grey", action="store_true", help=grey)
     add("--list", metavar="FILE", help="the images to draw, as infer_cls.py's list (default: every PNG of --img_path)")
     add("--limit", type=cli.count(1), metavar="N", help="only the first N images (default: all)")
@@ -57,14 +55,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     for flag, folder in (("--img_path", args.img_path), ("--img_root", args.img_root), ("--gt_path", args.gt_path)):
         if folder is not None and args.out_path.resolve() in (folder.resolve(), (folder / "JPEGImages").resolve()):
             raise UserError(f"--out_path {args.out_path}: is the {flag} folder, too. Name another folder.")
-
-
-def read_labels(files: Files, image_id: str, count: int) -> np.ndarray:
-    """Return a label map. UserError: it holds values other than `count` labels and void."""
-    path = files.find(image_id)
-    label = load_label(path)
-    check_values(path, label, count)
-    return label
 
 
 def main() -> None:
@@ -86,23 +76,25 @@ def main() -> None:
     names = (make_classes(made_for, str(args.img_path)) if made_for and classes == VOC else classes).labels
     output = {"output": "grey labels" if args.grey else "overlays" if args.img_root else "colours"}
     output |= {name: str(path.resolve()) for name in ("img_path", "img_root") if (path := getattr(args, name))}
-    claim_folder(args.out_path, output, overwrite=False, remedy="Name another folder.")
+    claim_folder(args.out_path, output)
     rows: list[list[np.ndarray]] = []
     shown: set[int] = set()
     for image_id in tqdm(ids, unit="image", desc="colorful", disable=None):
-        drawn = [read_labels(labels, image_id, len(names))]
+        in_sheet = args.sheet and len(rows) < SHEET_IMAGES
+        drawn = []
+        for files in [labels, truths] if truths and in_sheet else [labels]:
+            path = files.find(image_id)
+            drawn.append(load_label(path))
+            values = check_values(path, drawn[-1], len(names))
+            shown.update(values if in_sheet else ())
         if photo_files is None:
             save_label(args.out_path / f"{image_id}.png", drawn[0], args.grey)
             continue
-        in_sheet = args.sheet and len(rows) < SHEET_IMAGES
-        if truths and in_sheet:
-            drawn.append(read_labels(truths, image_id, len(names)))
         photo = np.array(load_photo(photo_files.find(image_id)))
         pictures = [overlay(photo, label, PALETTE, args.opacity) for label in drawn]
         save_rgb(args.out_path / f"{image_id}.png", pictures[0])
         if in_sheet:
             rows.append([photo, *pictures])
-            shown.update(*(np.unique(label).tolist() for label in drawn))
     print(f"{counted(len(ids), 'pictures')} in {args.out_path}")
     if args.sheet:
         headings = ["photo", "pseudo label", "ground truth"][: len(rows[0])]

@@ -17,7 +17,6 @@ Saliency maps get, in 0..1, the mean absolute error and the maximum F-measure (b
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from tool.script import run_script
@@ -26,23 +25,26 @@ from pseudo_label.evaluate import LabelSource, SaliencySource, Source, evaluate
 from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import check_classes, output_of
 from tool import cli
-from tool.cli import UserError
+from tool.cli import UserError, counted
 from tool.files import atomic_write, check_writable
-from voc12.dataset import Dataset, check_inputs, deeper_root, grey_masks, read_image_list, report_problems
-from voc12.label_check import find_suspicion, report_suspicion
+from voc12.dataset import (
+    Dataset,
+    Files,
+    check_inputs,
+    deeper_root,
+    grey_masks,
+    label_maps,
+    read_image_list,
+    report_problems,
+    saliency_maps,
+    score_files,
+)
+from voc12.labels import find_suspicion, report_suspicion
 from voc12.lists import read_classes
 
-# What a folder holds by its manifest -> the flags, or the folder, to evaluate.
-REMEDIES = {
-    "out_cam": "--type npy",
-    "out_crf": "--type npy --crf",
-    "out_cam_pred": "--type png",
-    "out_crf_pred": "--type png",
-    "out_plain_pred": "--type png",
-    "out_sal": "--saliency",
-    "out_prob": "the folder of --out_pred",
-}
-NEARLY_ALL = 0.9
+# What a folder holds by its manifest -> the flags to evaluate it, where others would misread it.
+REMEDIES = {"out_cam": "--type npy", "out_crf": "--type npy --crf", "out_sal": "--saliency"}
+REMEDIES["out_prob"] = "the folder of --out_pred"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -69,42 +71,49 @@ def get_parser() -> argparse.ArgumentParser:
     log = "append the result to this text file (default: none, evallog.txt with --comment)"
     add("--logfile", metavar="FILE", help=log)
     add("--comment", default="", metavar="TEXT", help="a title for the entry in the log file")
-    workers = min(8, os.cpu_count() or 1)
-    add("--num_workers", type=cli.count(1), default=workers, metavar="N", help="processes")
+    add("--num_workers", type=cli.count(1), default=min(8, os.cpu_count() or 1), metavar="N", help="processes")
     return parser
 
 
-def make_source(args: argparse.Namespace) -> Source:
-    """Return the predictions and how to score them. UserError: flags contradict each other or what the folder holds."""
-    if args.saliency and (args.type != "png" or args.crf or args.curve or args.sal_path):
-        raise UserError("--saliency: cannot be used with --type npy, --crf, --curve or --sal_path")
+def make_source(args: argparse.Namespace, data: Dataset | None) -> tuple[Source, list[Files]]:
+    """Return how predictions are scored, and the files of each image: ground truth, prediction, and saliency map to fuse.
+
+    UserError: flags contradict each other or what the folder holds.
+    """
+    if args.saliency and args.type == "npy":
+        raise UserError("--saliency: cannot be used with --type npy")
     if args.type == "png" and (args.crf or args.curve or args.sal_path):
         raise UserError("--crf, --curve and --sal_path: turn scores into labels. They need --type npy.")
     if args.curve and args.crf and args.sal_path is None:
         raise UserError("--curve: the CRF has its own background, without a threshold. Give --sal_path too.")
-    if args.gt_dir is None and args.voc12_root is None:
+    gt_dir = args.gt_dir or (data.mask_dir if data else None)
+    if gt_dir is None:
         raise UserError("the ground truth is missing. Give --voc12_root, or its label PNGs with --gt_dir.")
-    gt_dir = args.gt_dir or args.voc12_root / "SegmentationClass"
     if args.gt_dir is None and not gt_dir.is_dir():
         raise UserError(f"--voc12_root: {gt_dir} does not exist. {deeper_root(args.voc12_root)}")
     given = "--saliency" if args.saliency else f"--type {args.type}{' --crf' * args.crf}"
     output = output_of(args.predict_dir)
     if output in REMEDIES and REMEDIES[output] != given:
         raise UserError(f"--predict_dir {args.predict_dir}: was written with --{output}. Give {REMEDIES[output]}.")
-    names = read_classes(args.voc12_root or gt_dir.parent).labels
+    names = (data.classes if data else read_classes(gt_dir.parent)).labels
     if args.saliency:
-        return SaliencySource(args.predict_dir, gt_dir, len(names) if args.voc12_root else None)
+        truth = label_maps if data else grey_masks
+        files = [truth(gt_dir, "ground truth"), saliency_maps(args.predict_dir)]
+        return SaliencySource(len(names) if data else None), files
     if args.sal_path or (args.type == "npy" and not args.crf):
         theta = 0.5 if args.curve else args.theta  # a curve tries its own
         check_fusion(theta, args.alpha, args.beta, saliency=args.sal_path is not None)
     check_classes(args.predict_dir, names[1:])
-    fusion = {name: getattr(args, name) for name in ("crf", "sal_path", "theta", "alpha", "beta", "curve")}
-    return LabelSource(args.predict_dir, gt_dir, names, npy=args.type == "npy", **fusion)
+    predictions = score_files if args.type == "npy" else label_maps
+    files = [label_maps(gt_dir, "ground truth"), predictions(args.predict_dir)]
+    files += [saliency_maps(args.sal_path)] if args.sal_path else []
+    fusion = {name: getattr(args, name) for name in ("crf", "theta", "alpha", "beta", "curve")}
+    return LabelSource(names, npy=args.type == "npy", fused=args.sal_path is not None, **fusion), files
 
 
 def read_ids(args: argparse.Namespace) -> list[str]:
     """Return the images to evaluate, each once."""
-    if args.saliency and args.list is None and args.voc12_root is None:
+    if args.saliency and not args.list and not args.voc12_root:
         masks = grey_masks(args.gt_dir)
         masks.check()
         return masks.ids()
@@ -121,37 +130,23 @@ def warn_unused(args: argparse.Namespace) -> None:
     cli.warn_unused_flags(args, get_parser(), unused, "with these flags; see --help")
 
 
-def append_log(path: str, text: str) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(text)
-
-
 def main() -> None:
     args = get_parser().parse_args()
-    source = make_source(args)
+    data = Dataset(args.voc12_root, need_photos=False) if args.voc12_root else None
+    source, files = make_source(args, data)
     warn_unused(args)
     ids = read_ids(args)
     logfile = args.logfile or ("evallog.txt" if args.comment else None)
-    if args.json:  # paths that cannot be written fail now, not after the work
-        check_writable(args.json)
-    if logfile:
-        append_log(logfile, "")
+    for path in filter(None, (args.json, logfile)):  # fail now, not after the work
+        check_writable(path)
 
-    inputs = source.inputs()
-    left = report_problems(check_inputs(ids, inputs), ids, args.skip_errors, "evaluated")
-    result = evaluate(left, inputs, source, args.num_workers)
-    left = report_problems(result.problems, left, args.skip_errors, "evaluated")
-    data = Dataset(args.voc12_root, need_photos=False) if args.voc12_root else None
+    left = report_problems(check_inputs(ids, files), ids, args.skip_errors, "evaluated")
+    total, values, problems = evaluate(left, files, source, args.num_workers)
+    left = report_problems(problems, left, args.skip_errors, "evaluated")
     labels = data.find_labels(left, args.list) if data and args.list else {}
-    report_suspicion(find_suspicion(source.gt_dir, result.values, labels), None)
-    expected = output_of(args.predict_dir) == "baseline_background"
-    if result.with_objects and not expected and result.all_background >= NEARLY_ALL * result.with_objects:
-        print(
-            f"note: {result.all_background} of the {result.with_objects} predictions whose ground truth shows objects are all "
-            f"background. Check the weights, labels, --theta and saliency (0..255) that {args.predict_dir} was made with.",
-            file=sys.stderr,
-        )
-    text, figures = source.report(result.total, len(left))
+    report_suspicion(find_suspicion(files[0].folder, values, labels), None)
+    lines, figures = source.report(total, len(left))
+    text = "\n".join([*lines, f"{counted(len(left), 'images')} of {args.predict_dir} against {files[0].folder}"])
     print(text)
     if args.json:
         skipped = sorted(set(ids).difference(left), key=ids.index)
@@ -159,7 +154,8 @@ def main() -> None:
             json.dump(figures | {"skipped": skipped}, file, indent=1)
     if logfile:
         settings = " ".join(f"--{name} {value}" for name, value in vars(args).items() if value not in (None, "", False))
-        append_log(logfile, f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {args.comment}\n{settings}\n{text}\n\n")
+        with open(logfile, "a", encoding="utf-8") as file:
+            file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')}  {args.comment}\n{settings}\n{text}\n\n")
 
 
 if __name__ == "__main__":

@@ -79,18 +79,20 @@ def make_plan(args: argparse.Namespace) -> Plan:
     out = args.out / "try" if args.few else args.out
     lists = out / "lists"
     pairs = lists / "EDAM_train.txt"
+    published = ("--lr", 0.001, "--batch_size", 4, "--train_list", pairs)
     plan = Plan(
         out=out,
         root=args.voc12_root,
         lists=lists,
         labelled=lists / "train.txt",
-        to_label=lists / "train_aug.txt",
+        to_label=lists / ("train.txt" if args.laptop else "train_aug.txt"),
         val=lists / "val.txt",
         sbd_root=args.sbd_root,
         download=args.download,
+        prepare=SMALL_PREPARE if args.laptop else (),
         edam=args.network,
         weights=None if args.edam_weights else args.weights,
-        training=("--lr", 0.001, "--batch_size", 4, "--train_list", pairs),
+        training=("--train_list", pairs, *SMALL_TRAINING.split()) if args.laptop else published,
         edam_weights=args.edam_weights,
         saliency=args.sal_path,
         poolnet=args.poolnet_network,
@@ -99,24 +101,26 @@ def make_plan(args: argparse.Namespace) -> Plan:
         segments=args.deeplab_weights is not None,
         deeplab=args.deeplab_network,
         deeplab_weights=args.deeplab_weights,
+        segmentation=tuple(SMALL_SEGMENTATION.split()) if args.laptop else (),
         processes=1 if args.few else torch.cuda.device_count() or (2 if args.laptop else 1),
         precision=("--amp", args.amp) if args.amp != "off" else (),
         seed=args.seed,
     )
     if args.laptop:
-        training = ("--train_list", pairs, *SMALL_TRAINING.split())
-        plan = replace(plan, prepare=SMALL_PREPARE, to_label=plan.labelled, fusion=(), theta=0.4)
-        plan = replace(plan, training=training, segmentation=tuple(SMALL_SEGMENTATION.split()))
-    if args.few:
-        pairs, photos, val = lists / "few_pairs.txt", lists / "few.txt", lists / "few_val.txt"
-        heads = ((FEW_PAIRS, "EDAM_train.txt", pairs), (FEW_PHOTOS, "train.txt", photos), (FEW_VAL, "val.txt", val))
-        made = (f"{command('head', '-n', n, lists / name)} > {shlex.quote(str(path))}" for n, name, path in heads)
-        fewer = Step("fewer", "Shorter lists for a try", f"sh -c {shlex.quote(' && '.join(made))}")
-        training = (*plan.training, "--batch_size", 1, "--train_list", pairs)
-        segmentation = (*plan.segmentation, "--max_iters", 2, "--batch_size", 2, "--iter_size", 2)
-        plan = replace(plan, fewer=(fewer,), labelled=photos, to_label=photos, val=val)
-        plan = replace(plan, training=training, segmentation=segmentation)
-    return plan
+        plan = replace(plan, fusion=(), theta=0.4)
+    return shorten(plan) if args.few else plan
+
+
+def shorten(plan: Plan) -> Plan:
+    """Return the plan of --try: the first lines of each list, two iterations of DeepLab-v2."""
+    pairs, photos, val = (plan.lists / name for name in ("few_pairs.txt", "few.txt", "few_val.txt"))
+    heads = ((FEW_PAIRS, "EDAM_train.txt", pairs), (FEW_PHOTOS, "train.txt", photos), (FEW_VAL, "val.txt", val))
+    made = (f"{command('head', '-n', n, plan.lists / name)} > {shlex.quote(str(path))}" for n, name, path in heads)
+    fewer = Step("fewer", "Shorter lists for a try", f"sh -c {shlex.quote(' && '.join(made))}")
+    training = (*plan.training, "--batch_size", 1, "--train_list", pairs)
+    segmentation = (*plan.segmentation, "--max_iters", 2, "--batch_size", 2, "--iter_size", 2)
+    plan = replace(plan, fewer=(fewer,), labelled=photos, to_label=photos, val=val)
+    return replace(plan, training=training, segmentation=segmentation)
 
 
 def main() -> None:
@@ -127,12 +131,12 @@ def main() -> None:
         args = parser.parse_args()
     plan = make_plan(args)
     steps = make_steps(plan)
-    chosen, again = select(steps, args.first, args.only)
+    chosen, again = select(steps, args.first, args.only), bool(args.first or args.only)
     if args.dry_run or not all(is_finished(plan.out, step) for step in chosen):
         check(plan, args.laptop)
     if args.dry_run:
         for step in chosen:
-            done = "   # finished already" if is_finished(plan.out, step) and step.name not in again else ""
+            done = "   # finished already" if is_finished(plan.out, step) and not again else ""
             print(f"\n# {step.name}: {step.title}\n{step.command}{done}")
         return
     make_folder(plan.out)

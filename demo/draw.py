@@ -9,7 +9,6 @@ See `demo/scene.py` for the photos.
 import argparse
 import json
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -61,15 +60,11 @@ def make_devkit(
     out: str | Path, seed: int, train: int, val: int, size: int, num_workers: int, single: bool = False
 ) -> Path:
     """Write to `out`/VOC2012 what it lacks of the set, and return that folder. UserError: it holds anything else."""
-    root = Path(out) / "VOC2012"
+    root = make_folder(Path(out) / "VOC2012")
     settings = json.dumps({"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size, "single": single})
     settings_path = root / "synthetic.json"
-    if not settings_path.is_file() and root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: holds other files. Choose another --out.")
-    if settings_path.is_file() and settings_path.read_text() != settings:
-        raise UserError(f"{root}: holds pictures of another run. Remove it or choose another --out.")
-
-    make_folder(root)
+    if any(root.iterdir()) and not (settings_path.is_file() and settings_path.read_text() == settings):
+        raise UserError(f"{root}: holds other files or pictures of another run. Remove it or choose another --out.")
     with atomic_write(settings_path, "w") as file:
         file.write(settings)
     for folder in ("JPEGImages", "SegmentationClass", "saliency", "Annotations", "ImageSets/Segmentation"):
@@ -77,12 +72,9 @@ def make_devkit(
     ids = [photo_id(number) for number in range(1, train + val + 1)]
     missing = [n for n, image_id in enumerate(ids, 1) if not (root / "Annotations" / f"{image_id}.xml").exists()]
     work = partial(write_sample, root=root, seed=seed, size=size, single=single)
-    with WorkerPool(min(num_workers, len(ids))) as pool:
-        try:
-            for _ in tqdm(pool.map(work, missing), total=len(missing), unit="photo"):
-                pass
-        except BrokenProcessPool as error:
-            raise UserError("--num_workers: a process was killed (out of memory?). Lower it and rerun.") from error
+    with WorkerPool(num_workers) as pool:
+        for _ in tqdm(pool.map(work, missing), total=len(missing), unit="photo"):
+            pass
     for name, part in (("train", ids[:train]), ("val", ids[train:]), ("trainval", ids)):
         with atomic_write(root / "ImageSets" / "Segmentation" / f"{name}.txt", "w") as file:
             file.writelines(f"{image_id}\n" for image_id in part)

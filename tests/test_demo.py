@@ -1,22 +1,22 @@
 """The demo: its network, its pretraining, its commands."""
 
+import importlib
 import itertools
 import re
+import shlex
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from demo import run
 from demo.draw import make_devkit
 from demo.pretrain import Classifier, Photos
 from demo.run import make_demo_steps, make_plan
-from network import make_net, resnet38_EDAM_cls
+from network import make_net
 from network.weights import load_weights
 from voc12.dataset import Dataset, read_image_list
 
-REPO = Path(__file__).resolve().parents[1]
 TINY = "network.resnet38_EDAM_tiny"
 
 
@@ -35,11 +35,9 @@ def pretrain(cwd: Path, devkit: Path, *flags: object) -> list[object]:
 
 def test_tiny_network_is_the_published_one_in_small():
     tiny, whole = make_net(TINY), make_net("network.resnet38_EDAM_cls")
-    assert isinstance(tiny, resnet38_EDAM_cls.Net)
     names, all_names = tiny.state_dict().keys(), whole.state_dict().keys()
     assert names < all_names  # fewer blocks, and nothing of its own
     assert {name.split(".")[0] for name in all_names - names} <= set(whole.block_names)
-    assert sum(p.numel() for p in tiny.parameters()) < sum(p.numel() for p in whole.parameters()) / 90
 
 
 def test_classifier_trains_every_layer_and_pools_the_strongest_positions():
@@ -68,31 +66,20 @@ def test_pretraining_photos_are_whole_and_of_one_size_per_step(devkit):
         assert max(rows, columns) == image.shape[1] and 0.7 < min(rows, columns) / image.shape[1] < 0.95
 
 
-def test_pretraining_writes_a_whole_backbone(commands, tmp_path, devkit):
-    commands.run(*pretrain(tmp_path, devkit, "--epochs", 2, "--out", "backbone.pth"))
-    assert not (tmp_path / "backbone.pth.state").exists()
+def test_pretraining_writes_a_whole_backbone_and_starts_from_one(commands, tmp_path, devkit):
+    commands.run(*pretrain(tmp_path, devkit, "--epochs", 2, "--out", "first.pth"))
+    assert not (tmp_path / "first.pth.state").exists()
     net = make_net(TINY)
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    report = load_weights(net, tmp_path / "backbone.pth")
-    assert {name.split(".")[0] for name in report.missing} == {
-        *("mask_layer", "embedding", "trans_list", "d_d", "fc_list")
-    }
-    assert not report.unexpected
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items() if name in report.missing)
+    report = load_weights(net, tmp_path / "first.pth")
+    head = {"mask_layer", "embedding", "trans_list", "d_d", "fc_list"}
+    assert {name.split(".")[0] for name in report.missing} == head and not report.unexpected
     assert net.bn7.running_mean.abs().max() > 1e-3  # its statistics are the photos'
 
-
-def test_pretraining_by_softmax_starts_from_weights(commands, tmp_path, devkit):
-    commands.run(*pretrain(tmp_path, devkit, "--epochs", 1, "--out", "first.pth"))
     flags = ("--epochs", 1, "--softmax", "--weights", "first.pth", "--lr", 0, "--out", "second.pth")
     assert "first.pth" in commands.run(*pretrain(tmp_path, devkit, *flags)).stdout
     first, second = (torch.load(tmp_path / name) for name in ("first.pth", "second.pth"))
-    same = [name for name in first if torch.equal(first[name], second[name])]
-    assert {name.split(".")[-1] for name in first.keys() - same} == {
-        "running_mean",
-        "running_var",
-        "num_batches_tracked",
-    }
+    changed = {name.split(".")[-1] for name in first if not torch.equal(first[name], second[name])}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
 
 
 def test_killed_pretraining_resumes_to_the_same_weights(commands, tmp_path, devkit):
@@ -114,24 +101,12 @@ def test_pretraining_rejects(commands, tmp_path, devkit, flags):
     assert done.stderr[0].startswith(f"pretrain.py: error: {flags[0]} {flags[1]}")
 
 
-def test_no_two_sets_of_a_demo_are_drawn_by_one_seed():
-    steps = [step.command.split() for step in make_demo_steps(make_plan(Path("o"), 3))]
-    seeds = [words[words.index("--seed") + 1] for words in steps if words[1] == "demo/draw.py"]
-    assert len(seeds) == len(set(seeds)) == 3
-
-
-def test_demo_commands_have_known_flags(commands, tmp_path):
-    known = {}
-    for step in make_demo_steps(make_plan(Path("folder"), 3)):
-        program, script, *rest = step.command.replace("torchrun --standalone --nproc_per_node 2", "python").split()
-        if program == "head":
-            continue
-        assert program == "python"
-        if script not in known:
-            known[script] = commands.run(tmp_path, script, "--help").stdout
-        flags = [word for word in rest if word.startswith("--")]
-        assert [flag for flag in flags if not re.search(rf" {flag}[ ,\n]", known[script])] == []
-    assert {"demo/pretrain.py", "train_EDAM_cls.py", "infer_cls.py", "eval.py"} <= known.keys()
+def test_scripts_accept_the_commands_of_the_demo():
+    steps = make_demo_steps(make_plan(Path("folder"), 3))
+    found = [match.groups() for step in steps if (match := re.search(r"(\S+)\.py (.*)", step.command))]
+    assert {"demo/pretrain", "train_EDAM_cls", "infer_cls", "eval"} <= {script for script, _ in found}
+    for script, flags in found:
+        importlib.import_module(script.replace("/", ".")).get_parser().parse_args(shlex.split(flags))
 
 
 @pytest.mark.parametrize("gpus", [0, 1, 2])
@@ -146,17 +121,10 @@ def test_two_processes_train_networks_with_frozen_batch_norms(gpus, monkeypatch)
 def test_deeplab_is_trained_on_fused_labels_and_scored_on_unseen_photos():
     plan = make_plan(Path("o"), 3)
     commands = {step.name: step.command for step in make_demo_steps(plan)}
+    seeds = [re.search(r" --seed (\d+)", commands[name])[1] for name in ("data", "single", "salient")]
+    assert len(set(seeds)) == 3
     assert " --label_dir o/crf_saliency --train_list o/lists/train.txt " in commands["segmentation"]
     for step, initial in (("segmentation", "pretraining"), ("fine_tuning", "pretraining"), ("training", "fine_tuning")):
         assert f" --weights {commands[initial].split(' --out ')[1]} " in commands[step]
-    assert [row.name for row in plan.rows][-2:] == ["deeplab", "deeplab_crf"]
-    for step in ("val", "score_deeplab", "score_deeplab_crf"):
-        assert " o/lists/val.txt " in commands[step]
     unseen = [name for name, text in commands.items() if "val.txt" in text]
     assert unseen == ["val", "score_deeplab", "score_deeplab_crf"]
-
-
-def test_make_runs_the_demo():
-    text = (REPO / "Makefile").read_text()
-    assert "\n\t$(RUN) demo/run.py --out demo_run\n" in text
-    assert run.NETWORK == TINY

@@ -1,17 +1,13 @@
 """demo/draw.py: its files, and properties of the photos that the demo's figures rest on."""
 
 import shutil
-import xml.etree.ElementTree as ElementTree
-from itertools import product
-from math import gamma
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from demo import shapes
-from demo.draw import annotation, make_devkit, photo_id
+from demo.draw import make_devkit, photo_id
 from demo.scene import Sample, draw
 from tool import VOID
 from tool.cli import UserError
@@ -71,14 +67,15 @@ def test_borders_are_void_and_separate_labels(samples):
         assert 0.02 < (sample.label == VOID).mean() < 0.2
 
 
-def test_photo_depends_on_seed_and_number_only(devkit, tmp_path):
-    again = make_devkit(tmp_path / "again", seed=3, train=20, val=2, size=96, num_workers=2)
-    assert files_of(again) == files_of(devkit)
+def test_photo_depends_on_seed_and_number_only(devkit, tmp_path, commands):
+    flags = ("--seed", 3, "--train", 20, "--val", 2, "--size", 96, "--num_workers", 2)
+    command = commands.run(tmp_path, "demo/draw.py", "--out", ".", *flags)
+    assert "20 training and 2 validation photos" in command.stdout
+    assert files_of(tmp_path / "VOC2012") == files_of(devkit)
     fewer = make_devkit(tmp_path / "fewer", seed=3, train=4, val=1, size=96, num_workers=1)
     name = f"JPEGImages/{photo_id(5)}.jpg"
     assert (fewer / name).read_bytes() == (devkit / name).read_bytes()
-    other = draw(4, 1, 96).image
-    assert other.shape != draw(3, 1, 96).image.shape or not np.array_equal(other, draw(3, 1, 96).image)
+    assert draw(4, 1, 96).image.tobytes() != draw(3, 1, 96).image.tobytes()
 
 
 def test_interrupted_set_is_completed_and_others_are_kept(devkit, tmp_path):
@@ -103,17 +100,6 @@ def test_interrupted_set_is_completed_and_others_are_kept(devkit, tmp_path):
         make_devkit(tmp_path, seed=3, train=20, val=2, size=96, num_workers=1)
 
 
-def test_badges_alone_score_low(samples):
-    shares = []
-    for sample in samples:
-        foreground = (sample.label > 0) & (sample.label != VOID)
-        shares.append((foreground & sample.badge).sum() / foreground.sum())
-        for value in np.setdiff1d(np.unique(sample.label), (0, VOID)):
-            assert (sample.badge & (sample.label == value)).any()  # each class can be identified
-    assert 0.25 < np.mean(shares) < 0.42
-    assert max(shares) < 0.6
-
-
 def test_photos_show_one_to_three_objects_of_varied_size(samples):
     counts = np.bincount([len(sample.names) for sample in samples], minlength=4)
     assert counts[0] == 0
@@ -133,32 +119,6 @@ def test_single_photos_show_one_object_of_every_class(tmp_path):
         make_devkit(tmp_path, seed=3, train=20, val=0, size=96, num_workers=1)
 
 
-def test_colours_do_not_identify_a_class():
-    """Guessing the class by colour alone (in 64 steps) does poorly on badges, and worse on objects."""
-    counts = np.zeros((21, 64))
-    for number in range(1, 201):
-        sample = draw(1, number, 96)
-        colour = (sample.image >> 6).astype(int) @ (16, 4, 1)
-        for value in np.setdiff1d(np.unique(sample.label), VOID):
-            counts[value] += np.bincount(colour[sample.label == value], minlength=64)
-    shares = counts[1:] / counts[1:].sum(1, keepdims=True)
-    assert shares.max(0).sum() / 20 < 0.2  # the best guess of an object pixel's class; chance is 0.05
-    density = counts / counts.sum(1, keepdims=True)
-    assert np.minimum(density[0], density[1:].mean(0)).sum() > 0.5  # ground and objects share most colours
-
-
-def test_badges_combine_shared_colours_and_patterns():
-    looks = [shapes.badge_look(label) for label in range(20)]
-    assert len(set(looks)) == 20
-    colours = [{first, second} for _, first, second in looks]
-    for colour in shapes.COLOURS:
-        assert sum(colour in pair for pair in colours) == 8
-    for kind in range(len(shapes.PATTERNS)):
-        assert sum(look[0] == kind for look in looks) == 5
-    families = [shapes.family_of(label) for label in range(20)]
-    assert sorted(families.count(family) for family in (shapes.LIVING, shapes.VEHICLE, shapes.INDOOR)) == [6, 7, 7]
-
-
 def test_saliency_errors_are_a_networks(samples):
     hit = union = soft = inside = 0
     missed, false_alarms = 0, 0
@@ -175,42 +135,3 @@ def test_saliency_errors_are_a_networks(samples):
     assert 0.1 < soft / inside < 0.6
     assert missed > 0
     assert false_alarms > 0
-
-
-def test_annotation_lists_every_instance():
-    label = np.zeros((30, 40), np.uint8)
-    root = ElementTree.fromstring(annotation("x", Sample(label, label, label, label > 0, ("cat", "cat", "bus"))))
-    assert [found.findtext("name") for found in root.iterfind("object")] == ["cat", "cat", "bus"]
-    assert root.findtext("filename") == "x.jpg"
-
-
-@pytest.mark.parametrize(("radius", "centre"), [(10.0, (20.0, 20.0)), (13.7, (24.3, 22.8))])
-def test_coverage_has_the_area_of_the_shape(radius, centre):
-    u, v = shapes.local(*shapes.grid(48, 48), centre, 0.4, radius, True)
-    area = shapes.coverage(shapes.lobed(u, v, 0)).sum()
-    assert area == pytest.approx(np.pi * radius**2, rel=0.01)
-    box = shapes.coverage(shapes.superellipse(u, v, 0.5, 5.0)).sum()
-    assert box == pytest.approx(2 * radius**2 * gamma(1.2) ** 2 / gamma(1.4), rel=0.03)
-
-
-def test_local_turns_scales_and_mirrors():
-    x, y = np.array([[12.0]], np.float32), np.array([[7.0]], np.float32)
-    u, v = shapes.local(x, y, (10.0, 7.0), np.pi / 2, 4.0, False)
-    assert (u.item(), v.item()) == pytest.approx((0.0, -0.5), abs=1e-6)
-    u, v = shapes.local(x, y, (10.0, 7.0), 0.0, 4.0, True)
-    assert (u.item(), v.item()) == pytest.approx((-0.5, 0.0), abs=1e-6)
-
-
-def test_patterns_differ_and_fill_a_fair_share():
-    u, v = shapes.local(*shapes.grid(120, 120), (60.0, 60.0), 0.0, 50.0, False)
-    drawn = [shapes.pattern(u, v, kind, 0.66) for kind in range(len(shapes.PATTERNS))]
-    assert all(0.15 < marks.mean() < 0.6 for marks in drawn)
-    for first, second in product(range(4), repeat=2):
-        assert first == second or np.abs(drawn[first] - drawn[second]).mean() > 0.25
-
-
-def test_draw_command(devkit, tmp_path, commands):
-    flags = ("--seed", 3, "--train", 20, "--val", 2, "--size", 96, "--num_workers", 1)
-    command = commands.run(tmp_path, "demo/draw.py", "--out", ".", *flags)
-    assert "20 training and 2 validation photos" in command.stdout
-    assert files_of(tmp_path / "VOC2012") == files_of(devkit)

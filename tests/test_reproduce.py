@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -61,26 +60,6 @@ def in_forks(monkeypatch, commands, tmp_path) -> list[str]:
     return ran
 
 
-class Page(HTMLParser):
-    """Tags, addresses and texts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.text: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.ids += [value for name, value in attributes if name == "id"]
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "data", "action")]
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
 def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsys):
     (tmp_path / "voc12").mkdir()  # in the working folder
     (tmp_path / "voc12/cls_labels.npy").write_bytes(b"of other photos")
@@ -94,13 +73,15 @@ def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsy
 
     results = (made / "results.md").read_text()
     assert "its scores mean nothing" in results and all(f"\n| {label} | " in results for label in LABELS)
-    page = Page((made / "report.html").read_text())
-    assert page.addresses and all(address.startswith("data:") for address in page.addresses)
-    assert page.tags.count("svg") == 4 and page.tags.count("img") == 3 * 7 + 2 * 4 and "script" not in page.tags
-    assert {f"{score['miou']:.2f}" for score in scores.values()} <= set(page.text)
-    assert len(page.ids) == len(set(page.ids)) > 100  # of four charts in one page
-    titles = [text for text in page.text if re.fullmatch(r"2099_\d+ \((\w+(, )?)+\): IoU [\d.]+", text)]
-    assert len(titles) == 5 and "label without CRF" in page.text
+    page = (made / "report.html").read_text()
+    addresses = re.findall(r'\b(?:src|href)="([^"]*)', page)
+    assert addresses and all(address.startswith(("data:", "#chart")) for address in addresses)
+    assert page.count("<svg") == 3 and page.count("<img") == 3 * 7 + 2 * 4 and "<script" not in page
+    assert all(f"<td>{score['miou']:.2f}</td>" in page for score in scores.values())
+    ids = re.findall(r'\bid="([^"]*)', page)
+    assert len(ids) == len(set(ids)) > 50  # of three charts in one page
+    titles = re.findall(r">2099_\d+ \((?:\w+(?:, )?)+\): IoU [\d.]+<", page)
+    assert len(titles) == 5 and "label without CRF" in page
 
     in_forks.clear()
     main(monkeypatch, *words)
@@ -143,12 +124,9 @@ def test_torchrun_gets_no_more_processes_than_a_micro_batch(inputs, tmp_path, mo
     """EDAM has 4 pairs, DeepLab-v2 5 photos."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     steps = make_named_steps(*flags(inputs, *NETWORKS), "--amp", "bf16", "--out", tmp_path)
-    shared = [c for c in steps.values() if c.startswith("torchrun --standalone --nproc_per_node ")]
-    assert [int(command.split()[3]) for command in shared] == expected
-    assert [command.split()[4] for command in shared] == [
-        *("infer_sal.py", "train_EDAM_cls.py", "infer_cls.py", "infer_cls.py", "train_deeplab.py", "infer_deeplab.py")
-    ]
-    assert all("--amp bf16" in command for command in shared)
+    shared = [command for command in steps.values() if "--amp bf16" in command]
+    found = [re.match(r"torchrun --standalone --nproc_per_node (\d) (infer|train)_", command) for command in shared]
+    assert [int(match[1]) for match in found] == expected
 
 
 def test_dry_run_without_sbd_says_so_and_a_try_needs_no_weights(inputs, tmp_path, monkeypatch, capsys):
@@ -170,45 +148,35 @@ def test_dry_run_without_flags_lists_all_that_is_needed(tmp_path, monkeypatch, c
     with pytest.raises(UserError, match="inputs"):
         main(monkeypatch, "--dry_run", *["--laptop", "--sal_path", "none"][: 3 * laptop])
     shown = capsys.readouterr()
-    assert (
-        "--sbd_root" in shown.out
-        and "--out" in shown.err
-        and "--voc12_root" in shown.err
-        and "VOCtrainval" in shown.err
-    )
-    asked = {name for name in ("ilsvrc-cls_rna", "final.pth", "deeplabv1_resnet101") if name in shown.out + shown.err}
-    assert asked == (set() if laptop else {"ilsvrc-cls_rna", "final.pth", "deeplabv1_resnet101"})
+    assert all(word in shown.err for word in ("--out", "--voc12_root", "VOCtrainval"))
+    published = ("--sbd_root", "ilsvrc-cls_rna", "final.pth", "deeplabv1_resnet101")
+    assert {name in shown.out + shown.err for name in published} == {not laptop}
 
 
 def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, capsys):
     """Each file once: a missing photo is no fault of its saliency map."""
     root = tmp_path / "VOC2012"
     shutil.copytree(inputs / "VOC2012", root)
-    photo, other = ((root / "ImageSets/Segmentation/train.txt").read_text().split()[n] for n in (0, 1))
-    (root / f"JPEGImages/{photo}.jpg").unlink()
-    (root / f"saliency/{other}.png").unlink()
-    (root / "ImageSets/Segmentation/val.txt").unlink()
+    lists = {name: (root / f"ImageSets/Segmentation/{name}.txt").read_text().split() for name in ("train", "val")}
+    photo, grey, mask = lists["train"][0], lists["train"][1], lists["val"][0]
+    for path in (f"JPEGImages/{photo}.jpg", f"saliency/{grey}.png", f"SegmentationClass/{mask}.png"):
+        (root / path).unlink()
     words = ["--voc12_root", root, *flags(inputs)[2:], "--out", tmp_path / "run", "--sal_path", root / "saliency"]
     words += ["--edam_weights", inputs / "poolnet_weights.pth", "--deeplab_weights", tmp_path / "none.pth"]
-    with pytest.raises(UserError, match="5 of the inputs"):
+    with pytest.raises(UserError, match="4 of the inputs"):
         main(monkeypatch, *words)  # nor does a real run begin
     assert not (tmp_path / "run").exists()
     problems = [line for line in capsys.readouterr().err.splitlines() if line.startswith("problem: ")]
-    expected = ("val.txt", f"{photo}.jpg", f"{other}.png", "--edam_weights: ", "deeplabv1_resnet101-coco.pth")
-    assert len(problems) == 5 and all(part in line for part, line in zip(expected, problems, strict=True))
+    expected = (f"({photo}, {grey})", mask, "--edam_weights: ", "deeplabv1_resnet101-coco.pth")
+    assert all(part in line for part, line in zip(expected, problems, strict=True))
     with pytest.raises(UserError, match="5 of the inputs"):
         main(monkeypatch, *words, "--voc12_root", "none", "--sal_path", "no", "--sbd_root", tmp_path)
     problems = capsys.readouterr().err
     assert all(f"problem: {flag}" in problems for flag in ("--sbd_root", "--voc12_root", "--sal_path"))
-
-
-def test_another_dataset_than_voc_is_refused(inputs, tmp_path, monkeypatch, capsys):
-    shutil.copytree(inputs / "VOC2012", tmp_path / "VOC2012")
-    (tmp_path / "VOC2012/classes.txt").write_text("cat\n")
-    words = ("--voc12_root", tmp_path / "VOC2012", *flags(inputs)[2:], "--edam_weights", inputs / "weights.pth")
-    with pytest.raises(UserError, match="1 of the inputs"):
-        main(monkeypatch, *words, "--dry_run", "--out", tmp_path / "run")
-    assert "classes.txt" in capsys.readouterr().err
+    (root / "classes.txt").write_text("cat\n")
+    with pytest.raises(UserError, match="3 of the inputs"):
+        main(monkeypatch, *words)
+    assert "classes.txt: names other classes" in capsys.readouterr().err
 
 
 def test_laptop_preset(inputs, tmp_path, monkeypatch, capsys):

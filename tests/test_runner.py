@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from experiment.runner import Step, call, is_finished, peak_memory, run_steps, select, share_threads
+from experiment.runner import Step, call, is_finished, peak_memory, run_steps, select
 from tool.cli import UserError
 
 REPO = Path(__file__).resolve().parents[1]
 
 
-def run(steps: list[Step], out: Path, again=()) -> None:
+def run(steps: list[Step], out: Path, again: bool = False) -> None:
     run_steps(steps, out, {}, "`make demo`", again)
 
 
@@ -58,7 +58,7 @@ def test_killed_step_resumes_and_its_time_adds_up(tmp_path):
     assert json.loads((tmp_path / "finished/2.json").read_text())["seconds"] > seconds
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"command": "x", "unknown": 1}'])
+@pytest.mark.parametrize("text", ["", '{"command": "x", "unknown": 1}'])
 def test_unreadable_mark_counts_as_none(tmp_path, text):
     for _ in range(2):
         run(logging_steps(tmp_path)[:1], tmp_path)
@@ -71,29 +71,22 @@ def test_from_and_only(tmp_path, first, only, ran):
     steps = logging_steps(tmp_path)
     run(steps, tmp_path)
     logged(tmp_path)
-    chosen, again = select(steps, first, only)
-    run(chosen, tmp_path, again)
+    run(select(steps, first, only), tmp_path, again=bool(first or only))
     assert logged(tmp_path) == ran and all(is_finished(tmp_path, step) for step in steps)
     with pytest.raises(UserError, match=r"--from d: .*0, 1, 2"):
         select(steps, "d", None)
 
 
 def test_torchrun_runs_this_python_and_shares_the_threads(tmp_path, monkeypatch):
+    """Only threads of the given environment are shared; the user's own are kept."""
     monkeypatch.setattr("experiment.runner.REPO", tmp_path)
-    words = "os.environ['OMP_NUM_THREADS']"
-    (tmp_path / "one.py").write_text(
-        f"import os, pathlib; pathlib.Path('rank' + os.environ['RANK']).write_text({words})"
-    )
-    status, peak = call("torchrun --standalone --nproc_per_node 2 one.py", {"OMP_NUM_THREADS": "4"})
-    assert status == 0 and peak > 1e7
-    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
-
-
-def test_only_threads_of_the_given_environment_are_shared():
-    command = "torchrun --standalone --nproc_per_node 4 train_EDAM_cls.py"
-    assert share_threads(command, {"OMP_NUM_THREADS": "2", "A": "b"}) == {"OMP_NUM_THREADS": "1", "A": "b"}
-    assert share_threads(command.replace("torchrun", "python"), {"OMP_NUM_THREADS": "2"}) == {"OMP_NUM_THREADS": "2"}
-    assert share_threads(command, {}) == {}  # the user's own are kept
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    code = "import os, pathlib; pathlib.Path('rank' + os.environ['RANK']).write_text(os.environ['OMP_NUM_THREADS'])"
+    (tmp_path / "one.py").write_text(code)
+    for environment, threads in (({"OMP_NUM_THREADS": "4"}, "2"), ({}, "3")):
+        status, peak = call("torchrun --standalone --nproc_per_node 2 one.py", environment)
+        assert status == 0 and peak > 1e7
+        assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == [threads] * 2
 
 
 def test_sigterm_ends_the_command_first(tmp_path):
@@ -146,6 +139,22 @@ def test_another_number_of_processes_changes_nothing(chain, tmp_path):
     assert logged(tmp_path) == "" and all(is_finished(tmp_path, step) for step in chain(processes=8))
 
 
+def test_results_of_an_interrupted_rerun_are_resumed(chain, tmp_path):
+    """Two steps write to one folder. The first is interrupted after new weights replaced the old."""
+    first = chain()[1]
+    steps = [first, Step("more", "a step", first.command.replace("list.txt", "longer.txt"))]
+    run(steps, tmp_path)
+    (tmp_path / "w.pth").write_text("another")
+    script = (tmp_path / "infer_cls.py").read_text()
+    (tmp_path / "infer_cls.py").write_text(f"{script}; raise SystemExit(1)")
+    with pytest.raises(UserError, match="step infer"):
+        run(steps, tmp_path)
+    (tmp_path / "infer_cls.py").write_text(script)
+    run(steps, tmp_path)
+    assert (tmp_path / "labels/w").read_text() == "another" and (tmp_path / "labels.1/w").read_text() == "first"
+    assert not (tmp_path / "labels.2").exists()
+
+
 @pytest.mark.parametrize(("changed", "backup"), [("w.pth", True), ("list.txt", False), ("flags", True), ("gone", None)])
 def test_inference_of_changed_inputs_is_run_again(chain, tmp_path, changed, backup):
     """Old results are backed up, unless the list alone changed. A file that was removed after its use has not changed."""
@@ -193,5 +202,5 @@ def test_peak_memory_is_the_processes_own():
 def test_running_step_is_not_finished(tmp_path):
     step = Step("a", "a step", f"cp {tmp_path}/finished/a.json {tmp_path}/seen")
     for _ in range(2):
-        run([step], tmp_path, ["a"])
+        run([step], tmp_path, again=True)
         assert not json.loads((tmp_path / "seen").read_text())["finished"] and is_finished(tmp_path, step)
