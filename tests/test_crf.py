@@ -1,26 +1,20 @@
 """Dense CRF on small pictures, and parity figures."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PARITY, SHARED, needs_shared
 
-from pseudo_label.crf import EDAM, background_score, dense_crf, with_background
+from pseudo_label.crf import EDAM, dense_crf, with_background
 from voc12.images import load_photo
 
-TESTS = Path(__file__).resolve().parent
-SYNTHETIC = TESTS / "parity" / "synthetic"
-SHARED = TESTS.parents[1] / "shared" / "parity"
 
-
-def test_background_score():
+def test_background_score_comes_first():
     maps = np.array([[[0.0, 0.25, 1.0]], [[0.5, 0.0, 0.75]]], np.float32)
-    np.testing.assert_allclose(background_score(maps), [[0.5, 0.75, 0.0]])
-    np.testing.assert_allclose(background_score(maps, alpha=2), [[0.25, 0.5625, 0.0]])
     stacked = with_background(maps)
-    assert stacked.shape == (3, 1, 3) and stacked.dtype == np.float32
-    np.testing.assert_array_equal(stacked[1:], maps)
+    assert stacked.dtype == np.float32
+    np.testing.assert_array_equal(stacked, [[[0.5, 0.75, 0.0]], *maps])
     assert with_background(np.zeros((0, 2, 2), np.float32)).tolist() == [[[1, 1], [1, 1]]]
 
 
@@ -35,7 +29,7 @@ def test_colour_decides_between_probabilities():
     np.testing.assert_allclose(result.sum(axis=0), 1, atol=1e-5)
     assert (result.argmax(axis=0) == np.array([1] * 8 + [0] * 8)).all()
     np.testing.assert_array_equal(scores, before)
-    np.testing.assert_array_equal(dense_crf(image, scores), result)
+    assert (dense_crf(image, np.ones((1, 12, 16), np.float32)) == 1).all()  # a photo without classes
 
 
 def test_scores_are_clipped_and_not_renormalised():
@@ -45,27 +39,22 @@ def test_scores_are_clipped_and_not_renormalised():
     np.testing.assert_array_equal(dense_crf(image, low), dense_crf(image, floor))
     # Without pairwise steps the result is the softmax of the unary term: the scores over their sum.
     scores = np.random.default_rng(1).uniform(0.1, 0.9, (3, 6, 7)).astype(np.float32)
-    np.testing.assert_allclose(
-        dense_crf(image, scores, replace(EDAM, iterations=0)), scores / scores.sum(axis=0), atol=1e-6
-    )
-
-
-def test_background_without_classes():
-    assert (dense_crf(np.zeros((4, 5, 3), np.uint8), np.ones((1, 4, 5), np.float32)) == 1).all()
+    unary = dense_crf(image, scores, replace(EDAM, iterations=0))
+    np.testing.assert_allclose(unary, scores / scores.sum(axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["2099_000001", "2099_000002"])
 def test_parity_on_drawn_pictures(name):
-    figures = np.load(SYNTHETIC / "figures.npz")
-    photo = np.array(load_photo(SYNTHETIC / "VOC2012" / "JPEGImages" / f"{name}.jpg"))
+    figures = np.load(PARITY / "synthetic/figures.npz")
+    photo = np.array(load_photo(PARITY / f"synthetic/VOC2012/JPEGImages/{name}.jpg"))
     result = dense_crf(photo, with_background(figures[f"cam_{name}"]))
     assert np.abs(result - figures[f"crf_{name}"]).mean() <= 1e-5
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the parity photos are not beside this checkout")
+@needs_shared
 @pytest.mark.parametrize("name", ["2007_000648", "2007_001185", "2007_001377", "2007_001416"])
 def test_parity_on_photos(name):
-    photo = np.array(load_photo(SHARED / "VOC2012_small" / "JPEGImages" / f"{name}.jpg"))
-    maps = np.load(SHARED / "pseudo_labels" / "cam" / f"{name}.npz")["cam"]
-    result = dense_crf(photo, with_background(maps))
-    assert np.abs(result - np.load(SHARED / "pseudo_labels" / "crf" / f"{name}.npz")["prob"]).mean() <= 1e-5
+    photo = np.array(load_photo(SHARED / f"parity/VOC2012_small/JPEGImages/{name}.jpg"))
+    maps, crf = (np.load(SHARED / f"parity/pseudo_labels/{kind}/{name}.npz") for kind in ("cam", "crf"))
+    result = dense_crf(photo, with_background(maps["cam"]))
+    assert np.abs(result - crf["prob"]).mean() <= 1e-5

@@ -1,18 +1,13 @@
 """Fusion of scores and saliency into label maps."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from conftest import PARITY, SHARED, needs_shared
 
-from pseudo_label.fusion import background_from_saliency, check_fusion, pseudo_label, strongest, suppress
-from tool.cli import UserError
+from pseudo_label.fusion import background_from_saliency, pseudo_label, strongest, suppress
 from voc12.images import load_grey, load_label
 from voc12.labels import read_annotation
 
-TESTS = Path(__file__).resolve().parent
-SYNTHETIC = TESTS / "parity" / "synthetic"
-SHARED = TESTS.parents[1] / "shared" / "parity"
 SEED_PAGE = {"theta": 0.2, "alpha": 0.000001, "beta": 0.99999}
 
 
@@ -39,25 +34,17 @@ def test_saliency_replaces_the_background():
     score = plane(0.9, 0.9, 0.1, 0.05, 0.99)
     saliency = np.array([[0, 20, 21, 255, 0]], np.uint8)
     options = {"saliency": saliency, "theta": 0.2, "alpha": 0.06, "beta": 0.95}
-    expected = [[0, 0, 7, 0, 7]]
-    assert pseudo_label(score[None], np.array([6]), **options).tolist() == expected
-    # The saliency map replaces the CRF's own background.
-    assert pseudo_label(score[None], np.array([6]), background=plane(1, 1, 1, 1, 1), **options).tolist() == expected
+    before = score.copy()
+    for background in ({}, {"background": plane(1, 1, 1, 1, 1)}):  # the CRF's own
+        assert pseudo_label(score[None], np.array([6]), **background, **options).tolist() == [[0, 0, 7, 0, 7]]
+    np.testing.assert_array_equal(score, before)
 
 
 def test_scores_equal_to_alpha_and_beta_stay():
-    assert suppress(plane(0.1, 0.09, 0.9, 0.91)[None], np.float32(0.1), np.float32(0.9))[0].tolist() == [
-        [np.float32(0.1), -2, np.float32(0.9), 2]
-    ]
+    found = suppress(plane(0.1, 0.09, 0.9, 0.91)[None], np.float32(0.1), np.float32(0.9))[0]
+    assert found.tolist() == [[np.float32(0.1), -2, np.float32(0.9), 2]]
     # A score of exactly 1 ties with the background where nothing is salient.
     assert pseudo_label(plane(1.0)[None], np.array([0]), saliency=np.zeros((1, 1), np.uint8)).tolist() == [[0]]
-
-
-def test_scores_are_not_changed():
-    scores = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
-    before = scores.copy()
-    pseudo_label(scores, np.arange(3), saliency=np.full((4, 5), 255, np.uint8), alpha=0.3, beta=0.6)
-    np.testing.assert_array_equal(scores, before)
 
 
 def test_photo_without_classes_is_background():
@@ -73,46 +60,24 @@ def test_equals_argmax_with_the_background_in_front(n):
     generator = np.random.default_rng(n)
     scores = (generator.integers(0, 11, (n, 20, 30)) / 10).astype(np.float32)  # many ties
     saliency = generator.integers(0, 255, (20, 30)).astype(np.uint8)
+    crf = generator.integers(0, 11, (20, 30)).astype(np.float32) / 10
     classes = np.sort(generator.permutation(20)[:n])
     values = np.array([0, *(classes + 1)])
-
-    def argmax(background, class_scores):
-        return values[np.argmax(np.concatenate([background[None], class_scores]), axis=0)]
-
-    np.testing.assert_array_equal(
-        pseudo_label(scores, classes, theta=0.5), argmax(np.full((20, 30), 0.5, np.float32), scores)
-    )
-    crf = generator.integers(0, 11, (20, 30)).astype(np.float32) / 10
-    np.testing.assert_array_equal(pseudo_label(scores, classes, background=crf), argmax(crf, scores))
-    np.testing.assert_array_equal(
-        pseudo_label(scores, classes, saliency=saliency, theta=1.1, alpha=0.25, beta=0.85),
-        argmax(background_from_saliency(saliency, 1.1), suppress(scores, 0.25, 0.85)),
-    )
+    thresholds = {"theta": 1.1, "alpha": 0.25, "beta": 0.85}
+    for options, background, class_scores in (
+        ({"theta": 0.5}, np.full((20, 30), 0.5, np.float32), scores),
+        ({"background": crf}, crf, scores),
+        (
+            {"saliency": saliency, **thresholds},
+            background_from_saliency(saliency, 1.1),
+            suppress(scores, 0.25, 0.85),
+        ),
+    ):
+        expected = values[np.argmax(np.concatenate([background[None], class_scores]), axis=0)]
+        np.testing.assert_array_equal(pseudo_label(scores, classes, **options), expected)
     best, label = strongest(scores, classes)
     np.testing.assert_array_equal(best, scores.max(axis=0))
     np.testing.assert_array_equal(label, classes[scores.argmax(axis=0)] + 1)
-
-
-@pytest.mark.parametrize(
-    ("theta", "alpha", "beta", "saliency", "keyword"),
-    [
-        (20, 0, 1, False, "write 0.2"),
-        (1, 0, 1, False, "--theta 1"),
-        (-0.1, 0, 1, False, "--theta -0.1"),
-        (2.55, 0, 1, True, "below 2.55"),
-        (0.2, 0.95, 0.25, True, "--alpha 0.95"),
-        (0.2, 25, 95, True, "--beta 95"),
-    ],
-)
-def test_check_fusion_rejects_other_scales(theta, alpha, beta, saliency, keyword):
-    with pytest.raises(UserError, match=keyword):
-        check_fusion(theta, alpha, beta, saliency=saliency)
-
-
-def test_check_fusion_accepts_published_settings():
-    check_fusion(2.5, 0.25, 0.95, saliency=True)
-    check_fusion(**SEED_PAGE, saliency=True)
-    check_fusion(0.99, 7, -7, saliency=False)  # alpha and beta do not count
 
 
 def four_labels(maps: np.ndarray, crf: np.ndarray, classes: np.ndarray, saliency: np.ndarray) -> dict[str, np.ndarray]:
@@ -126,18 +91,18 @@ def four_labels(maps: np.ndarray, crf: np.ndarray, classes: np.ndarray, saliency
 
 @pytest.mark.parametrize("name", ["2099_000001", "2099_000002"])
 def test_parity_on_drawn_pictures(name):
-    figures = np.load(SYNTHETIC / "figures.npz")
-    saliency = load_grey(SYNTHETIC / "VOC2012" / "saliency" / f"{name}.png")
-    classes = np.flatnonzero(read_annotation(SYNTHETIC / "VOC2012" / "Annotations" / f"{name}.xml"))
+    root, figures = PARITY / "synthetic/VOC2012", np.load(PARITY / "synthetic/figures.npz")
+    saliency = load_grey(root / f"saliency/{name}.png")
+    classes = np.flatnonzero(read_annotation(root / f"Annotations/{name}.xml"))
     for kind, label in four_labels(figures[f"cam_{name}"], figures[f"crf_{name}"], classes, saliency).items():
         np.testing.assert_array_equal(label, figures[f"{kind}_{name}"], err_msg=kind)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the parity photos are not beside this checkout")
+@needs_shared
 @pytest.mark.parametrize("name", ["2007_000648", "2007_001185", "2007_001377", "2007_001416"])
 def test_parity_on_photos(name):
-    maps = np.load(SHARED / "pseudo_labels" / "cam" / f"{name}.npz")
-    crf = np.load(SHARED / "pseudo_labels" / "crf" / f"{name}.npz")["prob"]
-    saliency = load_grey(SHARED / "VOC2012_small" / "saliency" / f"{name}.png")
-    for kind, label in four_labels(maps["cam"], crf, maps["classes"], saliency).items():
-        np.testing.assert_array_equal(label, load_label(SHARED / "pseudo_labels" / kind / f"{name}.png"), err_msg=kind)
+    figures = SHARED / "parity/pseudo_labels"
+    maps, crf = (np.load(figures / f"{kind}/{name}.npz") for kind in ("cam", "crf"))
+    saliency = load_grey(SHARED / f"parity/VOC2012_small/saliency/{name}.png")
+    for kind, label in four_labels(maps["cam"], crf["prob"], maps["classes"], saliency).items():
+        np.testing.assert_array_equal(label, load_label(figures / f"{kind}/{name}.png"), err_msg=kind)
