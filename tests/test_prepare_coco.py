@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -107,7 +106,7 @@ def expected_mask(index: COCO, number: int) -> np.ndarray:
 def test_lists_labels_and_masks(coco, capsys):
     main(coco)
     out = capsys.readouterr().out.splitlines()
-    assert "  train              6   (published: 82081)" in out and "  val                4   (published: 40137)" in out
+    assert f"{coco}/train.txt: 6 lines (published: 82081), written" in out
     assert out[-1].startswith(f"  python train_EDAM_cls.py --voc12_root {coco} --train_list {coco}/EDAM_train.txt")
     data = Dataset(coco)
     assert data.classes.names == NAMES
@@ -131,14 +130,12 @@ def test_lists_labels_and_masks(coco, capsys):
 
 def test_rerun_writes_only_what_is_missing(coco, capsys):
     main(coco)
-    before = contents(coco)
+    before, kept = contents(coco), (coco / "SegmentationClass/COCO_val2014_000000000003.png").stat()
     (coco / "SegmentationClass/COCO_val2014_000000000001.png").unlink()
-    kept = (coco / "SegmentationClass/COCO_val2014_000000000003.png").stat()
     capsys.readouterr()
     main(coco)
     assert (coco / "SegmentationClass/COCO_val2014_000000000003.png").stat().st_ino == kept.st_ino
-    assert ": written" not in capsys.readouterr().out
-    assert contents(coco) == before
+    assert ", written" not in capsys.readouterr().out and contents(coco) == before
 
 
 def change(root: Path, split: str, edit) -> None:
@@ -154,10 +151,9 @@ def change(root: Path, split: str, edit) -> None:
     [
         ("train", lambda content: content.clear(), "instances_train2014.json: .*Unpack"),
         ("train", lambda content: content["categories"][0].pop("name"), "instances_train2014.json: .*Unpack"),
-        ("train", lambda content: content["images"][1].update(id=1), "instances_train2014.json: two photos .*id 1"),
-        ("val", lambda content: content["annotations"].clear(), "instances_val2014.json: none of 0 annotations"),
-        ("val", lambda content: content.update(annotations=[None, {}]), "none of 2 annotations .*image_id None"),
-        ("val", lambda content: content["categories"][0].update(name="cat"), "annotations: .*categories"),
+        ("train", lambda content: content["images"][1].update(id=1), "instances_train2014.json: two photos"),
+        ("val", lambda content: content.update(annotations=[{}]), "instances_val2014.json: 0 of 1 ann.*image_id None"),
+        ("val", lambda content: content["categories"][0].update(name="cat"), "instances_val2014.json: .*categories"),
     ],
 )
 def test_damaged_files_are_errors(coco, split, edit, keywords):
@@ -170,7 +166,6 @@ def test_damaged_files_are_errors(coco, split, edit, keywords):
     ("changes", "keyword"),
     [
         ({"segmentation": None}, "no polygon"),
-        ({"segmentation": []}, "no polygon"),
         ({"segmentation": [[1, 2, 3, 4]]}, "no polygon"),
         ({"segmentation": {"size": [H, W + 1], "counts": [H * (W + 1)]}}, "size"),
         ({"segmentation": {"size": [H, W], "counts": [5, 10]}}, "size"),
@@ -212,11 +207,12 @@ def test_repeated_annotation_ids_lose_nothing(coco, capsys):
 
 def test_category_without_photos_is_left_out_and_old_masks_are_backed_up(coco, capsys):
     main(coco)
-    change(
-        coco,
-        "train",
-        lambda content: [found.update(category_id=18) for found in content["annotations"] if found["category_id"] == 1],
-    )
+
+    def rename(content):
+        for person in [found for found in content["annotations"] if found["category_id"] == 1]:
+            person["category_id"] = 18
+
+    change(coco, "train", rename)
     capsys.readouterr()
     main(coco)
     out = capsys.readouterr().out
@@ -248,12 +244,6 @@ def test_missing_part_is_named_with_what_is_there(coco, missing):
         main(coco)
 
 
-def test_missing_pycocotools_is_an_error(coco, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(UserError, match=r"pycocotools: .*requirements-coco\.txt"):
-        main(coco)
-
-
 def test_out_leaves_the_root_alone(coco, tmp_path, monkeypatch):
     before = contents(coco)
     main(coco, "--out", tmp_path / "out")
@@ -277,9 +267,7 @@ def test_unusable_photos_are_left_out(coco, capsys):
     (coco / "train2014/COCO_train2014_000000000003.jpg").write_bytes(b"<!DOCTYPE html><html>404</html>")
     Image.new("RGB", (W + 1, H)).save(coco / "val2014/COCO_val2014_000000000005.jpg")
     main(coco)
-    line = next(
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("  3 photos that cannot be used")
-    )
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  3 photos that cannot")]
     for name, keyword in (
         ("train2014_000000000001", "exist"),
         ("train2014_000000000003", "web page"),

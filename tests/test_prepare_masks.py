@@ -1,17 +1,53 @@
-"""voc12/prepare.py interrupted, and with masks and lists that a user made."""
+"""SBD's masks; voc12/prepare.py killed, and with masks and lists that a user made."""
 
+import io
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
-from voc12_devkit import SBD_ONLY, contents, mask, write_voc_and_sbd
+from scipy.io import savemat
+from voc12_devkit import SBD_ONLY, contents, mask, write_mat, write_voc_and_sbd
 
+from tool.cli import UserError
 from tool.files import save_npy_dict
 from voc12.classes import PALETTE
+from voc12.masks import read_sbd_mask, sbd_masks
 from voc12.prepare import main
 
 COLOURED, TRUNCATED, EMPTY, PHOTO = *SBD_ONLY[:3], "2007_000001"
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_sbd_masks_at_each_level_of_the_archive(tmp_path, compressed):
+    cls = tmp_path / "benchmark_RELEASE/dataset/cls"
+    label = np.random.default_rng(0).integers(0, 21, (37, 50), dtype=np.uint8)
+    write_mat(cls / "a.mat", label, compressed)
+    for root in (tmp_path, tmp_path / "benchmark_RELEASE", cls.parent):
+        read = read_sbd_mask(sbd_masks(root).find("a"))
+        assert read.dtype == np.uint8 and np.array_equal(read, label)
+
+
+def saved(**content) -> bytes:
+    file = io.BytesIO()
+    savemat(file, content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "keyword"),
+    [
+        (b"not a mask " * 30, "damaged"),
+        (saved(GTinst=1), "damaged"),
+        (saved(GTcls={"Segmentation": np.zeros((9, 9), np.uint8)})[:-40], "damaged"),
+        (saved(GTcls={"Segmentation": np.zeros((3, 3))}), "matrix"),
+        (saved(GTcls={"Segmentation": np.full((3, 3), 21, np.uint8)}), "0..20"),
+    ],
+)
+def test_read_sbd_mask_rejects_other_files(tmp_path, data, keyword):
+    (tmp_path / "a.mat").write_bytes(data)
+    with pytest.raises(UserError, match=rf"a\.mat.*{keyword}"):
+        read_sbd_mask(tmp_path / "a.mat")
 
 
 def flags_for(folder):
@@ -49,12 +85,10 @@ def test_killed_run_leaves_no_partial_file_and_the_next_completes(tmp_path):
     prepare(flags)
     whole = contents(root, out)
     root, out, flags = flags_for(tmp_path / "killed")
-    for step in (3, 9, 11, 2, 1):  # at a mask (8 in a new folder), at the folder, at lists
+    for step in (3, 9, 11, 1):  # at a mask (8 in a new folder), at the folder, at lists
         assert killed(flags, step)
-        temporary = (".partial/", "/.")
-        assert all(
-            data == whole[name] for name, data in contents(root, out).items() if not any(t in name for t in temporary)
-        )
+        left = {name: data for name, data in contents(root, out).items() if ".partial/" not in name}
+        assert all(data == whole[name] for name, data in left.items() if "/." not in name)
     prepare(flags)
     assert contents(root, out) == whole
 
@@ -88,24 +122,19 @@ def test_masks_are_not_replaced_without_repair(devkit, capsys):
     assert "labels and masks agree on 5 of 5 images" in said  # the colours were understood
 
 
-def test_repair_rewrites_masks_and_backs_them_up(devkit, capsys):
-    folder, flags, whole = devkit
-    before = contents(folder)
-    prepare([*flags, "--repair"])
-    broken = {f"SegmentationClassAug/{name}.png" for name in (COLOURED, TRUNCATED, EMPTY, PHOTO)}
-    assert contents(folder) == whole | {f"{name}.1": before[name] for name in broken}
-    prepare([*flags, "--repair"])
-    assert "nothing looks wrong" in capsys.readouterr().out
-
-
-def test_killed_repair_loses_no_mask(devkit):
+def test_repair_rewrites_masks_and_backs_them_up_even_if_killed(devkit, capsys):
     folder, flags, whole = devkit
     before = contents(folder)
     for step in (1, 2, 3):
         assert killed([*flags, "--repair"], step)
         assert set(before.values()) <= set(contents(folder).values())
     prepare([*flags, "--repair"])
-    assert contents(folder).items() >= whole.items()
+    broken = {f"SegmentationClassAug/{name}.png" for name in (COLOURED, TRUNCATED, EMPTY, PHOTO)}
+    left = {name: data for name, data in contents(folder).items() if "/." not in name}
+    assert left == whole | {f"{name}.1": before[name] for name in broken}
+    capsys.readouterr()
+    prepare([*flags, "--repair"])
+    assert "nothing looks wrong" in capsys.readouterr().out
 
 
 def test_repair_keeps_masks_without_source_and_ambiguous_ones(devkit, capsys):
@@ -116,7 +145,7 @@ def test_repair_keeps_masks_without_source_and_ambiguous_ones(devkit, capsys):
     changed = {name for name, data in before.items() if contents(folder)[name] != data}
     assert changed == {f"SegmentationClassAug/{name}.png" for name in (COLOURED, PHOTO)}
     said = capsys.readouterr().out
-    assert "an id twice" in said and f"{TRUNCATED}.png" in said
+    assert f"{EMPTY}.PNG and {EMPTY}.png" in said and f"{TRUNCATED}.png" in said
 
 
 def test_masks_of_colours_in_the_devkit_are_read_and_kept(tmp_path, capsys):
@@ -125,8 +154,8 @@ def test_masks_of_colours_in_the_devkit_are_read_and_kept(tmp_path, capsys):
     Image.fromarray(PALETTE[mask(14, 6)]).save(path)
     data = path.read_bytes()
     prepare([*flags, "--repair"])
-    assert path.read_bytes() == data
-    assert "labels and masks agree on 8 of 8 images\nnothing looks wrong" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert path.read_bytes() == data and "agree on 8 of 8 images" in said and "nothing looks wrong" in said
 
 
 def test_lists_labels_and_pairs_are_backed_up(tmp_path, capsys):

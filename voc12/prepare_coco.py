@@ -149,7 +149,7 @@ def read_annotations(path: Path, findings: Findings) -> tuple[tuple[str, ...], d
         found.setdefault(image_id, Photo(size)).objects.append((c, bool(annotation.get("iscrowd")), code))
     counts = f"{len(annotations) - len(bad)} of {len(annotations)} annotations, {len(found)} of {len(images)} images"
     if not found:
-        raise UserError(f"{path}: none of {counts} can be used ({summarize_ids(bad)}). Take COCO's instances.")
+        raise UserError(f"{path}: {counts} can be used ({summarize_ids(bad)}). Take COCO's instances.")
     print(f"{path.name}: {counts} with an object")
     if bad:
         findings[f"annotations of {path.name} that cannot be used"] = bad
