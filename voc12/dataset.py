@@ -53,7 +53,7 @@ class Files:
         for name, paths in self.by_name.items():
             is_clear = len({os.path.dirname(path) for path in paths}) == 1
             for path in paths:
-                image_id = name if is_clear else path_id(os.path.join(os.path.dirname(path), name))
+                image_id = name if is_clear else _normal(path_id(os.path.join(os.path.dirname(path), name)))
                 names.setdefault(image_id, []).append(path)
         return names
 

@@ -21,8 +21,7 @@ from voc12.classes import CLASSES, PALETTE
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
-OTHER_ENDINGS = (".gif", ".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".ppm", ".tga", ".svg", ".psd")
-OTHER_ENDINGS += (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf")
+OTHER_ENDINGS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".svg", ".dng", ".cr2", ".nef", ".arw")
 """Endings of images that are not read."""
 GREY_FORMATS = ("JPEG", "PNG")
 LABEL_FORMATS = ("PNG",)
