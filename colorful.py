@@ -14,7 +14,7 @@ from tool.script import run_script
 import numpy as np
 from tqdm import tqdm
 
-from pseudo_label.manifest import claim_folder, classes_of
+from pseudo_label.manifest import claim_folder, read_manifest
 from pseudo_label.visualise import contact_sheet, overlay
 from tool import VOID, cli
 from tool.cli import UserError, counted
@@ -72,7 +72,7 @@ def main() -> None:
     problems += check_inputs(ids[:SHEET_IMAGES], [labels, truths]) if truths else []
     report_problems(problems, ids, None, "drawn")
 
-    classes, made_for = read_classes(args.img_root), classes_of(args.img_path)
+    classes, made_for = read_classes(args.img_root), read_manifest(args.img_path).get("classes")
     names = (make_classes(made_for, str(args.img_path)) if made_for and classes == VOC else classes).labels
     output = {"output": "grey labels" if args.grey else "overlays" if args.img_root else "colours"}
     output |= {name: str(path.resolve()) for name in ("img_path", "img_root") if (path := getattr(args, name))}

@@ -23,7 +23,7 @@ from tool.script import run_script
 
 from pseudo_label.evaluate import LabelSource, SaliencySource, Source, evaluate
 from pseudo_label.fusion import check_fusion
-from pseudo_label.manifest import check_classes, output_of
+from pseudo_label.manifest import check_classes, read_manifest
 from tool import cli
 from tool.cli import UserError, counted
 from tool.files import atomic_write, check_writable
@@ -92,7 +92,7 @@ def make_source(args: argparse.Namespace, data: Dataset | None) -> tuple[Source,
     if args.gt_dir is None and not gt_dir.is_dir():
         raise UserError(f"--voc12_root: {gt_dir} does not exist. {deeper_root(args.voc12_root)}")
     given = "--saliency" if args.saliency else f"--type {args.type}{' --crf' * args.crf}"
-    output = output_of(args.predict_dir)
+    output = read_manifest(args.predict_dir).get("output")
     if output in REMEDIES and REMEDIES[output] != given:
         raise UserError(f"--predict_dir {args.predict_dir}: was written with --{output}. Give {REMEDIES[output]}.")
     names = (data.classes if data else read_classes(gt_dir.parent)).labels

@@ -29,11 +29,10 @@ from tool import cli
 from tool.cli import BadPhoto, UserError
 from tool.files import save_npy_dict
 from tool.processes import is_main_process, on_main
-from voc12.classes import PALETTE, VOC, Classes
+from voc12.classes import PALETTE, VOC, Classes, make_classes
 from voc12.dataset import ROOT, Dataset, read_image_list, saliency_maps
 from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb
 from voc12.labels import IGNORE_FOREIGN, class_number
-from voc12.lists import make_classes
 
 FUSION = ("sal_path", "theta", "alpha", "beta")
 

@@ -23,8 +23,9 @@ from experiment.runner import Step, is_finished, run_steps, select
 from experiment.steps import Plan, command, make_steps, step_names
 from network.weights import IMAGENET
 from pseudo_label.onnx_saliency import PACKAGES
-from tool import cli, distributed
+from tool import cli
 from tool.files import make_folder
+from tool.processes import cores
 
 TRY = "A try of a few steps and photos: its scores mean nothing."
 FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
@@ -98,7 +99,6 @@ def make_plan(args: argparse.Namespace) -> Plan:
         poolnet=args.poolnet_network,
         poolnet_weights=None if args.sal_path else args.poolnet_weights,
         saliency_network=None if args.sal_path or args.poolnet_weights else args.saliency,
-        segments=args.deeplab_weights is not None,
         deeplab=args.deeplab_network,
         deeplab_weights=args.deeplab_weights,
         segmentation=tuple(SMALL_SEGMENTATION.split()) if args.laptop else (),
@@ -141,7 +141,7 @@ def main() -> None:
         return
     make_folder(plan.out)
     # On a CPU small networks train faster in two processes, which share its cores.
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(distributed.cores())} if args.laptop else {}
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(cores())} if args.laptop else {}
     run_steps(chosen, plan.out, threads, "the same command", again)
     if not all(is_finished(plan.out, step) for step in steps):
         print("\nother steps are not finished. Run without --only and --from for them and the report.")

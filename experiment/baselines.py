@@ -69,7 +69,7 @@ def main() -> None:
     report_problems(check_inputs(ids, [saliency]), ids, None, "labelled")
     classes = {"classes": list(names)} if (names := data.classes.options().get("class_names")) else {}
     for name, folder in outputs.items():
-        claim_folder(folder, {"output": f"baseline_{name}", **classes}, overwrite=False)
+        claim_folder(folder, {"output": f"baseline_{name}", **classes})
 
     def salient_pixels(image_id: str) -> np.ndarray:
         return background_from_saliency(load_grey(saliency.find(image_id)), args.theta) == 0

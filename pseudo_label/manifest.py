@@ -22,7 +22,7 @@ def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool | No
     results = [path for path in folder.iterdir() if path.suffix in (".png", ".npy")] if folder.exists() else []
     if results and not (folder / MANIFEST).exists():
         raise UserError(f"{folder}: is not empty and has no {MANIFEST}. Name another folder.")
-    found = OLDER | _read(folder)
+    found = OLDER | read_manifest(folder)
     differing = [name for name, value in settings.items() if found.get(name) != value]
     # The digest identifies saliency maps, also in a folder that was moved; older manifests have none.
     has_digests = found.get("sal_sha256") and settings.get("sal_sha256")
@@ -48,19 +48,9 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool | No
         file.write("\n")
 
 
-def output_of(folder: Path) -> str | None:
-    """Return which output a folder holds, such as "out_cam"; None without a manifest."""
-    return _read(folder).get("output")
-
-
-def classes_of(folder: Path) -> tuple[str, ...]:
-    """Return the class names in the manifest of a folder; empty for VOC 2012's and without a manifest."""
-    return tuple(_read(folder).get("classes", ()))
-
-
 def check_classes(folder: Path, names: Sequence[str]) -> None:
     """Raise UserError if the files in `folder` were made for other classes than `names`."""
-    if (found := classes_of(folder)) and found != tuple(names):
+    if (found := read_manifest(folder).get("classes")) and found != list(names):
         raise UserError(f"{folder}: made for {summarize_ids(found)}, but the dataset has {summarize_ids(names)}")
 
 
@@ -76,8 +66,11 @@ def weights_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """Return the manifest; {} if there is none or it is damaged."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the settings of the files in `folder`: "output", "classes" of other datasets than VOC 2012, and others.
+
+    It is empty without a manifest, or if that is damaged.
+    """
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -120,7 +120,7 @@ def test_unused_flags_are_noted(script, flags, unused, capsys):
     ],
 )
 def test_evaluation_rejects_outputs_of_another_kind(output, flags, right, tmp_path):
-    claim_folder(tmp_path / "out", {"output": output}, overwrite=False)
+    claim_folder(tmp_path / "out", {"output": output})
     arguments = ["--predict_dir", str(tmp_path / "out"), "--gt_dir", str(tmp_path), *flags.split()]
     with pytest.raises(UserError, match=f"out.*{right}"):
         evaluation.make_source(evaluation.get_parser().parse_args(arguments), None)

@@ -230,9 +230,9 @@ def test_lost_rank_keeps_the_cause(monkeypatch):
 
 def test_cores_of_each_process(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-    assert distributed.cores() == 12
+    assert processes.cores() == 12
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert distributed.cores() == 1
+    assert processes.cores() == 1
 
 
 def test_seed_step_depends_on_seed_step_and_rank():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pseudo_label.class_maps import SCALES
-from pseudo_label.manifest import MANIFEST, check_classes, check_folder, claim_folder, output_of, weights_digest
+from pseudo_label.manifest import MANIFEST, check_classes, check_folder, claim_folder, read_manifest, weights_digest
 from tool.cli import UserError
 
 SETTINGS = {"output": "out_cam", "theta": 0.5, "sal_path": None}
@@ -91,7 +91,7 @@ def test_folder_without_results_is_free(folder):
     for name in ("a.png", "b.npy"):
         (folder / name).unlink()
     claim_folder(folder, {"output": "out_crf"})
-    assert output_of(folder) == "out_crf"
+    assert read_manifest(folder) == {"output": "out_crf"}
 
 
 def test_classes(tmp_path):

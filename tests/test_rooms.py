@@ -22,8 +22,11 @@ def test_tool_names_no_dataset_network_or_class():
 @pytest.mark.parametrize(
     ("modules", "spared"),
     [
-        ("eval, colorful, voc12.prepare, voc12.prepare_coco, voc12.pairs, experiment.baselines, demo.draw", "torch"),
-        ("train_EDAM_cls, infer_cls, train_deeplab, infer_deeplab, train_sal, infer_sal, demo.pretrain", "torchvision"),
+        (
+            "eval, colorful, infer_sal, voc12.prepare, voc12.prepare_coco, voc12.pairs, experiment.baselines, demo.draw",
+            "torch",
+        ),
+        ("train_EDAM_cls, infer_cls, train_deeplab, infer_deeplab, train_sal, demo.pretrain", "torchvision"),
     ],
 )
 def test_scripts_start_without_slow_imports(modules, spared):
