@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from network import add_flags, make_net, options
-from network.weights import LoadReport, load_weights, read_checkpoint
+from network.weights import read_checkpoint
 from pseudo_label import loop
 from pseudo_label.class_maps import SCALES, class_maps, views
 from pseudo_label.crf import dense_crf, with_background
@@ -47,16 +47,13 @@ def get_parser() -> argparse.ArgumentParser:
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--out_cam", type=Path, metavar="DIR", help="write class maps, <id>.npy: class from 0 -> (H, W) float32")
     add("--out_cam_pred", type=Path, metavar="DIR", help="write label PNGs of the class maps")
-    crf = "write CRF probabilities, <id>.npy: label, 0 background -> (H, W) float32"
-    add("--out_crf", type=Path, metavar="DIR", help=crf)
+    add("--out_crf", type=Path, metavar="DIR", help="write CRF probabilities, <id>.npy: label -> (H, W) float32")
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
-    plain = "with --sal_path: also write label PNGs of the CRF without saliency"
-    add("--out_plain_pred", type=Path, metavar="DIR", help=plain)
+    add("--out_plain_pred", type=Path, metavar="DIR", help="with --sal_path: write label PNGs of the CRF without it")
     add("--sal_path", type=Path, metavar="DIR", help="grey saliency maps <id>.png to fuse into the label PNGs")
     add("--image", type=Path, metavar="FILE", help="label this photo instead of a dataset; needs --classes and --out")
     add("--classes", metavar="A,B", help="with --image: the classes that the photo shows")
-    one = "with --image: write class maps, label PNG with CRF and the photo under its label: <name>.npy, .png, _overlay.png"
-    add("--out", type=Path, metavar="DIR", help=one)
+    add("--out", type=Path, metavar="DIR", help="with --image: write class maps, label PNG, photo under its label")
     theta = "background score of class maps; with --sal_path: saliency up to theta x 100 is background"
     add("--theta", type=number, default=0.5, help=theta)
     add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
@@ -77,9 +74,9 @@ def main() -> None:
         labels, problems = on_main(partial(read_labels, data, args.infer_list))
         needed = [data.photos, saliency] if saliency else [data.photos]
         ids = run.photos_left([*labels, *dict(problems)], needed, problems)
-        net, report = load_network(args, data.classes)
         sal_sha256 = digest(saliency) if saliency else None
-        net = run.prepare(net, report, {output: settings_of(args, output, sal_sha256) for output in run.folders})
+        settings = {output: settings_of(args, output, sal_sha256) for output in run.folders}
+        net = run.prepare(make_edam(args, data.classes), settings)
         warn_unused(args, run.folders)
 
         for photo, photo_views in run.read_ahead(ids, data.photos, views):
@@ -143,14 +140,10 @@ def load_saliency(path: Path, size: tuple[int, ...]) -> np.ndarray:
     return saliency
 
 
-def load_network(args: argparse.Namespace, classes: Classes) -> tuple[Any, LoadReport]:
-    """Return the network with trained weights, and what was loaded. UserError: no EDAM checkpoint."""
+def make_edam(args: argparse.Namespace, classes: Classes) -> Any:
+    """Return the network of --network for these classes."""
     given = options(args) | classes.options(num_classes=len(classes))
-    net = make_net(args.network, ("forward_cam", "input"), init_weights=False, **given)
-    report = load_weights(net, args.weights)
-    if report.missing:
-        raise UserError(f"{report}. Give a trained EDAM checkpoint, not a backbone.")
-    return net, report
+    return make_net(args.network, ("forward_cam", "input"), init_weights=False, **given)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -201,7 +194,7 @@ def label_image(args: argparse.Namespace) -> None:
     saliency_path = saliency_maps(args.sal_path).find(name) if args.sal_path else None
     vars(args).update(dict.fromkeys(outputs), out_cam=args.out, crf_workers=0, skip_errors=False)
     with loop.start(args) as run:
-        net = run.prepare(*load_network(args, classes), {"out_cam": {"output": "one photo"}})
+        net = run.prepare(make_edam(args, classes), {"out_cam": {"output": "one photo"}})
         args.out_crf_pred = args.out
         with run.attempt(photo):
             maps = class_maps(net, views(image), numbers, photo.pixels.shape[:2], run.device)

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from network import add_flags, make_net, options
-from network.weights import load_weights
 from pseudo_label import loop
 from pseudo_label.crf import DEEPLAB, dense_crf
 from pseudo_label.loop import Photo
 from pseudo_label.segmentation import probabilities
 from tool import cli
-from tool.cli import BadPhoto, UserError
+from tool.cli import BadPhoto
 from tool.files import atomic_write
 from voc12.dataset import ROOT, Dataset, read_image_list
 from voc12.images import save_label
@@ -51,11 +50,8 @@ def main() -> None:
         net = make_net(args.network, ("input", "scales"), init_weights=False, **given)
         if args.scales:
             net.scales = tuple(scale for scale in args.scales if scale != 1)
-        report = load_weights(net, args.weights)
-        if report.missing:
-            raise UserError(f"{report}. Give a trained DeepLab-v2 checkpoint, not a backbone.")
         settings = {"scales": list(net.scales), "flip": args.flip}
-        net = run.prepare(net, report, dict.fromkeys(run.folders, settings))
+        net = run.prepare(net, dict.fromkeys(run.folders, settings))
 
         for photo, _ in run.read_ahead(ids, data.photos):
             with run.attempt(photo):

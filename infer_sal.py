@@ -69,17 +69,12 @@ def infer_poolnet(run: Run, ids: list[str], files: Files) -> None:
     """Write the maps of PoolNet."""
     import torch
 
-    from network.poolnet import is_joint
-    from network.weights import load_weights, make_poolnet
+    from network.weights import make_poolnet
     from pseudo_label.saliency_maps import enlargement, grey_map, saliency_logits
 
     args = run.args
     net = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)
-    report = load_weights(net, args.weights)
-    if report.missing:
-        raise UserError(f"{report}. Give a trained PoolNet checkpoint, not a backbone.")
-    branch = "with" if is_joint(net.state_dict()) else "without"
-    net = run.prepare(net, f"{report}, {branch} its edge branch", {"out_sal": {}})
+    net = run.prepare(net, {"out_sal": {}})
     for photo, _ in run.read_ahead(ids, files):
         with run.attempt(photo):
             logits = saliency_logits(net, torch.from_numpy(photo.pixels), run.device).cpu().numpy()
@@ -108,11 +103,7 @@ def infer_onnx(run: Run, ids: list[str], files: Files) -> None:
 
 
 def write_map(
-    photo: Photo,
-    values: np.ndarray,
-    to_grey: Callable[[np.ndarray], np.ndarray],
-    folder: Path,
-    remark: str | None = None,
+    photo: Photo, values: np.ndarray, to_grey: Callable, folder: Path, remark: str | None = None
 ) -> str | None:
     """Write the saliency map of one photo to <id>.png, as large as the photo; return `remark`.
 

@@ -48,10 +48,8 @@ def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
     add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add("--tf32", action="store_true", help="let GPUs round float32 products to TF32")
-    overwrite = "delete existing results and start over, after settings, labels or photos changed"
-    add("--overwrite", action="store_true", help=overwrite)
-    skip = "skip photos whose files are missing or bad; they are listed, exit status 1"
-    add("--skip_errors", action="store_true", help=skip)
+    add("--overwrite", action="store_true", help="delete existing results and start over")
+    add("--skip_errors", action="store_true", help="list and skip photos whose files are missing or bad; exit status 1")
 
 
 @contextlib.contextmanager
@@ -152,23 +150,26 @@ class Run:
         for folder in self.folders.values():
             make_folder(folder)  # another machine may have a disk of its own
 
-    def prepare(self, net: Any, report: object, settings: Mapping[str, Mapping[str, Any]]) -> Any:
-        """Claim the output folders, and return a PyTorch network ready for inference on the device.
+    def prepare(self, net: Any, settings: Mapping[str, Mapping[str, Any]]) -> Any:
+        """Load --weights into a PyTorch network, claim the output folders, and return it ready for inference on the device.
 
-        report, settings: as for `claim`, which here knows the flags of the network.
+        settings: as for `claim`, besides the flags of the network.
         """
         from network import options
+        from network.weights import load_weights
         from tool.distributed import describe
         from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
 
-        args = self.args
+        args, report = self.args, load_weights(net, self.args.weights)
+        if report.missing:
+            raise UserError(f"{report}. Give a trained checkpoint, not a backbone.")
         shared = {"network": args.network, **options(args), "amp": args.amp, "tf32": args.tf32}
         if names := getattr(net, "class_names", ()):
             shared["classes"] = list(names)
         if is_main_process():
             warn_of_emulation(self.device, args.amp)
-        report = f"{report}\n{describe(self.device, self.world)}"
-        self.claim(report, {name: {**shared, **settings[name]} for name in self.folders})
+        line = f"{report}\n{describe(self.device, self.world)}"
+        self.claim(line, {name: {**shared, **settings[name]} for name in self.folders})
         setup_precision(args.tf32)
         self._precision = partial(autocast, self.device, args.amp)
         return inference_form(net, self.device, args.amp, args.tf32)
