@@ -81,6 +81,8 @@ def test_names_that_mean_no_class(tmp_path):
         ("filename,width\n1.jpg,640", "filename,width"),
         ("photo,label\n1.jpg,0\n2.jpg,1\n3.jpg,17", "photo,label.*'0'"),
         ('photo,class_id\n1.jpg,"[0, 1]"', "photo,class_id.*'0'"),
+        ("photo,date\n1.jpg,2024-01-01", "photo,date.*'2024-01-01'"),
+        ("photo,label\n1.jpg,1.000e+00", "photo,label.*'1.000e"),
         ("photo,target\n1.jpg,yes\n2.jpg,no", "photo,target.*'yes'"),
         ("photo,0,17\n1.jpg,True,False", "photo,0,17.*'0'"),
         ("photo,classes\n1.jpg,\"{'cat': 1, 'dog': 0}\"", "photo,classes.*cat"),

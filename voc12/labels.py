@@ -31,7 +31,7 @@ LABELS_FILE = "cls_labels.npy"
 FORMS = "Write 'photo,classes' over lines '1.jpg,cat;dog', or 'photo,cat,dog' over '1.jpg,1,1'"
 _PHOTO_COLUMN = re.compile(r"(photo|image|img|picture|file)?s?(id|file|name|path|filename|filepath)?s?")
 _CLASS_COLUMN = re.compile(r"(class|label|categor|tag|target|annotation)(y|e?s|ies)?(names?|ids?|idx|index|number)?\d*")
-_VALUE = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?|true|false|yes|no")  # no names of classes
+_VALUE = re.compile(r"[\W\d_]+(e[\W\d_]+)?|true|false|yes|no")  # numbers, dates and the like are no names of classes
 _SHOWN = {"1", "1.0", "true", "t", "yes", "y", "x"}  # cells of a column for each class
 _NOT_SHOWN = {"0", "0.0", "false", "f", "no", "n", ""}
 _QUOTED = r"""(?:'[^']*'|"[^"]*")"""
@@ -137,7 +137,7 @@ def read_label_csv(
     Args:
         known: ids of the photos; if several folders hold the same file name, the id starts with the folder.
         dropped: receives `<name> (<id>)` of each name that means no class, such as "none".
-        classes_known: accept class names that look like numbers, files, yes or no.
+        classes_known: accept class names that look like numbers, dates, files, yes or no.
 
     Raises:
         UserError: the file cannot be read or is empty, or the table has another form.
@@ -152,15 +152,16 @@ def read_label_csv(
         shown = cells[1:]
         if is_one_hot:
             shown = [name for name, cell in zip(header[1:], cells[1:], strict=False) if cell.lower() in _SHOWN]
-        names = _split(",".join(filter(None, shown)))
+        written = list(filter(None, _split(",".join(filter(None, shown)))))
+        names = [name for name in written if fold(name) not in NO_CLASS]
         for name in names:
             is_value = _VALUE.fullmatch(name.lower()) or name.lower().endswith(PHOTO_ENDINGS + OTHER_ENDINGS)
             if set(name) & set("[]{}") or (is_value and not classes_known):
                 raise UserError(f"{found}, and {name[:40]!r} for a class (line {number}). {FORMS}")
         image_id = check_id(_image_id(cells[0], known), f"{path}, line {number}")
         if dropped is not None:
-            dropped += [f"{name} ({image_id})" for name in names if fold(name) in NO_CLASS]
-        yield number, image_id, [name for name in names if name and fold(name) not in NO_CLASS]
+            dropped += [f"{name} ({image_id})" for name in written if name not in names]
+        yield number, image_id, names
 
 
 def _is_one_hot(header: list[str], rows: Rows, found: str) -> bool:
