@@ -62,15 +62,13 @@ def test_outputs_against_a_plain_computation(photos, net, commands, tmp_path):
     assert "pred" in line and "scales" in line
 
 
-@pytest.mark.parametrize("kind", ["truncated", "tiny"])
-def test_bad_photos_are_skipped(kind, photos, commands, tmp_path):
-    if kind == "tiny":
-        Image.new("RGB", (1, 1)).save(photos / f"{IDS[1]}.jpg")
-    else:
-        (photos / f"{IDS[1]}.jpg").write_bytes(b"\xff\xd8\xff cut")
+def test_bad_photos_are_skipped(photos, commands, tmp_path):
+    Image.new("RGB", (1, 1)).save(photos / f"{IDS[1]}.jpg")
     assert IDS[1] in commands.error(tmp_path, "infer_deeplab.py", *SMALL, "--out_pred", "p")
+    (photos / f"{IDS[2]}.jpg").write_bytes(b"\xff\xd8\xff cut")
+    assert IDS[2] in commands.error(tmp_path, "infer_deeplab.py", *SMALL, "--out_pred", "p")
     done = commands.run(tmp_path, "infer_deeplab.py", *SMALL, "--out_pred", "p", "--skip_errors", status=1)
-    assert len(list((tmp_path / "p").glob("*.png"))) == 7 and IDS[1] in done.stderr[0]
+    assert len(list((tmp_path / "p").glob("*.png"))) == 6 and len(done.stderr) == 3
 
 
 def test_network_for_other_work(photos, commands, tmp_path):
