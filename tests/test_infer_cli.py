@@ -28,18 +28,8 @@ ROOTS = [DRAWN, pytest.param(PHOTOS, marks=needs_shared)]
 
 def infer(root: Path, weights: Path, *args: object) -> str:
     """Run the script with all threads and return what it prints."""
-    words = [
-        sys.executable,
-        "infer_cls.py",
-        "--voc12_root",
-        root,
-        "--weights",
-        weights,
-        "--device",
-        devices.name,
-        *args,
-    ]
-    done = subprocess.run([str(word) for word in words], cwd=REPO, capture_output=True, text=True)
+    words = f"infer_cls.py --voc12_root {root} --weights {weights} --device {devices.name}".split()
+    done = subprocess.run([sys.executable, *words, *map(str, args)], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -48,11 +38,10 @@ def figure(root: Path, kind: str, image_id: str) -> np.ndarray:
     """Return a parity figure: "cam" and "crf" are scores (n, H, W), the others label maps (H, W)."""
     if root == DRAWN:
         return np.load(PARITY / "synthetic/figures.npz")[f"{kind}_{image_id}"]
-    folder = SHARED / "parity/pseudo_labels" / kind
-    scores = {"cam": "cam", "crf": "prob"}
-    return (
-        np.load(folder / f"{image_id}.npz")[scores[kind]] if kind in scores else load_label(folder / f"{image_id}.png")
-    )
+    path = SHARED / f"parity/pseudo_labels/{kind}/{image_id}"
+    if kind in ("cam", "crf"):
+        return np.load(f"{path}.npz")[{"cam": "cam", "crf": "prob"}[kind]]
+    return load_label(f"{path}.png")
 
 
 def check_scores(path: Path, labels: list[int], expected: np.ndarray, difference) -> None:
@@ -90,18 +79,10 @@ def test_outputs(root, filled_weights, tmp_path):
 )
 def test_label_pngs_with_saliency(root, ids, filled_weights, tmp_path):
     """The published test command. Labels without saliency are the same files as of a run without it."""
-    (tmp_path / "train_aug.txt").write_text(
-        "".join(f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in ids)
-    )
+    lines = [f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in ids]
+    (tmp_path / "train_aug.txt").write_text("".join(lines))
     same = ("--network", "network.resnet38_EDAM_cls", "--infer_list", tmp_path / "train_aug.txt")
-    outputs = (
-        "--out_cam_pred",
-        tmp_path / "cam",
-        "--out_crf_pred",
-        tmp_path / "crf",
-        "--out_plain_pred",
-        tmp_path / "plain",
-    )
+    outputs = [part for name in ("cam", "crf", "plain") for part in (f"--out_{name}_pred", tmp_path / name)]
     infer(root, filled_weights, *same, *outputs, *FUSION, "--sal_path", root / "saliency")
     for image_id in ids:
         for folder, kind in (("cam", "cam_png_saliency"), ("crf", "crf_png_saliency"), ("plain", "crf_png")):
@@ -120,15 +101,8 @@ def tiny_flags(drawn: Path, tiny_weights: Path) -> tuple[object, ...]:
 def test_reruns(commands, drawn, tiny_weights, tmp_path):
     """Finished photos stay; a list may grow; other settings are refused or, with --overwrite, replace the results."""
     ids = [f"2099_{number:06d}" for number in range(1, 6)]
-    flags = (
-        *tiny_flags(drawn, tiny_weights),
-        "--out_cam",
-        "cam",
-        "--out_crf_pred",
-        "crf",
-        "--sal_path",
-        drawn / "saliency",
-    )
+    flags = (*tiny_flags(drawn, tiny_weights), "--out_cam", "cam", "--out_crf_pred", "crf")
+    flags += ("--sal_path", drawn / "saliency")
     (tmp_path / "list.txt").write_text("\n".join([*ids[:3], ids[0]]))  # one of them twice
     assert "3 photos labelled in cam, crf" in commands.run(tmp_path, "infer_cls.py", *flags).stdout
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cam").glob("*.npy")}
