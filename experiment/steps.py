@@ -61,9 +61,8 @@ class Plan:
     saliency_network: str | None = None  # u2netp or u2net; without any of these three, no rows with saliency
     theta: float = 0.2  # saliency up to 100 times it is background
     fusion: Words = FUSION  # other flags of the fusion
-    segments: bool = True  # with DeepLab-v2
     deeplab: str = "network.deeplab_v2"
-    deeplab_weights: Path | None = None
+    deeplab_weights: Path | None = None  # without them, no rows of DeepLab-v2
     segmentation: Words = ()  # flags of DeepLab-v2's training
     segment: Words = ()  # flags of its inference
     processes: int = 1  # of torchrun, at most one for each pair or photo of a micro-batch
@@ -84,7 +83,7 @@ class Plan:
     def rows(self) -> list[Row]:
         """Rows of the table that this plan fills."""
         left_out = set() if self.sal_path else {"background", "guess", "crf_saliency"}
-        if not self.segments:
+        if not self.deeplab_weights:
             left_out |= {"deeplab", "deeplab_crf"}
         return [row for row in ROWS if row.name not in left_out]
 
@@ -133,7 +132,8 @@ def make_steps(plan: Plan, initial: Sequence[Step] = ()) -> list[Step]:
 def step_names() -> list[str]:
     """Return the names of all steps that the published chain may have, in order."""
     here = Path()
-    return [step.name for step in make_steps(Plan(here, here, here, here, Path("more"), here, poolnet_weights=here))]
+    plan = Plan(here, here, here, here, Path("more"), here, poolnet_weights=here, deeplab_weights=here)
+    return [step.name for step in make_steps(plan)]
 
 
 def preparation(plan: Plan) -> list[Step]:
@@ -176,7 +176,7 @@ def labelling(plan: Plan) -> list[Step]:
     few = flags(infer_list=plan.labelled, out_cam=plan.out / "cam")
     title = "Class maps and labels of the photos that are scored"
     steps = [Step("maps", title, command(infer, few, plain, labels))]
-    if (plan.segments or plan.sal_path) and plan.to_label != plan.labelled:
+    if (plan.deeplab_weights or plan.sal_path) and plan.to_label != plan.labelled:
         title = "Labels of the other photos, to train DeepLab-v2 on"
         steps.append(Step("labels", title, command(infer, flags(infer_list=plan.to_label), labels)))
     if plan.sal_path:
@@ -189,7 +189,7 @@ def labelling(plan: Plan) -> list[Step]:
 
 def segmentation(plan: Plan) -> list[Step]:
     """Train DeepLab-v2 on the pseudo labels, and segment the photos of val."""
-    if not plan.segments:
+    if not plan.deeplab_weights:
         return []
     words = flags(voc12_root=plan.root, label_dir=plan.label_dir, train_list=plan.to_label, network=plan.deeplab)
     words = (*words, flags(weights=plan.deeplab_weights), plan.segmentation, flags(seed=plan.seed))

@@ -75,9 +75,9 @@ def test_labels_over_photos_and_the_sheet(root, capsys, photos):
 
 @pytest.mark.parametrize("dash", ["--", "\u2014", "\u00e2\u20ac\u201d"])  # the last two as on the published page
 def test_list_and_limit(root, dash):
-    (root / "list.txt").write_text(f"{IDS[2]}\n{IDS[1]}\n")
-    colorful(root, f"{dash}list", "list.txt", f"{dash}limit", "1")
-    assert sorted(os.listdir(root / "out")) == [f"{IDS[2]}.png", "edam_manifest.json"]
+    (root / "list.txt").write_text(f"{IDS[2]}\n" * 2 + f"{IDS[1]}\n")
+    colorful(root, f"{dash}list", "list.txt", f"{dash}limit", "2")
+    assert sorted(os.listdir(root / "out")) == [f"{IDS[1]}.png", f"{IDS[2]}.png", "edam_manifest.json"]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,7 @@ def test_list_and_limit(root, dash):
         (["--grey", "--img_root", "."], "--grey"),
         (["--img_root", "truth"], r"truth.*label map"),
         (["--list", "nowhere.txt"], r"nowhere\.txt"),
+        (["--img_root", ".", "--sheet", "."], "cannot write"),
         (["--out_path", "labels"], "--out_path .*--img_path"),
         (["--img_root", ".", "--out_path", "JPEGImages"], "--out_path .*--img_root"),
         (["--out_path", "list.txt/out"], "list.txt/out"),

