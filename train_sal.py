@@ -22,7 +22,7 @@ from network.losses import saliency_loss
 from network.poolnet import is_joint
 from network.weights import load_weights, make_poolnet
 from pseudo_label.saliency_maps import saliency_pictures
-from tool import cli, distributed, training
+from tool import cli, training
 from tool.checkpoint import digest
 from tool.cli import UserError
 from tool.image_ops import Normalization
@@ -73,7 +73,6 @@ def main() -> None:
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Return PoolNet, its data and loss. UserError: missing files, or flags that do not fit."""
-    accumulation_steps = count_micro_batches(args)
     if args.crop_size is None and is_main_process():
         cli.warn_unused_flags(args, get_parser(), ["iter_size"], "without --crop_size")
     net = make_poolnet(args.network, args.weights, ("input", "smallest_side", "get_parameter_groups"))
@@ -113,7 +112,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         set_learning_rate=prepare_step,
         load_weights=load_weights,
         pictures=partial(saliency_pictures, data=data),
-        accumulation_steps=accumulation_steps,
+        accumulation_steps=args.iter_size if args.crop_size else None,  # whole photos differ in size
     )
 
 
@@ -128,16 +127,6 @@ def find_photos(
     ids = list(dict.fromkeys(read_image_list(args.train_list or "voc12/train_aug.txt")))
     dataset = Dataset(args.voc12_root)
     return MaskedPhotos(ids, dataset.photos, label_maps(args.mask_dir), *shared, dataset), ids
-
-
-def count_micro_batches(args: argparse.Namespace) -> int:
-    """Return the micro-batches of a step: --iter_size for crops; whole photos differ in size, so each is one."""
-    if args.crop_size is not None:
-        return args.iter_size
-    world = distributed.world_size()
-    if args.batch_size % world:
-        raise UserError(f"--batch_size {args.batch_size}: no multiple of {world} processes. Change one.")
-    return args.batch_size // world
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,22 +38,24 @@ def finished(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def start_ranks(commands: Commands, folders: list[Path], script: str, *args: object) -> list[Command]:
-    """Start a process in each folder as torchrun does, but without its seconds of imports."""
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": len(folders)}
-    args = (*args, *one_gpu_each(len(folders)))
-    return [commands.start(f, script, *args, RANK=rank, LOCAL_RANK=rank, **group) for rank, f in enumerate(folders)]
+@pytest.fixture
+def start_ranks(commands) -> Callable[..., list[Command]]:
+    """Start a process in each folder as torchrun does, which keeps the group's store, but without its seconds of imports."""
+    stores = []
+
+    def start(folders: list[Path], script: str, *args: object) -> list[Command]:
+        stores.append(dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": stores[-1].port, "WORLD_SIZE": len(folders)}
+        group |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
+        args = (*args, *one_gpu_each(len(folders)))
+        return [commands.start(f, script, *args, RANK=rank, LOCAL_RANK=rank, **group) for rank, f in enumerate(folders)]
+
+    return start
 
 
 def one_gpu_each(count: int) -> tuple[str, str]:
     """Return the flag --device: GPUs and NCCL if there are enough of them, else the CPU and Gloo."""
     return "--device", devices.name if torch.cuda.device_count() >= count else "cpu"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def free_port() -> int:
         ("PoolNet", ""),
     ],
 )
-def test_ranks_have_the_losses_of_one_process(name, more, commands, data, tmp_path):
+def test_ranks_have_the_losses_of_one_process(name, more, start_ranks, data, tmp_path):
     """Two steps of six pairs or photos; each rank in a folder of its own, as on another machine: only the first writes."""
     losses = []
     for count in (1, 2, 3):
@@ -73,8 +75,9 @@ def test_ranks_have_the_losses_of_one_process(name, more, commands, data, tmp_pa
             folder.mkdir()
             write_pairs(folder / "pairs.txt", 12)
         arguments = CASES[name].flags(data, *more.split(), "--batch_size", 6)
-        ranks = start_ranks(commands, folders, CASES[name].script, *arguments)
-        assert [one.wait() for one in ranks] == [0] * count and not any(one.stderr for one in ranks)
+        ranks = start_ranks(folders, CASES[name].script, *arguments)
+        assert [one.wait() for one in ranks] == [0] * count
+        assert [one.stderr for one in ranks] == [[]] * count
         assert f", {count} process" in ranks[0].stdout and all(one.stdout == "" for one in ranks[1:])
         assert not any((folder / made).exists() for folder in folders[1:] for made in ("checkpoints", "runs"))
         losses.append(list(curve(folders[0] / "runs/s", "Train/Loss").values()))
@@ -110,14 +113,14 @@ def test_processes_share_the_photos(commands, drawn, tiny_weights, tmp_path):
     assert err.count("infer_cls.py: error: skipped 1 photo, listed above") == 1
 
 
-def test_failing_process_ends_all(commands, drawn, tmp_path):
+def test_failing_process_ends_all(start_ranks, drawn, tmp_path):
     """The second process meets a broken photo and reports it; the first saves the state."""
     root = make_data(drawn, tmp_path / "data")
     pairs = write_pairs(tmp_path / "pairs.txt", 40).read_text().splitlines()
     broken = re.findall(r"2099_\d+", pairs[11])[0]  # step 5, the second process's pair
     damage(root / f"JPEGImages/{broken}.jpg")
     arguments = flags(root, "--network", "tests.plain_net", "--batch_size", 2)
-    two = start_ranks(commands, [tmp_path] * 2, "train_EDAM_cls.py", *arguments)
+    two = start_ranks([tmp_path] * 2, "train_EDAM_cls.py", *arguments)
     assert [one.wait() for one in two] == [1, 1]
     (line,) = [line for one in two for line in one.stderr]
     assert f"{broken}.jpg" in line and "--resume" in line and "step 5" in line

@@ -61,9 +61,9 @@ def save_network(path: Path, net: torch.nn.Module, step: int) -> None:
     save_torch(path, tensors)
 
 
-def checkpoint_steps(max_step: int, count: int = 25) -> dict[int, int]:
-    """Return finished steps -> number (1..count) of the checkpoint written then; fewer than `count` for short runs."""
-    return {max_step * number // count: number for number in range(1, count + 1) if max_step * number // count > 0}
+def checkpoint_steps(max_step: int) -> dict[int, int]:
+    """Return finished steps -> number (1..25) of the checkpoint written then; fewer than 25 for short runs."""
+    return {max_step * number // 25: number for number in range(1, 26) if max_step * number // 25 > 0}
 
 
 def lock_session(folder: Path) -> None:

@@ -143,11 +143,6 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def world_size() -> int:
-    """Return the number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
 def barrier() -> None:
     """Wait for all ranks."""
     if dist.is_initialized():

@@ -1,6 +1,7 @@
 """Training loop shared by all scripts: flags, resuming, multi-process training, logging.
 
-A script makes a `Task`: its network, its data, its loss. `run` trains it.
+A script makes a `Task`: its network, its data, its loss. `run` trains it: items of the data become micro-batches in
+`Training._next`, gradients in `_backward`, and updates of the weights in `_train_step`.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from tool.cli import UserError, counted, print_error
 from tool.loading import batches, positions
 from tool.monitor import Monitor
 from tool.precision import Autocast, setup_precision, warn_of_emulation
-from tool.processes import is_main_process, on_main, shared_failure
+from tool.processes import cores, is_main_process, on_main, shared_failure
 
 # Flags of the scripts that a resumed run must share with the interrupted one.
 MUST_MATCH: tuple[str, ...] = ("network", "backbone", "output_stride", "batch_size", "lr", "wt_dec", "seed", "amp")
@@ -45,15 +46,13 @@ class Task:
     optimizer: torch.optim.Optimizer
     data: Any
     max_step: int  # of the whole run
-    settings: Mapping[
-        str, Any
-    ]  # JSON values that a resumed run must share with the interrupted one, besides MUST_MATCH
+    settings: Mapping[str, Any]  # JSON values that a resumed run must share, besides MUST_MATCH
     loss: Callable[[nn.Module, Any], Tensor]  # a micro-batch's share of the step's loss; all ranks' shares add up to it
     set_learning_rate: Callable[[int], float]  # prepares the optimizer for a step, returns the learning rate to report
     load_weights: Callable[[nn.Module, str], object]  # loads a file of initial weights, returns a line to report
     pictures: Callable[[nn.Module], Iterable[tuple[str, np.ndarray]]]  # for --vis_every: (name, uint8 RGB (H, W, 3))
     unit: str = "photos"  # plural of what batches consist of
-    accumulation_steps: int = 1  # micro-batches of a step
+    accumulation_steps: int | None = 1  # micro-batches of a step; None: each item is one
 
 
 def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str) -> None:
@@ -62,7 +61,7 @@ def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str)
     add("--wt_dec", type=cli.number(float, 0), default=5e-4, help="weight decay")
     add("--seed", type=count, default=0, help="seed of initial weights, augmentation and dropout")
     workers = "processes per rank that read and augment photos; 0: none"
-    add("--num_workers", type=count, default=min(8, distributed.cores()), help=workers)
+    add("--num_workers", type=count, default=min(8, cores()), help=workers)
     device = "cpu, cuda (one GPU) or cuda:N; default: every visible GPU, under torchrun one a process, else the CPU"
     add("--device", help=device)
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
@@ -102,14 +101,16 @@ class Training:
 
     def __init__(self, args: argparse.Namespace, task: Task, device: torch.device, rank: int, world: int) -> None:
         self.args, self.task, self.device, self.rank, self.world = args, task, device, rank, world
-        if args.batch_size < world * task.accumulation_steps:
-            needed = f"{world} processes x {task.accumulation_steps} micro-batches (--iter_size)"
+        if task.accumulation_steps is None and args.batch_size % world:
+            raise UserError(f"--batch_size {args.batch_size}: no multiple of {world} processes. Change one.")
+        self.accumulation_steps = task.accumulation_steps or args.batch_size // world
+        if args.batch_size < world * self.accumulation_steps:
+            needed = f"{world} processes x {self.accumulation_steps} micro-batches (--iter_size)"
             raise UserError(f"--batch_size {args.batch_size}: too small for {needed}. Raise it.")
         batch_norms = [module for module in task.net.modules() if isinstance(module, nn.BatchNorm2d)]
         self.norms = [norm for norm in batch_norms if norm.training]  # these learn
-        shareable = device.type != "cpu" and all(
-            type(norm) is nn.BatchNorm2d for norm in self.norms
-        )  # by SyncBatchNorm
+        # SyncBatchNorm is there on GPUs alone.
+        shareable = device.type != "cpu" and all(type(norm) is nn.BatchNorm2d for norm in self.norms)
         if world > 1 and self.norms and not shareable:
             problem = "its batch norms learn, and need all photos of a step in one process"
             raise UserError(f"--network {args.network}: {problem}. Start it without torchrun.")
@@ -124,7 +125,6 @@ class Training:
         on_main(lambda: checkpoint.lock_session(self.session))  # before the state in it is read
         state_path = checkpoint.find_state(args.resume, self.session) if args.resume else None
         self.start, origin = self._initialise(state_path, frozen=len(batch_norms) > len(self.norms))
-        self.checkpoint_numbers = checkpoint.checkpoint_steps(task.max_step)
         self.monitor: Monitor | None = None  # the main process alone writes files
         if is_main_process():
             resumes = state_path is not None and state_path.parent.resolve() == self.session.resolve()
@@ -140,7 +140,7 @@ class Training:
     def run(self) -> None:
         """Train all steps that are left."""
         task, args = self.task, self.args
-        model, count = self._parallel_model(), task.accumulation_steps
+        model, count = self._parallel_model(), self.accumulation_steps
         size, stop = args.batch_size // count, task.max_step * count
         micro_batches = positions(self.start * count, stop, size, self.rank, self.world)
         source = batches(task.data, micro_batches, args.num_workers, self.device.type == "cuda")
@@ -242,7 +242,7 @@ class Training:
         """Return the micro-batches of a step; keep the problem if its photos cannot be read."""
         try:
             if not self.signals and step < self.task.max_step:
-                return [next(source) for _ in range(self.task.accumulation_steps)]
+                return [next(source) for _ in range(self.accumulation_steps)]
         except UserError as error:
             self.problem = str(error)
         return []
@@ -271,7 +271,7 @@ class Training:
         monitor.step(step, value, lr, fp16 if self.scaler.is_enabled() else "")
         if args.vis_every and (done % args.vis_every == 0 or done == task.max_step):
             monitor.pictures(step, task.pictures(task.net))
-        number = self.checkpoint_numbers.get(done)
+        number = checkpoint.checkpoint_steps(task.max_step).get(done)
         if number:
             checkpoint.save_network(self.session / f"{args.session_name}_{number:02d}.pth", task.net, done)
         if number or (args.save_every and done % args.save_every == 0):
