@@ -63,7 +63,7 @@ def test_from_a_folder_to_lists(tmp_path, capsys):
         ("root/classes.txt", "ding 00\nding 01\nding 02\nding 03\n", r"classes\.txt.*ding 03"),
         (f"in/a/{image_id(1)}.png", "", f"{image_id(1)}.JPG.*{image_id(1)}.png"),
         ("root/JPEGImages/x", "", "JPEGImages"),
-        ("labels.csv", "other,cat", r"labels\.csv.*no line"),
+        ("labels.csv", "other,cat", r"labels\.csv.*names no photo"),
         ("labels.csv", "\n".join(f'"{image_id(0)}",{name}' for name in names(255)), r"labels\.csv.*255 classes"),
     ],
 )

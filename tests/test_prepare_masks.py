@@ -1,5 +1,6 @@
 """SBD's masks; voc12/prepare.py killed, and with masks and lists that a user made."""
 
+import errno
 import io
 import os
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
-from voc12_devkit import SBD_ONLY, contents, mask, write_mat, write_voc_and_sbd
+from voc12_devkit import SBD_ONLY, contents, write_mat, write_voc_and_sbd
 
 from tool.cli import UserError
 from tool.files import save_npy_dict
@@ -148,16 +149,6 @@ def test_repair_keeps_masks_without_source_and_ambiguous_ones(devkit, capsys):
     assert f"{EMPTY}.PNG and {EMPTY}.png" in said and f"{TRUNCATED}.png" in said
 
 
-def test_masks_of_colours_in_the_devkit_are_read_and_kept(tmp_path, capsys):
-    root, _, flags = flags_for(tmp_path)
-    path = root / "SegmentationClass/2007_000004.png"
-    Image.fromarray(PALETTE[mask(14, 6)]).save(path)
-    data = path.read_bytes()
-    prepare([*flags, "--repair"])
-    said = capsys.readouterr().out
-    assert path.read_bytes() == data and "agree on 8 of 8 images" in said and "nothing looks wrong" in said
-
-
 def test_lists_labels_and_pairs_are_backed_up(tmp_path, capsys):
     _, out, flags = flags_for(tmp_path)
     prepare(flags)
@@ -170,3 +161,15 @@ def test_lists_labels_and_pairs_are_backed_up(tmp_path, capsys):
     prepare(flags)
     assert contents(out) == made | mine
     assert f"{out / 'cls_labels.npy'}: kept as {out / 'cls_labels.npy.1'}" in capsys.readouterr().out
+
+
+def test_full_disk_stops_the_run(tmp_path, monkeypatch):
+    root, out, flags = flags_for(tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*SegmentationClassAug.*No space"):
+        prepare(flags)
+    assert not (root / "SegmentationClassAug").exists() and not list(out.iterdir())

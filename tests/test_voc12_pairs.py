@@ -133,7 +133,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (0, 1), "c": (1,), "d": (1,), "e": (), "f": ()})
     (tmp_path / "list.txt").write_text("a\nb\nc\nd\n")
-    flags = "--image_list list.txt --out pairs.txt --labels none.npy --epochs 3".split()
+    flags = ["--image_list", "list.txt", "--out", "pairs.txt", "--labels", "none.npy", "--epochs", "3"]
     main(["--voc12_root", str(root), *flags])
     assert capsys.readouterr().out == f"labels: 4 from {root / 'Annotations'}\npairs.txt: 6 pairs, 2 per epoch\n"
     pairs = read_pairs(tmp_path / "pairs.txt")

@@ -109,10 +109,7 @@ def contents(*folders: Path) -> dict[str, bytes]:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Server of `files` (name -> bytes); names in `cut` are sent half, those in `damaged` with a changed byte.
-
-    ranges: answer requests for the rest of a file. served: name of each answer, and its first byte.
-    """
+    """Server of `files` (name -> bytes), those in `cut` by half; `served` holds each answer's name and first byte."""
 
     daemon_threads = True
 
@@ -120,8 +117,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.cut: set[str] = set()
-        self.damaged: set[str] = set()
-        self.ranges = True
+        self.ranges = True  # answer requests for the rest of a file
         self.served: list[tuple[str, int]] = []
         self.address = f"http://127.0.0.1:{self.server_port}"
 
@@ -141,8 +137,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
         self.server.served.append((name, start))
-        if name in self.server.damaged:
-            body = body[:-1] + bytes([body[-1] ^ 1])
         self.wfile.write(body[start : len(body) // 2] if name in self.server.cut else body[start:])
 
     def log_message(self, *arguments) -> None:

@@ -83,10 +83,17 @@ def _complete(folder: Path, sources: Mapping[str, Path], findings: Findings, rep
     masks: Masks = dict.fromkeys(files.names)
     for image_id in tqdm(sorted({*sources, *masks}), "masks", disable=None):
         try:
-            label = _read_or_make(files.find(image_id), sources.get(image_id), findings, repair)
+            path = files.find(image_id)
+            label, is_right = _read(path, sources.get(image_id), repair)
         except UserError as error:
             findings["masks that cannot be used (--repair makes those of VOC and SBD again)"].append(str(error))
             continue
+        if not path.exists() or (repair and not is_right):
+            if back_up(path, copy=True):
+                findings["masks that were damaged or of colours, rewritten (old files: <id>.png.1)"].append(image_id)
+            save_label(path, label)
+        elif not is_right and folder.name != OWN:
+            findings["masks of colours, not class values; --repair rewrites them"].append(image_id)
         masks[image_id] = values = tuple(values_in(label))  # no array: many small ones fragment the heap by 1 GB
         if any(count < value < VOID for value in values):
             findings[f"masks with values other than 0..{count} and {VOID}"].append(image_id)
@@ -94,22 +101,14 @@ def _complete(folder: Path, sources: Mapping[str, Path], findings: Findings, rep
     return masks
 
 
-def _read_or_make(path: Path, source: Path | None, findings: Findings, repair: bool) -> np.ndarray:
-    """Return a label map, made from its source if it is missing or, with `repair`, damaged. UserError: it cannot be used."""
+def _read(path: Path, source: Path | None, repair: bool) -> tuple[np.ndarray, bool]:
+    """Return a label map, that of its source if it is missing or, with `repair`, damaged, and whether the file is right."""
     try:
-        label, is_right = read_label(path)
+        return read_label(path)
     except UserError:
         if source is None or (path.exists() and not repair):
             raise
-        label, is_right = read_sbd_mask(source) if source.suffix.lower() == ".mat" else read_label(source)[0], False
-    if path.exists() and (is_right or not repair):
-        if not is_right and path.parent.name != OWN:
-            findings["masks of colours, not class values; --repair rewrites them"].append(path.stem)
-        return label
-    if back_up(path, copy=True):
-        findings["masks that were damaged or of colours, rewritten (old files: <id>.png.1)"].append(path.stem)
-    save_label(path, label)
-    return label
+    return read_sbd_mask(source) if source.suffix.lower() == ".mat" else read_label(source)[0], False
 
 
 def check_images(

@@ -16,6 +16,7 @@ if __name__ == "__main__":  # a script's modules are searched for in its own fol
 from tool.script import run_script
 
 import numpy as np
+from scipy.sparse.csgraph import breadth_first_order
 
 from tool import cli
 from tool.cli import UserError, counted
@@ -98,20 +99,12 @@ def _make_even(chosen: np.ndarray, shown: np.ndarray, bits: np.random.PCG64) -> 
 
 
 def _shortest_path(linked: np.ndarray, start: int, goals: np.ndarray) -> list[int]:
-    """Return the breadth-first path from `start` to the nearest other goal, both ends included; [] if there is none."""
-    came_from = {start: start}
-    queue = [start]
-    for node in queue:
-        if goals[node] and node != start:
-            path = [node]
-            while path[-1] != start:
-                path.append(came_from[path[-1]])
-            return path[::-1]
-        for neighbour in np.flatnonzero(linked[node]).tolist():
-            if neighbour not in came_from:
-                came_from[neighbour] = node
-                queue.append(neighbour)
-    return []
+    """Return the breadth-first path from `start` to the nearest other goal, both ends included; [start] if there is none."""
+    order, came_from = breadth_first_order(linked, start)
+    path = [next((node for node in order[1:].tolist() if goals[node]), start)]
+    while path[-1] != start:
+        path.append(int(came_from[path[-1]]))
+    return path[::-1]
 
 
 def check_pairs(

@@ -102,7 +102,11 @@ def locate(args: argparse.Namespace) -> tuple[Path, Path, Path | None]:
 
 def make_lists(data: Dataset, masks: Mapping[str, object], findings: Findings) -> Lists:
     """Return list name -> ids with a photo, sorted; `test` only if the devkit has that list."""
-    photos, has_aug = data.photos.names, mask_folder(data.root) == AUG
+    photos, has_aug = dict(data.photos.names), mask_folder(data.root) == AUG
+    for image_id, paths in data.photos.names.items():
+        if len(paths) > 1:
+            findings["photos that are there twice, left out"].append(" and ".join(paths))
+            del photos[image_id]
     lists: Lists = {}
     for name in ("train", "val", "test"):
         path = data.root / "ImageSets" / "Segmentation" / f"{name}.txt"
@@ -110,6 +114,8 @@ def make_lists(data: Dataset, masks: Mapping[str, object], findings: Findings) -
             continue
         ids = sorted(set(read_image_list(path, "Unpack the devkit again")))
         lists[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
+        if not lists[name]:
+            raise UserError(f"{path}: no photo of it is in {data.photos.folder}. Is it a list of image ids?")
         if name != "test" and has_aug:
             _keep(lists[name], masks, f"images of {name}.txt without a mask", findings)
     for image_id in sorted(set(lists["train"]) & set(lists["val"])):

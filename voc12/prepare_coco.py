@@ -72,10 +72,13 @@ def main(argv: list[str] | None = None) -> None:
     if not train.keys() & labels.keys():
         raise UserError(f"{train_file}: no photo can be used, the first: {next(iter(findings.values()))[0]}")
     shown = np.any([labels[image_id] for image_id in train if image_id in labels], 0)  # (C,)
+    for image_id in train.keys() & val.keys():
+        findings["images in both train and val"].append(image_id)
     for name in np.array(names)[~shown].tolist():
         findings["category names without a photo of train, left out"].append(name)
     labels = {image_id: label[shown] for image_id, label in labels.items() if label[shown].any()}
-    lists = {"train": [i for i in train if i in labels], "val": [i for i in val if i in labels]}
+    splits = {"train": train, "val": val}
+    lists = {name: [image_id for image_id in found if image_id in labels] for name, found in splits.items()}
     values = {c: value for value, c in enumerate(np.flatnonzero(shown).tolist(), 1)}
     write_masks(out, [names[c] for c in values], {image_id: val[image_id] for image_id in lists["val"]}, values)
 
@@ -160,8 +163,8 @@ def encode(outline: Any, height: int, width: int) -> Any:
     """Return the compressed run-length code of polygons or of another code. ValueError: it is damaged or of another size."""
     if not isinstance(outline, dict):
         polygons = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
-        if not polygons:
-            raise ValueError("no polygon of three points")
+        if not polygons or not all(max(map(abs, polygon)) < 1e6 for polygon in polygons):  # larger: pycocotools crashes
+            raise ValueError("no polygon of three points within an image")
         return coder.merge(coder.frPyObjects(polygons, height, width))
     counts = outline["counts"]
     if tuple(outline["size"]) != (height, width) or (isinstance(counts, list) and sum(counts) != height * width):

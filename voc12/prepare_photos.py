@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     root, findings = args.out, Findings(list)
     files = photos(args.photos)
-    files.check()
     files.warn_of_others()
+    files.check()
     for image_id in files.names:
         check_id(image_id, str(files.find(image_id)))
     if root.resolve().is_relative_to(args.photos.resolve()):
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     failures: list[tuple[str, str]] = []
     labels = data.image_labels(files.ids(), root / TRAIN, failures)
     if not labels:
-        raise UserError(f"--photos {args.photos}: no photo has a label; the first: {failures[0][1]}")
+        raise UserError(f"{root}: no photo has a label. Give --labels; the first: {failures[0][1]}")
     if not args.labels:
         check_unlabelled([image_id for image_id, _ in failures], files, root, args.accept_labels)
     for image_id, _ in failures:
@@ -104,7 +104,7 @@ def write_table(args: argparse.Namespace, files: Files, findings: Findings) -> N
     for name in dropped:
         findings[f"names in {path} that mean no class, left out"].append(name)
     if not spellings:
-        raise UserError(f"{path}: no line names a photo and a class. {FORMS}, 1.jpg being the photo's file name.")
+        raise UserError(f"--labels {path}: names no photo with a class. {FORMS}, 1.jpg being the photo's file name.")
     names = (classes or make_classes([spellings[key] for key in sorted(spellings)], str(path))).names
     check_unlabelled([image_id for image_id in files.ids() if not rows.get(image_id)], files, path, args.accept_labels)
     if classes is None:
