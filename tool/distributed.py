@@ -100,12 +100,6 @@ def _first_line(error: BaseException, word: str = "") -> str:
     return next(filter(None, lines), type(error).__name__)[:200]
 
 
-def cores() -> int:
-    """Return the number of CPU cores for this process: its share of those it may use on this machine."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed PyTorch's generators (dropout) by these three numbers, so that resume needs no random state."""
     mixed = int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:7], "little")
