@@ -10,6 +10,7 @@ import torch
 from conftest import REPO
 from training import image_id
 
+from pseudo_label.loop import map_ahead
 from tool.cli import UserError
 from tool.loading import batches, positions
 from voc12.data import TrainPairs
@@ -62,6 +63,21 @@ def test_loader_raises_the_error_of_a_worker(pairs, workers):
     pairs.labels["2099_999999"] = pairs.labels[image_id(1)]
     with pytest.raises(UserError, match=r"2099_999999\.jpg"):
         list(batches(pairs, positions(0, 3, 2), workers, False))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3, 30])
+def test_map_ahead_yields_in_order(threads):
+    started, found = [], []
+
+    def invert(item: str) -> float:
+        started.append(item)
+        return 1 / (15 - int(item))
+
+    with pytest.raises(ZeroDivisionError):
+        for result in map_ahead(invert, [str(number) for number in range(20)], threads):
+            found.append(result)
+            assert len(started) <= len(found) + threads + 1
+    assert found == [1 / (15 - number) for number in range(15)]
 
 
 BATCHES = """

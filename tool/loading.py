@@ -1,17 +1,12 @@
-"""Reading ahead: processes of a DataLoader for trainings, threads for inference."""
+"""Batches of trainings, read by the processes of a DataLoader."""
 
 import re
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tool.cli import UserError
@@ -28,34 +23,6 @@ class Items(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Any: ...
-
-
-def read_ahead(dataset: Items, num_workers: int, pin_memory: bool) -> Iterator[Any]:
-    """Yield dataset[i] for all i in order, or the UserError that it raised.
-
-    Threads are enough, as Pillow decodes and resizes without Python's lock.
-
-    Args:
-        dataset: items of tensors and other values in tuples, lists and dicts.
-        num_workers: threads, each of which reads one item ahead; 0 reads in this one.
-        pin_memory: yield tensors in pinned memory, for faster copies to a GPU.
-    """
-    pending: deque[Callable[[], Any]] = deque()
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:  # starts threads when they are needed
-        for index in range(len(dataset) + num_workers):
-            if index < len(dataset):
-                read = partial(_read, dataset, index)
-                pending.append(pool.submit(read).result if num_workers else read)
-            if index >= num_workers:
-                item = pending.popleft()()
-                yield tree_map_only(Tensor, Tensor.pin_memory, item) if pin_memory else item
-
-
-def _read(dataset: Items, index: int) -> Any:
-    try:
-        return dataset[index]
-    except UserError as error:
-        return error
 
 
 def positions(start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
