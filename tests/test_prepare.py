@@ -171,6 +171,9 @@ def test_wrong_arguments_are_errors(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=missing):
             main(list(map(str, (*given, *out))))
         (tmp_path / "away").rename(root / missing)
+    (root / "ImageSets/Segmentation/train.txt").write_text("2007_000001  1\n2007_000003 -1\n")  # as in ImageSets/Main
+    with pytest.raises(UserError, match=r"train\.txt"):
+        main(list(map(str, (*given, *out))))
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -46,7 +46,7 @@ def write_png(path: Path, label: np.ndarray) -> None:
     image.save(path)
 
 
-def write_mat(path: Path, label: np.ndarray, compressed: bool = True) -> None:
+def write_mat(path: Path, label: np.ndarray) -> None:
     """Write an SBD label file: struct GTcls with Boundaries (20 sparse maps), Segmentation, CategoriesPresent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     boundaries = np.empty((20, 1), object)
@@ -54,7 +54,7 @@ def write_mat(path: Path, label: np.ndarray, compressed: bool = True) -> None:
         boundaries[index, 0] = csc_matrix(label == index + 1, dtype=np.float64)
     content = np.empty((1, 1), [("Boundaries", object), ("Segmentation", object), ("CategoriesPresent", object)])
     content[0, 0] = (boundaries, label, np.unique(label[label > 0])[:, None])
-    savemat(path, {"GTcls": content}, do_compression=compressed)
+    savemat(path, {"GTcls": content}, do_compression=True)
 
 
 def write_devkit(root: Path, labels: dict, train=(), val=(), own=(), shape=(12, 16)) -> Path:

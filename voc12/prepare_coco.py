@@ -68,19 +68,19 @@ def main(argv: list[str] | None = None) -> None:
     if val_names != names:
         raise UserError(f"{val_file}: other categories than in {train_file.name}. Take both from one year.")
     sound = check_photos(photos(out / "JPEGImages"), train | val, findings)
-    labels = {image_id: label_of(photo, len(names)) for image_id, photo in sound.items()}
-    if not train.keys() & labels.keys():
+    shown = sorted({c for image_id in train.keys() & sound.keys() for c, *_ in sound[image_id].objects})
+    if not shown:
         raise UserError(f"{train_file}: no photo can be used, the first: {next(iter(findings.values()))[0]}")
-    shown = np.any([labels[image_id] for image_id in train if image_id in labels], 0)  # (C,)
-    for image_id in train.keys() & val.keys():
+    for image_id in sorted(train.keys() & val.keys()):
         findings["images in both train and val"].append(image_id)
-    for name in np.array(names)[~shown].tolist():
-        findings["category names without a photo of train, left out"].append(name)
-    labels = {image_id: label[shown] for image_id, label in labels.items() if label[shown].any()}
+    for c in sorted(set(range(len(names))).difference(shown)):
+        findings["category names without a photo of train, left out"].append(names[c])
+    values = {c: value for value, c in enumerate(shown, 1)}
+    labels = {image_id: label_of(photo, values) for image_id, photo in sound.items()}
+    labels = {image_id: label for image_id, label in labels.items() if label.any()}
     splits = {"train": train, "val": val}
     lists = {name: [image_id for image_id in found if image_id in labels] for name, found in splits.items()}
-    values = {c: value for value, c in enumerate(np.flatnonzero(shown).tolist(), 1)}
-    write_masks(out, [names[c] for c in values], {image_id: val[image_id] for image_id in lists["val"]}, values)
+    write_masks(out, [names[c] for c in shown], {image_id: val[image_id] for image_id in lists["val"]}, values)
 
     texts = {out / f"{name}.txt": format_image_list(ids, name == "val", OWN) for name, ids in lists.items()}
     trained = {image_id: labels[image_id] for image_id in lists["train"]}
@@ -189,10 +189,10 @@ def check_photos(files: Files, found: Mapping[str, Photo], findings: Findings) -
     return {image_id: photo for image_id, photo in found.items() if image_id not in problems}
 
 
-def label_of(photo: Photo, count: int) -> np.ndarray:
-    """Return the multi-hot label (count,) float32; crowds of a class count."""
-    label = np.zeros(count, np.float32)
-    label[[c for c, *_ in photo.objects]] = 1
+def label_of(photo: Photo, values: Mapping[int, int]) -> np.ndarray:
+    """Return the multi-hot label (C,) float32; crowds of a class count. values: as for `draw_mask`."""
+    label = np.zeros(len(values), np.float32)
+    label[[values[c] - 1 for c, *_ in photo.objects if c in values]] = 1
     return label
 
 
