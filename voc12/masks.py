@@ -81,8 +81,7 @@ def complete_masks(data: Dataset, sbd_root: Path | None, findings: Findings, rep
 def _complete(folder: Path, sources: Mapping[str, Path], findings: Findings, repair: bool, count: int) -> Masks:
     """Write the masks that `folder` lacks, and return the values in each mask."""
     files = label_maps(folder)
-    masks: PLAUSIBLE = 0.9  # of VOC's own masks all show the classes of their label
-Masks = dict.fromkeys(files.names)
+    masks: Masks = dict.fromkeys(files.names)
     for image_id in tqdm(sorted({*sources, *masks}), "masks", disable=None):
         try:
             path = files.find(image_id)
