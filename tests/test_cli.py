@@ -116,7 +116,6 @@ def test_unused_flags_are_noted(script, flags, unused, capsys):
     [
         ("out_crf", "--type npy", "--crf"),
         ("out_cam", "--type npy --crf", r"--type npy\b(?!.*--crf)"),
-        ("out_crf_pred", "--type npy", "--type png"),
     ],
 )
 def test_evaluation_rejects_outputs_of_another_kind(output, flags, right, tmp_path):

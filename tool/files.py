@@ -23,10 +23,7 @@ HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:30] or "host"
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a hidden temporary file that replaces `path` when the block ends without an error, else is removed.
 
-    mode: "wb" or "w" (UTF-8).
-
-    Raises:
-        UserError: the file cannot be written (no folder, no permission, disk full).
+    mode: "wb" or "w" (UTF-8). UserError: the file cannot be written (no folder, no permission, disk full).
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -82,12 +79,9 @@ def make_folder(path: str | Path) -> Path:
 def back_up(path: str | Path, copy: bool = False) -> Path | None:
     """Rename a file or folder to the first free `<path>.1`, `<path>.2`, ... and return the new path.
 
-    Args:
-        path: file or folder; if it is missing or an empty folder, None is returned.
-        copy: copy a file instead of renaming it; an older backup with the same bytes is enough.
+    If it is missing or an empty folder, return None. UserError: it cannot be renamed or copied.
 
-    Raises:
-        UserError: it cannot be renamed or copied.
+    copy: copy a file instead of renaming it; an older backup with the same bytes is enough.
     """
     path = Path(path)
     try:
@@ -113,11 +107,8 @@ def save_npy_dict(path: str | Path, mapping: Mapping[int, np.ndarray] | Mapping[
 def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
     """Load a dict of numeric arrays saved with np.save by numpy 1 or 2. No code in the file can run.
 
-    Returns:
-        int or str keys -> arrays, C-ordered, in native byte order, possibly read-only.
-
-    Raises:
-        UserError: the file is missing or holds anything else.
+    Keys are int or str; arrays are C-ordered, in native byte order, possibly read-only.
+    UserError: the file is missing or holds anything else.
     """
     try:
         with open(path, "rb") as file:
@@ -127,7 +118,7 @@ def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
             mapping = getattr(_ArrayUnpickler(file).load(), "value", None)
         if not isinstance(mapping, dict) or any(type(key) not in (int, str) for key in mapping):
             raise ValueError("it holds no dict with integers or strings as keys")
-        arrays = {key: getattr(stored, "value", None) for key, stored in mapping.items()}
+        arrays: dict[int | str, Any] = {key: getattr(stored, "value", None) for key, stored in mapping.items()}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("a value of the dict is not a numeric array")
         return arrays

@@ -4,7 +4,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -17,14 +17,6 @@ _EXHAUSTED = re.compile("exited unexpectedly|shared memory|No space left|Too man
 _PROBLEM = "a process that reads photos was killed; memory, /dev/shm or open files (`ulimit -n`) ran out"
 
 
-class Items(Protocol):
-    """A map-style dataset."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Any: ...
-
-
 def positions(start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
     """Yield the dataset's positions of steps start..stop-1 in batches.
 
@@ -35,11 +27,10 @@ def positions(start: int, stop: int, batch_size: int, rank: int = 0, world: int 
         yield list(range(first + rank, first + batch_size, world))
 
 
-def batches(dataset: Items, indices: Iterable[list[int]], num_workers: int, pin_memory: bool) -> Iterator[Any]:
-    """Yield batches of a dataset, read by a DataLoader that draws nothing from the global random state.
+def batches(dataset: Any, indices: Iterable[list[int]], num_workers: int, pin_memory: bool) -> Iterator[Any]:
+    """Yield batches of a map-style dataset, read by a DataLoader that draws nothing from the global random state.
 
-    Raises:
-        UserError: an item cannot be read, or a worker was killed.
+    UserError: an item cannot be read, or a worker was killed.
     """
     loader = DataLoader(
         _Batches(dataset),
@@ -69,7 +60,7 @@ def batches(dataset: Items, indices: Iterable[list[int]], num_workers: int, pin_
 class _Batches(Dataset):
     """Batches by their indices, or the UserError of an item: raised in a worker it would arrive wrapped in a traceback."""
 
-    def __init__(self, dataset: Items) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     def __getitem__(self, indices: list[int]) -> Any:
