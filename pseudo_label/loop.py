@@ -96,7 +96,6 @@ class Run:
     world: int = 1
     _precision: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     _pending: deque[tuple[str, Callable[[], str | None]]] = field(default_factory=deque)  # id, result of `write`
-    _finished: int = 0  # before this run
     _unusable: int = 0
     _done: int = 0
     _remarks: list[tuple[str, str]] = field(default_factory=list)  # id, text
@@ -121,9 +120,10 @@ class Run:
         bad |= check_inputs([image_id for image_id in left if image_id not in bad], files)
         usable = report_problems(list(bad.items()), ids, self.args.skip_errors, "labelled")
         left = [image_id for image_id in left if image_id not in bad]
-        self._finished, self._unusable = len(usable) - len(left), len(bad)
-        if is_main_process() and self._finished:
-            print(f"{self._finished} of {counted(len(usable), 'photos')} finished already", flush=True)
+        self._unusable = len(bad)
+        if is_main_process() and len(left) < len(usable):
+            self._done = len(usable) - len(left)
+            print(f"{self._done} of {counted(len(usable), 'photos')} finished already", flush=True)
         return left
 
     def _unfinished(self, ids: Sequence[str]) -> list[str]:
@@ -141,12 +141,15 @@ class Run:
 
         settings: by output, what its files depend on besides the weights; for its manifest.
         """
-        if is_main_process():
+
+        def claim_all() -> None:
             print(report, flush=True)
             weights = weights_digest(self.args.weights)
             for claim in (check_folder, claim_folder):  # check all of them before one is changed
                 for name, folder in self.folders.items():
                     claim(folder, {"output": name, "weights_sha256": weights, **settings[name]}, self.args.overwrite)
+
+        on_main(claim_all)  # other ranks write after old results are deleted
         for folder in self.folders.values():
             make_folder(folder)  # another machine may have a disk of its own
 
@@ -257,7 +260,7 @@ class Run:
             distributed.cleanup()
         if self.rank > 0:
             return
-        done = self._finished + sum(count for count, _, _ in ranks)
+        done = sum(count for count, _, _ in ranks)
         made = "saliency maps" if "out_sal" in self.folders else "photos labelled"
         print(f"{counted(done, made)} in {', '.join(map(str, self.folders.values()))}", flush=True)
         if remarks := dict(remark for _, remarks, _ in ranks for remark in remarks):

