@@ -20,7 +20,7 @@ from tool.script import run_script
 import numpy as np
 from scipy.optimize import nnls
 
-from pseudo_label.fusion import background_from_saliency, check_fusion
+from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import claim_folder
 from tool import cli
 from tool.cli import UserError, counted
@@ -72,7 +72,7 @@ def main() -> None:
         claim_folder(folder, {"output": f"baseline_{name}", **classes})
 
     def salient_pixels(image_id: str) -> np.ndarray:
-        return background_from_saliency(load_grey(saliency.find(image_id)), args.theta) == 0
+        return load_grey(saliency.find(image_id)) > args.theta * 100
 
     shares = np.array([salient_pixels(image_id).mean() for image_id in labels])
     areas = class_areas(np.stack(list(labels.values())), shares)

@@ -27,10 +27,9 @@ def pseudo_label(
     """
     if saliency is not None:
         scores = suppress(scores, alpha, beta)
-        background = background_from_saliency(saliency, theta)
-    height_width = scores.shape[1:]
+        background = (saliency <= theta * 100).astype(np.float32)
     if len(scores) == 0:
-        return np.zeros(height_width, np.uint8)
+        return np.zeros(scores.shape[1:], np.uint8)
     best, label = strongest(scores, classes)
     return np.where(best > (theta if background is None else background), label, np.uint8(0))
 
@@ -60,11 +59,6 @@ def check_fusion(theta: float, alpha: float = 0.0, beta: float = 1.0, *, salienc
         raise UserError(f"--theta {theta:g}: must be at least 0 and below {limit:g}{example}")
     if saliency and not 0 <= alpha <= beta <= 1:
         raise UserError(f"--alpha {alpha:g} --beta {beta:g}: must be 0 <= alpha <= beta <= 1")
-
-
-def background_from_saliency(saliency: np.ndarray, theta: float) -> np.ndarray:
-    """Return 1 where the saliency map (0..255) is at most `theta * 100`, else 0, float32 (H, W)."""
-    return (saliency <= theta * 100).astype(np.float32)
 
 
 def levels(
