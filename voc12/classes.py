@@ -19,8 +19,7 @@ NO_CLASS = {"none", "n/a", "na", "nan", "null", "nil", "-", "--", "?", "unknown"
 class Classes:
     """Names of the classes; class c of the network and of the image-level labels is `names[c]`, c + 1 in label PNGs.
 
-    Args:
-        aliases: other spelling -> name, both squeezed. If there are any, names are compared without blanks and signs.
+    aliases: other spelling -> name, both squeezed. If there are any, names are compared without blanks and signs.
     """
 
     names: tuple[str, ...]

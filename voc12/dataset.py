@@ -203,7 +203,6 @@ class Dataset:
         return {}
 
     def _image_label(self, image_id: str, table: dict[str, np.ndarray], labels_path: Path) -> np.ndarray:
-        """Return the image's label from the table, else from its XML."""
         if image_id in table:
             return check_label(table[image_id], len(self.classes), f"{labels_path}, {image_id}")
         path = self.annotations.find(image_id)

@@ -83,7 +83,9 @@ def load_grey(path: str | Path, what: str = "saliency map") -> np.ndarray:
     """
     image = _decode(path, what, GREY_FORMATS)
     grey = None
-    if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+    if image.mode == "L":
+        grey = np.array(image)
+    elif image.mode in ("1", "LA", "P", "RGB", "RGBA"):
         pixels = np.array(image.convert("RGBA"))
         if (pixels[..., 3] == 255).all() and (pixels[..., :3] == pixels[..., :1]).all():
             grey = np.ascontiguousarray(pixels[..., 0])

@@ -133,14 +133,12 @@ def read_label_csv(
 
     Columns are separated by commas, semicolons or tabs. The header decides on the form: `photo,classes` (or no header), with the
     classes in one cell or a cell each, or the photo and a column of 0 and 1 for each class. An id may be the photo's path.
+    UserError: the file cannot be read or is empty, or the table has another form.
 
     Args:
         known: ids of the photos; if several folders hold the same file name, the id starts with the folder.
         dropped: receives `<name> (<id>)` of each name that means no class, such as "none".
         classes_known: accept class names that look like numbers, dates, files, yes or no.
-
-    Raises:
-        UserError: the file cannot be read or is empty, or the table has another form.
     """
     header, rows = _read_table(path)
     first = ",".join(header or (rows[0][1] if rows else []))
