@@ -43,6 +43,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     is_onnx = args.weights in PACKAGES or args.weights.endswith(".onnx")
+    if not is_onnx:
+        import pseudo_label.saliency_maps  # noqa: F401 (with PyTorch, before the processes that use it are forked)
     with loop.start(args, needs_torch=not is_onnx) as run:
         files, ids = find_photos(args)
         if is_main_process():
