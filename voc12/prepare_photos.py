@@ -127,9 +127,8 @@ def read_rows(args: argparse.Namespace, files: Files, dropped: list[str]) -> Ite
                 name = ""
             yield str(args.photos / path), image_id, [name] if name else []
         return
-    for number, image_id, names in read_label_csv(
-        args.labels, files.names, dropped, (args.out / CLASSES_FILE).exists()
-    ):
+    has_classes = (args.out / CLASSES_FILE).exists()
+    for number, image_id, names in read_label_csv(args.labels, files.names, dropped, has_classes):
         where = f"{args.labels}, line {number}"
         if image_id in files.by_name and image_id not in files.names:
             problem = f"{image_id} may be {' and '.join(files.by_name[image_id][:2])}"
