@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,11 +97,15 @@ def test_check_inputs_finds_all_problems(root):
 
 
 def test_check_inputs_reads_on_the_main_process_alone(root, monkeypatch):
-    monkeypatch.setattr(processes, "is_main_process", lambda: False)
+    sent = [[("i00", "bad")], UserError("no photos")]
+
+    def receive(values: list, *_: object) -> None:
+        values[0] = sent.pop(0)
+
+    group = SimpleNamespace(get_rank=lambda: 1, broadcast_object_list=receive)
+    monkeypatch.setattr(processes, "_process_group", lambda: group)
     monkeypatch.setattr(dataset, "size_of", lambda *_: pytest.fail("read"))
-    monkeypatch.setattr(processes, "from_main", lambda _: [("i00", "bad")])
     assert check_inputs(IDS, [photos(root / "JPEGImages")]) == [("i00", "bad")]
-    monkeypatch.setattr(processes, "from_main", lambda _: UserError("no photos"))
     with pytest.raises(UserError, match="no photos"):
         check_inputs(IDS, [photos(root / "JPEGImages")])
 

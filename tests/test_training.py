@@ -14,7 +14,7 @@ from training import CASES
 
 from network.deeplab_v2_tiny import Net as TinyDeepLab
 from network.frozen_norm import unfreeze_batch_norms
-from tool import distributed, processes, training
+from tool import distributed, training
 from tool.checkpoint import checkpoint_steps
 from tool.cli import UserError
 
@@ -158,16 +158,6 @@ def test_session_in_use(commands, data, tmp_path):
     first.send(signal.SIGKILL)
     commands.run(tmp_path, case.script, *case.flags(data))
     assert Path(tmp_path / "checkpoints/s.1/train.log").is_file()
-
-
-@pytest.mark.parametrize("is_main", [True, False])
-def test_labels_are_read_by_the_main_process_alone(is_main, monkeypatch):
-    """Its value or its UserError reaches all."""
-    monkeypatch.setattr(processes, "is_main_process", lambda: is_main)
-    monkeypatch.setattr(processes, "from_main", lambda value: value if is_main else UserError("bad.xml"))
-    assert not is_main or processes.on_main(lambda: 3) == 3
-    with pytest.raises(UserError, match=r"bad\.xml"):
-        processes.on_main(lambda: (_ for _ in ()).throw(UserError("bad.xml")))
 
 
 def test_checkpoint_steps():

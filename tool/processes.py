@@ -36,28 +36,19 @@ def is_main_process() -> bool:
     return dist is None or dist.get_rank() == 0
 
 
-def from_main(value: Any) -> Any:
-    """Return the main process's value in all processes."""
-    dist = _process_group()
-    if dist is None:
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, 0, patient_group)
-    return values[0]
-
-
 def on_main(compute: Callable[[], Any]) -> Any:
     """Return the value that the main process alone computes, or raise its UserError, in all processes."""
-    value: Any = None
+    values: list[Any] = [None]
     if is_main_process():
         try:
-            value = compute()
+            values[0] = compute()
         except UserError as error:
-            value = error
-    value = from_main(value)
-    if isinstance(value, UserError):
-        raise value
-    return value
+            values[0] = error
+    if dist := _process_group():
+        dist.broadcast_object_list(values, 0, patient_group)
+    if isinstance(values[0], UserError):
+        raise values[0]
+    return values[0]
 
 
 @contextlib.contextmanager
