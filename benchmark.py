@@ -27,10 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from network import make_net
 from network.losses import multi_scale_loss
-from pseudo_label.class_maps import class_maps, views
 from pseudo_label.crf import dense_crf, with_background
-from pseudo_label.saliency_maps import saliency_logits
-from pseudo_label.segmentation import probabilities
+from pseudo_label.predict import class_maps, probabilities, saliency_logits, views
 from tool import cli, distributed
 from tool.cli import UserError
 from tool.files import atomic_write, check_writable

@@ -19,11 +19,11 @@ import numpy as np
 from network import add_flags, make_net, options
 from network.weights import read_checkpoint
 from pseudo_label import loop
-from pseudo_label.class_maps import SCALES, class_maps, views
 from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.fusion import check_fusion, pseudo_label
 from pseudo_label.loop import Photo
 from pseudo_label.manifest import digest
+from pseudo_label.predict import SCALES, class_maps, views
 from pseudo_label.visualise import overlay, with_legend
 from tool import cli
 from tool.cli import BadPhoto, UserError

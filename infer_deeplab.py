@@ -16,7 +16,7 @@ from network import add_flags, make_net, options
 from pseudo_label import loop
 from pseudo_label.crf import DEEPLAB, dense_crf
 from pseudo_label.loop import Photo
-from pseudo_label.segmentation import probabilities
+from pseudo_label.predict import probabilities
 from tool import cli
 from tool.cli import BadPhoto
 from tool.files import atomic_write

@@ -44,7 +44,7 @@ def main() -> None:
     args = get_parser().parse_args()
     is_onnx = args.weights in PACKAGES or args.weights.endswith(".onnx")
     if not is_onnx:
-        import pseudo_label.saliency_maps  # noqa: F401 (with PyTorch, before the processes that use it are forked)
+        import pseudo_label.predict  # noqa: F401 (with PyTorch, before the processes that use it are forked)
     with loop.start(args, needs_torch=not is_onnx) as run:
         files, ids = find_photos(args)
         if is_main_process():
@@ -72,7 +72,7 @@ def infer_poolnet(run: Run, ids: list[str], files: Files) -> None:
     import torch
 
     from network.weights import make_poolnet
-    from pseudo_label.saliency_maps import enlargement, grey_map, saliency_logits
+    from pseudo_label.predict import enlargement, grey_map, saliency_logits
 
     args = run.args
     net = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)

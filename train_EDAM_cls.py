@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from network import add_flags, make_net, options
 from network.weights import load_weights
-from pseudo_label.class_maps import class_map_pictures
+from pseudo_label.predict import class_map_pictures
 from tool import cli, training
 from tool.cli import UserError
 from tool.optim import freeze, lr_factor, make_sgd, set_learning_rate

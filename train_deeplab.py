@@ -19,7 +19,7 @@ from network.frozen_norm import unfreeze_batch_norms
 from network.losses import multi_scale_loss
 from network.weights import load_weights
 from pseudo_label.manifest import check_classes
-from pseudo_label.segmentation import label_pictures
+from pseudo_label.predict import label_pictures
 from tool import cli, training
 from tool.checkpoint import digest
 from tool.optim import freeze, make_adamw, make_sgd, set_learning_rate, stepwise_lr_factor

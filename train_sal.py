@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from network.losses import saliency_loss
 from network.poolnet import is_joint
 from network.weights import load_weights, make_poolnet
-from pseudo_label.saliency_maps import saliency_pictures
+from pseudo_label.predict import saliency_pictures
 from tool import cli, training
 from tool.checkpoint import digest
 from tool.cli import UserError

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import benchmark
 from network import make_net
-from pseudo_label.class_maps import SCALES
+from pseudo_label.predict import SCALES
 from tool.cli import UserError
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pseudo_label.class_maps import class_maps, views
+from pseudo_label.predict import class_maps, views
 from tests.small_net import Net
 
 

@@ -8,9 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from network import make_net
 from network.losses import multi_scale_loss, saliency_loss
 from network.poolnet import JointNet
-from pseudo_label.class_maps import class_maps
-from pseudo_label.saliency_maps import saliency_logits
-from pseudo_label.segmentation import probabilities
+from pseudo_label.predict import class_maps, probabilities, saliency_logits
 from tool import image_ops
 from tool.precision import Autocast, autocast, inference_form, setup_precision, training_form
 

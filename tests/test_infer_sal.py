@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from training import image_id
 
-from pseudo_label.saliency_maps import grey_map
+from pseudo_label.predict import grey_map
 from tests.small_deeplab import Net as DeepLab
 from tests.small_poolnet import JointNet, Net
 

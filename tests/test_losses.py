@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from network.losses import balanced_cross_entropy, cross_entropy, multi_scale_loss, saliency_loss
-from pseudo_label.saliency_maps import grey_map
+from pseudo_label.predict import grey_map
 
 
 def slow_loss(logits: np.ndarray, labels: np.ndarray, balanced: bool) -> float:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pseudo_label.class_maps import SCALES
 from pseudo_label.manifest import MANIFEST, check_classes, check_folder, claim_folder, read_manifest
+from pseudo_label.predict import SCALES
 from tool.cli import UserError
 
 SETTINGS = {"output": "out_cam", "theta": 0.5, "sal_path": None}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from network.losses import saliency_loss
 from network.poolnet import JointNet, Net, is_joint, upsample
-from pseudo_label.saliency_maps import grey_map
+from pseudo_label.predict import grey_map
 
 FOLDER = PARITY / "poolnet"
 FIGURES, JOINT = np.load(FOLDER / "salt0.npz"), np.load(FOLDER / "joint_vgg_salt0.npz")
