@@ -1,4 +1,4 @@
-"""Photos, masks and saliency maps under the names that people give them; ids, class names, encodings."""
+"""Files, ids and classes under the names that people give them."""
 
 import unicodedata
 
@@ -8,17 +8,10 @@ from voc12_devkit import contents, hot, mask, write_devkit, write_png, xml
 
 from tool.cli import UserError
 from voc12.classes import VOC
-from voc12.dataset import Dataset, label_maps, photos, saliency_maps
+from voc12.dataset import Dataset, photos, saliency_maps
 from voc12.labels import read_annotation
 from voc12.lists import format_image_list, format_pairs, read_image_list, read_pairs, write_text
 from voc12.prepare import main as prepare
-
-
-@pytest.mark.parametrize("name", ["a.jpg", "a.JPG", "a.jpeg", "a.Png"])
-def test_photo_with_each_ending(tmp_path, name):
-    for other in (name, "a.txt", ".a.jpg", "aa.jpg"):
-        (tmp_path / other).touch()
-    assert photos(tmp_path).find("a") == tmp_path / name
 
 
 @pytest.mark.parametrize("name", ["a.png", "a_sal_fuse.png", "a.JPG", "a_Sal_Fuse.jpeg"])
@@ -28,11 +21,6 @@ def test_saliency_map_with_each_ending(tmp_path, name):
     (tmp_path / "a.jpg").touch()
     with pytest.raises(UserError, match=r"a.* and a.* for a"):
         saliency_maps(tmp_path).find("a")
-
-
-def test_missing_file_has_the_usual_name(tmp_path):
-    assert saliency_maps(tmp_path).find("a") == label_maps(tmp_path).find("a") == tmp_path / "a.png"
-    assert photos(tmp_path / "none").find("a") == tmp_path / "none/a.jpg"
 
 
 def test_accents_in_either_normal_form(tmp_path):
