@@ -160,3 +160,10 @@ def test_traceback_of_an_error(tmp_path):
 def test_names_that_the_terminal_cannot_show(tmp_path):
     done = run_python(tmp_path, SCRIPT.format("print('cat, кошка')"), PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and done.stdout == "cat, " + "кошка".encode("unicode-escape").decode() + "\n"
+
+
+def test_pytest_on_cuda_without_a_gpu():
+    command = [sys.executable, "-m", "pytest", "--device", "cuda", "tests/test_cli.py"]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True)
+    assert done.returncode == 4 and done.stdout == "" and "--device cuda" in done.stderr
