@@ -20,7 +20,7 @@ from network import add_flags, make_net, options
 from network.weights import read_checkpoint
 from pseudo_label import loop
 from pseudo_label.crf import dense_crf, with_background
-from pseudo_label.fusion import check_fusion, pseudo_label
+from pseudo_label.fusion import check_fusion, pseudo_label, restore_classes
 from pseudo_label.loop import Photo
 from pseudo_label.manifest import digest
 from pseudo_label.predict import SCALES, class_maps, views
@@ -34,7 +34,7 @@ from voc12.dataset import ROOT, Dataset, read_image_list, saliency_maps
 from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb
 from voc12.labels import IGNORE_FOREIGN, class_number
 
-FUSION = ("sal_path", "theta", "alpha", "beta")
+FUSION = ("sal_path", "theta", "alpha", "beta", "keep_share")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -58,6 +58,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--theta", type=number, default=0.5, help=theta)
     add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
     add("--beta", type=number, default=1.0, help="with --sal_path: scores above it always win")
+    share = "with --sal_path: in photos of several classes, one that keeps less than this share of its CRF pixels gets all back"
+    add("--keep_share", type=cli.number(float, 0, 1), default=0.0, help=share)
     loop.add_flags(parser, workers="compute CRFs and write files")
     return parser
 
@@ -118,12 +120,14 @@ def write_labels(
         if args.out_crf:
             labels = [0, *(number + 1 for number in classes)]
             save_npy_dict(args.out_crf / f"{name}.npy", dict(zip(labels, probability, strict=True)))
+        plain = pseudo_label(probability[1:], numbers, background=probability[0])
         if args.out_crf_pred:
-            written.append(pseudo_label(probability[1:], numbers, background=probability[0], **fusion))
+            fused = pseudo_label(probability[1:], numbers, background=probability[0], **fusion)
+            written.append(restore_classes(fused, plain, args.keep_share))
             save_label(args.out_crf_pred / f"{name}.png", written[-1])
         if args.out_plain_pred:
-            written.append(pseudo_label(probability[1:], numbers, background=probability[0]))
-            save_label(args.out_plain_pred / f"{name}.png", written[-1])
+            written.append(plain)
+            save_label(args.out_plain_pred / f"{name}.png", plain)
     all_background = bool(classes) and not all(label.any() for label in written)
     return "have image labels but an all-background pseudo label" if all_background else None
 

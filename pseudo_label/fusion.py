@@ -48,6 +48,20 @@ def suppress(scores: np.ndarray, alpha: float, beta: float) -> np.ndarray:
     return np.where(scores < alpha, -2, np.where(scores > beta, 2, scores)).astype(scores.dtype)
 
 
+def restore_classes(fused: np.ndarray, plain: np.ndarray, share: float) -> np.ndarray:
+    """Return `fused` in which classes that saliency has (almost) removed have their pixels of `plain` again.
+
+    Both are label maps uint8 (H, W), with and without saliency. A class is restored if several classes are in `plain` and
+    less than `share` of its pixels there are of this class in `fused`. Not in the paper; a share of 0 restores nothing.
+    """
+    shown = [label for label in np.unique(plain) if label]
+    restored = fused.copy()
+    for label in shown if len(shown) > 1 else ():
+        if np.count_nonzero(fused == label) < share * np.count_nonzero(plain == label):
+            restored[plain == label] = label
+    return restored
+
+
 def check_fusion(theta: float, alpha: float = 0.0, beta: float = 1.0, *, saliency: bool) -> None:
     """Raise UserError if a setting of `pseudo_label` is on a wrong scale.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import PARITY, SHARED, needs_shared
 
-from pseudo_label.fusion import pseudo_label, strongest, suppress
+from pseudo_label.fusion import pseudo_label, restore_classes, strongest, suppress
 from voc12.images import load_grey, load_label
 from voc12.labels import read_annotation
 
@@ -45,6 +45,23 @@ def test_scores_equal_to_alpha_and_beta_stay():
     assert found.tolist() == [[np.float32(0.1), -2, np.float32(0.9), 2]]
     # A score of exactly 1 ties with the background where nothing is salient.
     assert pseudo_label(plane(1.0)[None], np.array([0]), saliency=np.zeros((1, 1), np.uint8)).tolist() == [[0]]
+
+
+def test_classes_that_saliency_removed_are_restored():
+    generator = np.random.default_rng(0)
+    for share in (0.0, 0.1, 0.5, 1.0):
+        plain = generator.integers(0, 4, (8, 9), np.uint8) * 5
+        salient = np.where(plain == 5, generator.random((8, 9)) < 0.05, generator.random((8, 9)) < 0.6)
+        fused = np.where(salient, plain, np.uint8(0))
+        expected = fused.copy()
+        for label in (5, 10, 15):
+            kept = sum(value == label for value in fused.flat)
+            if kept < share * sum(value == label for value in plain.flat):
+                expected[plain == label] = label
+        np.testing.assert_array_equal(restore_classes(fused, plain, share), expected)
+        assert (expected != fused).any() == (share > 0)
+    one_class = np.full((2, 2), 7, np.uint8)
+    assert not restore_classes(np.zeros_like(one_class), one_class, 1.0).any()
 
 
 def test_photo_without_classes_is_background():
