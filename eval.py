@@ -17,6 +17,7 @@ Saliency maps get, in 0..1, the mean absolute error and the maximum F-measure (b
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from tool.script import run_script
@@ -24,7 +25,7 @@ from tool.script import run_script
 from pseudo_label.evaluate import LabelSource, SaliencySource, Source, evaluate
 from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import check_classes, read_manifest
-from tool import cli
+from tool import VOID, cli
 from tool.cli import UserError, counted
 from tool.files import atomic_write, check_writable
 from voc12.dataset import (
@@ -45,6 +46,7 @@ from voc12.lists import read_classes
 # What a folder holds by its manifest -> the flags to evaluate it, where others would misread it.
 REMEDIES = {"out_cam": "--type npy", "out_crf": "--type npy --crf", "out_sal": "--saliency"}
 REMEDIES["out_prob"] = "the folder of --out_pred"
+NEARLY_ALL = 0.9
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -75,10 +77,10 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_source(args: argparse.Namespace, data: Dataset | None) -> tuple[Source, list[Files]]:
+def make_source(args: argparse.Namespace, data: Dataset | None, output: str | None) -> tuple[Source, list[Files]]:
     """Return how predictions are scored, and the files of each image: ground truth, prediction, and saliency map to fuse.
 
-    UserError: flags contradict each other or what the folder holds.
+    `output`: what the predictions are by their manifest. UserError: flags contradict it or each other.
     """
     if args.saliency and args.type == "npy":
         raise UserError("--saliency: cannot be used with --type npy")
@@ -92,7 +94,6 @@ def make_source(args: argparse.Namespace, data: Dataset | None) -> tuple[Source,
     if args.gt_dir is None and not gt_dir.is_dir():
         raise UserError(f"--voc12_root: {gt_dir} does not exist. {deeper_root(args.voc12_root)}")
     given = "--saliency" if args.saliency else f"--type {args.type}{' --crf' * args.crf}"
-    output = read_manifest(args.predict_dir).get("output")
     if output in REMEDIES and REMEDIES[output] != given:
         raise UserError(f"--predict_dir {args.predict_dir}: was written with --{output}. Give {REMEDIES[output]}.")
     names = (data.classes if data else read_classes(gt_dir.parent)).labels
@@ -133,7 +134,8 @@ def warn_unused(args: argparse.Namespace) -> None:
 def main() -> None:
     args = get_parser().parse_args()
     data = Dataset(args.voc12_root, need_photos=False) if args.voc12_root else None
-    source, files = make_source(args, data)
+    output = read_manifest(args.predict_dir).get("output")
+    source, files = make_source(args, data, output)
     warn_unused(args)
     ids = read_ids(args)
     logfile = args.logfile or ("evallog.txt" if args.comment else None)
@@ -141,10 +143,17 @@ def main() -> None:
         check_writable(path)
 
     left = report_problems(check_inputs(ids, files), ids, args.skip_errors, "evaluated")
-    total, values, problems = evaluate(left, files, source, args.num_workers)
+    total, values, empty, problems = evaluate(left, files, source, args.num_workers)
     left = report_problems(problems, left, args.skip_errors, "evaluated")
     labels = data.find_labels(left, args.list) if data and args.list else {}
     report_suspicion(find_suspicion(files[0].folder, values, labels), None)
+    objects = sum(not {0, VOID}.issuperset(held) for held in values.values())
+    if empty and len(empty) >= NEARLY_ALL * objects and output != "baseline_background":
+        predictions = f"{len(empty)} of the {objects} predictions whose ground truth shows objects are all background"
+        print(
+            f"note: {predictions}. Check the weights, labels, --theta and saliency of {args.predict_dir}.",
+            file=sys.stderr,
+        )
     lines, figures = source.report(total, len(left))
     text = "\n".join([*lines, f"{counted(len(left), 'images')} of {args.predict_dir} against {files[0].folder}"])
     print(text)

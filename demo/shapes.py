@@ -1,4 +1,4 @@
-"""Shapes, patterns, colours and noise for `demo/scene.py`, as pure functions on coordinate grids.
+"""Shapes, patterns, colours and noise for `demo/draw.py`, as pure functions on coordinate grids.
 
 A shape is a *field*: a float array, negative inside and positive outside. `coverage` turns any field into an
 antialiased mask, so shapes can be bent, tapered, joined (minimum) and rotated without a formula for each case.

@@ -126,8 +126,9 @@ class SaliencySource:
 
 
 Source = LabelSource | SaliencySource
-# Sum of the images' scores; id -> values of its ground truth; (id, message) of images that cannot be scored.
-Scored = tuple[Any, dict[str, list[int]], list[tuple[str, str]]]
+# Sum of the images' scores; id -> values of its ground truth; images with objects that are predicted all background;
+# (id, message) of images that cannot be scored.
+Scored = tuple[Any, dict[str, list[int]], list[str], list[tuple[str, str]]]
 
 
 def evaluate(ids: Sequence[str], files: Sequence[Files], source: Source, workers: int) -> Scored:
@@ -137,6 +138,7 @@ def evaluate(ids: Sequence[str], files: Sequence[Files], source: Source, workers
     workers = min(workers, len(chunks))
     total: Any = 0
     values: dict[str, list[int]] = {}
+    empty: list[str] = []
     problems: list[tuple[str, str]] = []
     try:
         with WorkerPool(workers) if workers > 1 else contextlib.nullcontext() as pool:
@@ -144,24 +146,29 @@ def evaluate(ids: Sequence[str], files: Sequence[Files], source: Source, workers
             for part in tqdm(parts, "eval", len(chunks), unit=f"{CHUNK} images", disable=None):
                 total = total + part[0]
                 values |= part[1]
-                problems += part[2]
+                empty += part[2]
+                problems += part[3]
     except BrokenProcessPool as error:
         raise UserError("--num_workers: a process was killed (out of memory?). Lower it and rerun.") from error
-    return total, values, problems
+    return total, values, empty, problems
 
 
 def evaluate_chunk(source: Source, images: Sequence[tuple[str, Sequence[Path]]]) -> Scored:
     """Score some images, (id, paths)."""
     total: Any = 0
     values: dict[str, list[int]] = {}
+    empty: list[str] = []
     problems: list[tuple[str, str]] = []
     for image_id, paths in images:
         try:
             scores, values[image_id] = source.score(paths)
             total = total + scores
+            # For a curve, the first matrix is of the lowest theta, with most foreground.
+            if isinstance(source, LabelSource) and scores[0, 1:].any() and not scores[0, :, 1:].any():
+                empty.append(image_id)
         except UserError as error:
             problems.append((image_id, str(error)))
-    return total, values, problems
+    return total, values, empty, problems
 
 
 def read_scores(

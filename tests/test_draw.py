@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.draw import make_devkit, photo_id
-from demo.scene import Sample, draw
+from demo.draw import Sample, draw_photo, make_devkit, photo_id
 from tool import VOID
 from tool.cli import UserError
 from tool.files import HOST
@@ -29,7 +28,7 @@ def devkit(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    return [draw(0, number, 128) for number in range(1, 61)]
+    return [draw_photo(0, number, 128) for number in range(1, 61)]
 
 
 def test_layout_of_the_devkit(devkit):
@@ -75,7 +74,7 @@ def test_photo_depends_on_seed_and_number_only(devkit, tmp_path, commands):
     fewer = make_devkit(tmp_path / "fewer", seed=3, train=4, val=1, size=96, num_workers=1)
     name = f"JPEGImages/{photo_id(5)}.jpg"
     assert (fewer / name).read_bytes() == (devkit / name).read_bytes()
-    assert draw(4, 1, 96).image.tobytes() != draw(3, 1, 96).image.tobytes()
+    assert draw_photo(4, 1, 96).image.tobytes() != draw_photo(3, 1, 96).image.tobytes()
 
 
 def test_interrupted_set_is_completed_and_others_are_kept(devkit, tmp_path):
@@ -117,21 +116,3 @@ def test_single_photos_show_one_object_of_every_class(tmp_path):
     assert np.sum(shown, 0).tolist() == [1] * 20
     with pytest.raises(UserError, match="VOC2012"):
         make_devkit(tmp_path, seed=3, train=20, val=0, size=96, num_workers=1)
-
-
-def test_saliency_errors_are_a_networks(samples):
-    hit = union = soft = inside = 0
-    missed, false_alarms = 0, 0
-    for sample in samples:
-        truth, marked = sample.label > 0, sample.saliency > 20
-        sure = sample.label != VOID
-        hit += (truth & marked & sure).sum()
-        union += ((truth | marked) & sure).sum()
-        soft += ((sample.saliency > 25) & (sample.saliency < 180)).sum()
-        inside += (sample.saliency >= 180).sum()
-        missed += sum(marked[sample.label == CLASSES.index(name) + 1].mean() < 0.5 for name in sample.names)
-        false_alarms += (marked & ~truth).sum() > 60
-    assert 0.8 < hit / union < 0.95
-    assert 0.1 < soft / inside < 0.6
-    assert missed > 0
-    assert false_alarms > 0

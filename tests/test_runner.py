@@ -58,14 +58,6 @@ def test_killed_step_resumes_and_its_time_adds_up(tmp_path):
     assert json.loads((tmp_path / "finished/2.json").read_text())["seconds"] > seconds
 
 
-@pytest.mark.parametrize("text", ["", '{"command": "x", "unknown": 1}'])
-def test_unreadable_mark_counts_as_none(tmp_path, text):
-    for _ in range(2):
-        run(logging_steps(tmp_path)[:1], tmp_path)
-        (tmp_path / "finished/0.json").write_text(text)
-    assert logged(tmp_path) == "00"
-
-
 @pytest.mark.parametrize(("first", "only", "ran"), [(None, None, ""), ("1", None, "12"), (None, "1", "1")])
 def test_from_and_only(tmp_path, first, only, ran):
     steps = logging_steps(tmp_path)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from evaluation import IDS, evaluate, pixels, root  # noqa: F401  (root is a fixture)
 from PIL import Image
+from test_eval import IDS, evaluate, pixels, root  # noqa: F401  (root is a fixture)
 from voc12_devkit import mask, write_devkit, write_png
 
 from pseudo_label.fusion import check_fusion
