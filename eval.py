@@ -77,10 +77,10 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_source(args: argparse.Namespace, data: Dataset | None, output: str | None) -> tuple[Source, list[Files]]:
+def make_source(args: argparse.Namespace, data: Dataset | None) -> tuple[Source, list[Files]]:
     """Return how predictions are scored, and the files of each image: ground truth, prediction, and saliency map to fuse.
 
-    `output`: what the predictions are by their manifest. UserError: flags contradict it or each other.
+    UserError: flags contradict each other or what the folder holds.
     """
     if args.saliency and args.type == "npy":
         raise UserError("--saliency: cannot be used with --type npy")
@@ -94,6 +94,7 @@ def make_source(args: argparse.Namespace, data: Dataset | None, output: str | No
     if args.gt_dir is None and not gt_dir.is_dir():
         raise UserError(f"--voc12_root: {gt_dir} does not exist. {deeper_root(args.voc12_root)}")
     given = "--saliency" if args.saliency else f"--type {args.type}{' --crf' * args.crf}"
+    output = read_manifest(args.predict_dir).get("output")
     if output in REMEDIES and REMEDIES[output] != given:
         raise UserError(f"--predict_dir {args.predict_dir}: was written with --{output}. Give {REMEDIES[output]}.")
     names = (data.classes if data else read_classes(gt_dir.parent)).labels
@@ -134,8 +135,7 @@ def warn_unused(args: argparse.Namespace) -> None:
 def main() -> None:
     args = get_parser().parse_args()
     data = Dataset(args.voc12_root, need_photos=False) if args.voc12_root else None
-    output = read_manifest(args.predict_dir).get("output")
-    source, files = make_source(args, data, output)
+    source, files = make_source(args, data)
     warn_unused(args)
     ids = read_ids(args)
     logfile = args.logfile or ("evallog.txt" if args.comment else None)
@@ -148,7 +148,8 @@ def main() -> None:
     labels = data.find_labels(left, args.list) if data and args.list else {}
     report_suspicion(find_suspicion(files[0].folder, values, labels), None)
     objects = sum(not {0, VOID}.issuperset(held) for held in values.values())
-    if empty and len(empty) >= NEARLY_ALL * objects and output != "baseline_background":
+    is_baseline = read_manifest(args.predict_dir).get("output") == "baseline_background"
+    if empty and len(empty) >= NEARLY_ALL * objects and not is_baseline:
         predictions = f"{len(empty)} of the {objects} predictions whose ground truth shows objects are all background"
         print(
             f"note: {predictions}. Check the weights, labels, --theta and saliency of {args.predict_dir}.",
