@@ -1,6 +1,8 @@
 """Load weights into any network: a whole checkpoint or its backbone alone, from PyTorch, MXNet, timm or a package."""
 
+import contextlib
 import importlib.util
+import pkgutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +86,7 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
         classes: tuple[str, ...] = ()
     else:
         given, classes = read_checkpoint(path, own)
-    given = _rename(given, own, prefix, backbone)
+    saved, given = given, _rename(given, own, prefix, backbone)
     if _POSITIONS in given and _POSITIONS in own and given[_POSITIONS].shape != own[_POSITIONS].shape:
         del given[_POSITIONS]
 
@@ -93,11 +95,17 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     unexpected = [name for name in given if name not in own]
     if not backbone.issuperset(loaded) and classes != (wanted := getattr(net, "class_names", ())):
         raise UserError(f"{path}: trained on {_classes(classes)}, but this run has {_classes(wanted)}")
-    _check_fit(path, loaded, missing, unexpected, backbone)
-    for name in loaded:
+    problem = _misfit(loaded, missing, unexpected, backbone)
+    for name in () if problem else loaded:
         if given[name].shape != own[name].shape:
             shapes = f"{tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-            raise UserError(f"{path}: {name} has another size: {shapes}. Check --network.")
+            problem = f"{name} has another size: {shapes}"
+            break
+    if problem:
+        fitting = find_module(saved)
+        raise UserError(
+            f"{path}: {problem}. {f'Try --network {fitting}' if fitting else 'Check --network, --backbone'}."
+        )
     values = {name: given[name].to(own[name].dtype) for name in loaded}
     if bad := [name for name, value in values.items() if not torch.isfinite(value).all()]:
         raise UserError(f"{path}: {bad[0]} holds NaN or infinity; the training diverged or the file is damaged")
@@ -149,17 +157,27 @@ def find_backbone(net: nn.Module) -> tuple[str, set[str]]:
     return "", set()
 
 
-def _check_fit(
-    path: str | Path, loaded: list[str], missing: list[str], unexpected: list[str], backbone: set[str]
-) -> None:
-    """Raise UserError unless the file holds the whole network, or its whole backbone and at most a classifier."""
+def _misfit(loaded: list[str], missing: list[str], unexpected: list[str], backbone: set[str]) -> str | None:
+    """Return the problem unless the file holds the whole network, or its whole backbone and at most a classifier."""
     if loaded and backbone.issuperset(loaded):
         missing = [name for name in missing if name in backbone]
         unexpected = [name for name in unexpected if not set(name.split(".")).intersection(_HEADS)]
-    if unexpected or missing:
-        names = summarize_ids((unexpected or missing)[:3])
-        problem = f"{names} unknown to this network" if unexpected else f"lacks {names} of this network"
-        raise UserError(f"{path}: {problem}. Check --network, --backbone.")
+    names = summarize_ids((unexpected or missing)[:3])
+    return (f"{names} unknown to this network" if unexpected else f"lacks {names} of this network") if names else None
+
+
+def find_module(given: dict[str, Tensor]) -> str | None:
+    """Return the module of this package whose network has these tensors, but for the number of classes, or None."""
+
+    def layout(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+        return {name: tensor.shape[1:] for name, tensor in tensors.items() if not name.endswith((_COUNTER, _POSITIONS))}
+
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)], "network."):
+        for kind in ("Net", "JointNet") if "timm" not in module.name else ():
+            with contextlib.suppress(UserError), torch.device("meta"):
+                if layout(make_net(module.name, kind=kind, init_weights=False).state_dict()) == layout(given):
+                    return module.name
+    return None
 
 
 def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbone: set[str]) -> dict[str, Tensor]:

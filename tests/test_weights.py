@@ -226,6 +226,7 @@ def test_files_do_not_fit_other_networks(tmp_path, net, deeplab):
         (net, tiny.state_dict(), "base.conv1a.weight, .* unknown"),
         (deeplab, backbone(net), "conv1a.weight, .* unknown"),
         (deeplab, trained(poolnet.Net(**POOLNET)), "Check --network"),
+        (deeplab, trained(deeplab_v2_tiny.Net(num_labels=4)), "Try --network network.deeplab_v2_tiny"),
     ):
         before = copied(into)
         with pytest.raises(UserError, match=keyword):
