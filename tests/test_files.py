@@ -4,6 +4,7 @@ import os
 import pickle
 import struct
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -72,8 +73,11 @@ def test_atomic_write_and_make_folder_errors(tmp_path):
 def test_remove_leftovers_of_killed_processes_only(tmp_path):
     for host, process in ((HOST, 999_999_999), (HOST, os.getpid()), ("elsewhere", 999_999_999)):
         (tmp_path / f".a.b.png.{host}.{process}.tmp").touch()
+    others = {f".a.{HOST}.1st.tmp", f".a.{HOST}.{10**30}.tmp"}  # no numbers of processes
+    for name in others:
+        (tmp_path / name).touch()
     remove_leftovers(tmp_path)
-    kept = {f".a.b.png.{HOST}.{os.getpid()}.tmp", ".a.b.png.elsewhere.999999999.tmp"}
+    kept = {f".a.b.png.{HOST}.{os.getpid()}.tmp", ".a.b.png.elsewhere.999999999.tmp", *others}
     assert set(os.listdir(tmp_path)) == kept
 
 
@@ -94,6 +98,18 @@ def test_back_up_copies_each_content_once(tmp_path):
         path.write_text(text)
         assert back_up(path, copy=True) == tmp_path / name
         assert path.read_text() == (tmp_path / name).read_text() == text
+
+
+def test_back_up_on_a_full_disk_leaves_no_part_of_a_copy(tmp_path, monkeypatch):
+    def copy_half(source: IO[bytes], target: IO[bytes]) -> None:
+        target.write(source.read(1))
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.txt").write_text("one")
+    monkeypatch.setattr("shutil.copyfileobj", copy_half)
+    with pytest.raises(UserError, match=r"a\.txt\.1: No space left"):
+        back_up(tmp_path / "a.txt", copy=True)
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_saved_dict_is_what_numpy_reads(tmp_path):

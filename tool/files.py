@@ -60,7 +60,8 @@ def _temporary(path: Path) -> Path:
 def remove_leftovers(folder: str | Path) -> None:
     """Remove temporary files in `folder` that killed processes of this machine left; keep those of running ones."""
     for path in Path(folder).glob(f".*.{HOST}.[0-9]*.tmp"):
-        with contextlib.suppress(OSError):  # another user's process or file; the first write fails where it matters
+        # Another user's process or file, where the first write fails if it matters; a name that ends in no process's number.
+        with contextlib.suppress(OSError, ValueError, OverflowError):
             try:
                 os.kill(int(path.name.split(".")[-2]), 0)
             except ProcessLookupError:
@@ -93,7 +94,11 @@ def back_up(path: str | Path, copy: bool = False) -> Path | None:
                 return backup
             if not backup.exists():
                 break
-        return Path(shutil.copyfile(path, backup)) if copy else path.rename(backup)
+        if not copy:
+            return path.rename(backup)
+        with open(path, "rb") as source, atomic_write(backup) as target:
+            shutil.copyfileobj(source, target)
+        return backup
     except OSError as error:
         raise UserError(f"{path}: cannot be backed up ({error.strerror or error})") from error
 
