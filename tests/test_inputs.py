@@ -62,6 +62,7 @@ def test_photos_in_sub_folders(tmp_path):
         (tmp_path / name).touch()
     for name in ("b/2.jpg", "b/2.png", "out/" + MANIFEST):  # results of a script
         (tmp_path / name).touch()
+    (tmp_path / "b/circle").symlink_to(tmp_path)
     files = photos(tmp_path)
     expected = {"x": "x.jpg", "a_x": "a/x.jpg", "y": "a/y.JPEG", "z": "b/c/z.png", "a_1": "a/1.jpg", "b_1": "b/1.webp"}
     assert files.ids() == sorted([*expected, "2"])

@@ -98,11 +98,13 @@ class Files:
 
     def _walk(self) -> Iterator[str]:
         """Yield the files' paths relative to the folder, those in the folder itself first."""
+        seen = set()  # links may lead in circles
         for place, folders, files in os.walk(self.folder, followlinks=True):
-            inner = Path(place).relative_to(self.folder)
-            if MANIFEST in files and inner.name:
+            inner, real = Path(place).relative_to(self.folder), os.path.realpath(place)
+            if real in seen or (MANIFEST in files and inner.name):
                 folders.clear()
                 continue
+            seen.add(real)
             folders[:] = sorted(name for name in folders if not name.startswith(".")) if self.nested else []
             yield from sorted((inner / name).as_posix() for name in files)
 
