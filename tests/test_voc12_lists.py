@@ -49,7 +49,7 @@ def test_image_list_in_all_its_forms(tmp_path):
                 *("/JPEGImages/../a.jpg /JPEGImages/b.jpg 1", "/JPEGImages/a.jpg /SegmentationClassAug/a.png"),
             ),
         ),
-        (read_mask_pairs, "im/a.jpg gt/a.png", ("im/a.jpg", "a b c")),
+        (read_mask_pairs, "im/a.jpg gt/a.png", ("im/a.jpg", "a b c", "im/a.jpg gt/b.png")),
     ],
 )
 def test_line_of_another_form(tmp_path, read, good, lines):

@@ -90,14 +90,15 @@ def read_pairs(path: str | Path, classes: Classes = VOC) -> list[tuple[str, str,
 def read_mask_pairs(path: str | Path) -> dict[str, str]:
     """Return photo -> mask, both relative to one root, in the order of a list as DUTS-TR's train_pair.lst.
 
-    A line is `image mask`. UserError: the list is missing, unreadable or empty, or a line has another form.
+    A line is `image mask`. UserError: the list is missing, unreadable or empty, a line has another form, or a photo two masks.
     """
     pairs: dict[str, str] = {}
     for number, line in read_lines(path, "Write a line `image mask` for each photo, relative to --root"):
         words = line.split()
         if len(words) != 2:
             raise UserError(f"{path}, line {number}: {line[:120]!r} is not `image mask`")
-        pairs[words[0]] = words[1]
+        if pairs.setdefault(words[0], words[1]) != words[1]:
+            raise UserError(f"{path}, line {number}: {words[0]} has another mask before. Remove one of them.")
     return pairs
 
 
