@@ -171,7 +171,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="EDAM network to measure")
     add("--deeplab", type=cli.module_name, default=deeplab, metavar="MODULE", help="DeepLab-v2 to measure")
     add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
-    batch = "pairs, of DeepLab-v2 photos, per training step (default: 1 on a CPU; on a GPU 4 pairs, 10 photos)"
+    batch = "pairs (DeepLab-v2: photos) per training step (default: 1 on a CPU; on a GPU 4 pairs, 10 photos)"
     add("--batch_size", type=cli.count(1), help=batch)
     add("--quick", action="store_true", help="half-size photos and crops, one repetition")
     add("--markdown", type=Path, metavar="FILE", help="also write the table to this file")

@@ -43,7 +43,7 @@ from voc12.dataset import (
 from voc12.labels import find_suspicion, report_suspicion
 from voc12.lists import read_classes
 
-# What a folder holds by its manifest -> the flags to evaluate it, where others would misread it.
+# What a folder holds by its manifest -> the flags to evaluate it.
 REMEDIES = {"out_cam": "--type npy", "out_crf": "--type npy --crf", "out_sal": "--saliency"}
 REMEDIES["out_prob"] = "the folder of --out_pred"
 NEARLY_ALL = 0.9
@@ -150,7 +150,7 @@ def main() -> None:
     objects = sum(not {0, VOID}.issuperset(held) for held in values.values())
     is_baseline = read_manifest(args.predict_dir).get("output") == "baseline_background"
     if empty and len(empty) >= NEARLY_ALL * objects and not is_baseline:
-        predictions = f"{len(empty)} of the {objects} predictions whose ground truth shows objects are all background"
+        predictions = f"{len(empty)} of the {objects} predictions for photos with objects are background only"
         print(
             f"note: {predictions}. Check the weights, labels, --theta and saliency of {args.predict_dir}.",
             file=sys.stderr,

@@ -53,12 +53,17 @@ def get_parser() -> argparse.ArgumentParser:
     add("--sal_path", type=Path, metavar="DIR", help="grey saliency maps <id>.png to fuse into the label PNGs")
     add("--image", type=Path, metavar="FILE", help="label this photo instead of a dataset; needs --classes and --out")
     add("--classes", metavar="A,B", help="with --image: the classes that the photo shows")
-    add("--out", type=Path, metavar="DIR", help="with --image: write class maps, label PNG, photo under its label")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="with --image: write class maps, label PNG, photo with its label drawn over it",
+    )
     theta = "background score of class maps; with --sal_path: saliency up to theta x 100 is background"
     add("--theta", type=number, default=0.5, help=theta)
     add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
     add("--beta", type=number, default=1.0, help="with --sal_path: scores above it always win")
-    share = "with --sal_path: in photos of several classes, one that keeps less than this share of its CRF pixels gets all back"
+    share = "with --sal_path: in photos of several classes, restore a class left with less than this share of its CRF pixels"
     add("--keep_share", type=cli.number(float, 0, 1), default=0.0, help=share)
     loop.add_flags(parser, workers="compute CRFs and write files")
     return parser
@@ -129,7 +134,7 @@ def write_labels(
             written.append(plain)
             save_label(args.out_plain_pred / f"{name}.png", plain)
     all_background = bool(classes) and not all(label.any() for label in written)
-    return "have image labels but an all-background pseudo label" if all_background else None
+    return "with image labels but an all-background pseudo label" if all_background else None
 
 
 def load_saliency(path: Path, size: tuple[int, ...]) -> np.ndarray:

@@ -33,7 +33,12 @@ def get_parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=cli.number(float), nargs=3, help=f"{name} of RGB in 0..1, for other ONNX networks")
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds PoolNet")
     add("--voc12_root", type=Path, metavar="DIR", help=ROOT)
-    add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to compute")
+    add(
+        "--infer_list",
+        default="voc12/train_aug.txt",
+        metavar="FILE",
+        help="with --voc12_root: photos to compute maps of",
+    )
     add("--img_root", type=Path, metavar="DIR", help="instead of --voc12_root: every photo in this folder and below")
     add("--out_sal", type=Path, metavar="DIR", help="write saliency maps, <id>.png: 8-bit grey, as large as the photo")
     loop.add_flags(parser, workers="write files")
@@ -81,7 +86,7 @@ def infer_poolnet(run: Run, ids: list[str], files: Files) -> None:
         with run.attempt(photo):
             logits = saliency_logits(net, torch.from_numpy(photo.pixels), run.device).cpu().numpy()
             is_enlarged = enlargement(net, photo.pixels.shape) > 1
-            remark = "are too small for PoolNet and were enlarged" if is_enlarged else None
+            remark = "too small for PoolNet, therefore enlarged" if is_enlarged else None
             run.write_behind(write_map, photo, logits, grey_map, args.out_sal, remark)
 
 

@@ -39,8 +39,8 @@ SMALL_SEGMENTATION = "--freeze_backbone --max_iters 400 --batch_size 8 --iter_si
 SMALL_FUSION = ("--keep_share", 0.1)
 SMALL_REMARK = (
     "Not the published networks: heads like EDAM's and DeepLab-v2's on EfficientNet-Lite2, which is not trained. EDAM's masks are "
-    "probabilities, which also learn from the labels directly; saliency up to 40 of 255 is background and wins, but in photos of "
-    "several classes, one that keeps less than 10 % of its CRF pixels gets all of them back. "
+    "probabilities, which also learn from the labels directly; pixels with saliency up to 40 of 255 become background, but in photos "
+    "of several classes, a class that this leaves less than 10 % of its CRF pixels gets all of them back. "
     f"Trained on the first photos that show each class, {PER_CLASS} of them."
 )
 
@@ -59,7 +59,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--download", type=absolute, metavar="DIR", help="fetch SBD (1.4 GB) to this folder instead")
     for name, what in SOURCES.items():
         add(f"--{name}", type=absolute, metavar="DIR" if name == "sal_path" else "FILE", help=what)
-    maps = "network of the saliency maps without --sal_path and --poolnet_weights; needs requirements-onnx.txt"
+    maps = "network that computes saliency without --sal_path and --poolnet_weights; needs requirements-onnx.txt"
     add("--saliency", choices=PACKAGES, help=maps)
     add("--network", type=cli.module_name, default=Plan.edam, metavar="MODULE", help="EDAM's network")
     add("--poolnet_network", type=cli.module_name, default=Plan.poolnet, metavar="MODULE", help="PoolNet's module")
@@ -71,7 +71,7 @@ def get_parser() -> argparse.ArgumentParser:
     few = "run the whole chain with a few steps and photos, in OUT/try: does all of it work on this machine?"
     add("--try", dest="few", action="store_true", help=few)
     add("--dry_run", action="store_true", help="check all inputs, print the commands, run nothing")
-    first = "run this step and all after it, even finished ones; complete files and trainings are kept"
+    first = "start again at this step; complete files and trainings are not made again"
     add("--from", dest="first", metavar="STEP", help=f"{first}. Steps: {', '.join(step_names())}")
     add("--only", metavar="STEP", help="run this step alone; its name as for --from")
     return parser

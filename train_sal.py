@@ -41,7 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add, positive, number = parser.add_argument, cli.count(1), cli.number(float, 0)
     add("--root", metavar="DIR", help="folder that the paths in --train_list are relative to")
-    add("--voc12_root", metavar="DIR", help="instead of --root: VOC2012 folder of the devkit: JPEGImages")
+    add("--voc12_root", metavar="DIR", help="instead of --root: VOC2012 folder of the devkit, which holds JPEGImages")
     masks = "with --voc12_root: label PNGs, <id>.png with values 0..20, or 255 for unknown"
     add("--mask_dir", metavar="DIR", help=masks)
     pairs = "photos to train on: lines `image mask`; with --voc12_root ids, default voc12/train_aug.txt"
@@ -50,7 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the networks")
     weights = "initial weights: resnet50_caffe.pth, or a PoolNet with or without its edge branch; default: random"
     add("--weights", metavar="FILE", help=weights)
-    decay = "passes over the list; after two thirds of them a new Adam has a tenth of the learning rate"
+    decay = "passes over the list; after two thirds, Adam restarts with a tenth of the learning rate"
     add("--max_epoches", type=positive, default=24, help=decay)
     add("--batch_size", type=positive, default=10, help="photos per step, over all GPUs and processes")
     crop = "side of square crops, which fill a GPU better; default: whole photos, one by one, as published"
@@ -67,7 +67,9 @@ def main() -> None:
     args = get_parser().parse_args()
     given = (args.voc12_root, args.mask_dir) if args.root is None else (args.root, args.train_list)
     if None in given or (args.root and (args.voc12_root or args.mask_dir)):
-        raise UserError("--root: give it with --train_list, lines `image mask`, or --voc12_root with --mask_dir.")
+        raise UserError(
+            "--root: give either --root and --train_list, lines `image mask`, or --voc12_root and --mask_dir."
+        )
     training.run(args, make_task, "lower --crop_size or raise --iter_size, take smaller photos, or --amp bf16")
 
 

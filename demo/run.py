@@ -31,7 +31,7 @@ POOLNET = "PoolNet"  # session
 TRAIN = Path("ImageSets", "Segmentation", "train.txt")  # of a drawn set
 SCORED = 200  # photos of the training list whose pseudo labels are scored
 # Two processes train these small networks faster than two threads. Other numbers would change the last digits of sums.
-# GOMP_SPINCOUNT: threads wait 0.1 ms before they sleep, since waking them takes longer than many an operation.
+# GOMP_SPINCOUNT: threads wait 0.1 ms before they sleep, since waking them takes longer than many operations.
 PROCESSES, ENVIRONMENT = 2, {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "20000"}
 REMARK = "All photos are drawn. The published figures are of VOC12; its DeepLab-v2 saw 10582 photos, this one 800."
 

@@ -139,7 +139,7 @@ def best_and_worst(plan: Plan, count: int, theta: float) -> dict[str, dict[str, 
 def choose(
     data: Dataset, listed: Path, predictions: Path, count: int, show: Callable[[str], Pictures]
 ) -> dict[str, list[Photo]]:
-    """Return the `count` photos of a list with the best label PNGs and the `count` with the worst, each from the best on."""
+    """Return the `count` photos of a list with the best label PNGs and the `count` with the worst, sorted from best to worst."""
     scored = []
     for image_id in read_image_list(listed):
         truth, predicted = load_label(data.masks.find(image_id)), load_label(predictions / f"{image_id}.png")

@@ -101,7 +101,7 @@ def run_steps(
     """
     make_folder(out / "finished")
     make_folder(out / "scores")
-    current: set[Path] = set()  # folders whose results are by these steps as they are now
+    current: set[Path] = set()  # folders that these steps, unchanged, have written
     for number, step in enumerate(steps, 1):
         print(f"\n== {number}/{len(steps)}  {step.title}  ({step.name})\n$ {step.command}", flush=True)
         if is_finished(out, step) and not again:
@@ -125,7 +125,7 @@ def output_folders(step: Step) -> set[Path]:
 
 
 def make_room(step: Step, changed: Sequence[str], current: set[Path]) -> None:
-    """Back up the results of an inference step, but those in `current`, because of what has `changed`.
+    """Back up the results of an inference step whose inputs have `changed`, except those in the folders `current`.
 
     UserError: a training's session exists.
     """
@@ -135,7 +135,9 @@ def make_room(step: Step, changed: Sequence[str], current: set[Path]) -> None:
         if session.exists():
             problem = f"step {step.name}: {' and '.join(changed)} changed since it began"
             raise UserError(f"{problem}. Rename {session} to train it again, or give another --out.")
-    if "infer_" in step.command and changed != [str(REPO / values.get(LIST, ""))]:  # another list spoils no results
+    if "infer_" in step.command and changed != [
+        str(REPO / values.get(LIST, ""))
+    ]:  # results stay valid for another list
         for folder in output_folders(step) - current:
             if kept := back_up(folder):
                 print(f"{folder}: kept as {kept}; {' and '.join(changed)} changed", flush=True)

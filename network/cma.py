@@ -20,7 +20,7 @@ _RECOMPUTE_ABOVE = 2**20  # numbers in a block's input; below it keeping them is
 
 
 def fits_gpu(numbers: int, device: torch.device) -> bool:
-    """Return whether a GPU has twice the free memory that the activations of blocks need whose input has `numbers` elements."""
+    """Return whether a GPU's free memory is over twice what blocks' activations need for an input of `numbers` elements."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

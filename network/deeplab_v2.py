@@ -31,8 +31,8 @@ class ASPP(nn.Module):
 class DeepLab(nn.Module):
     """DeepLab-v2's head on any backbone, at several scales. The ASPP is registered in the backbone, as published.
 
-    `make_backbone` returns a module with `features`, (N, 3, H, W) normalised by `input` -> (N, channels, h, w) >= 0, their
-    number `channels`, and `fold_batch_norms`.
+    `make_backbone` returns a module with `features`, (N, 3, H, W) normalised by `input` -> (N, channels, h, w) >= 0,
+    `channels`, their number, and `fold_batch_norms`.
 
     Args:
         num_labels: number of labels, background included.

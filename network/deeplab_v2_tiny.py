@@ -7,8 +7,8 @@ from network.resnet38_EDAM_tiny import BACKBONE
 class Net(deeplab_v2_resnet38.Net):
     """`deeplab_v2_resnet38.Net` on the tiny EDAM's backbone, for photos of about 128 pixels: small dilations, one scale.
 
-    Train its batch norms (`--no-freeze_bn`). New layers learn at twice the backbone's rate: at ten times, as published, so few steps
-    would lose the initial weights.
+    Train its batch norms (`--no-freeze_bn`). New layers learn at twice the backbone's rate: at ten times, as published, the few
+    steps would destroy the initial weights.
     """
 
     group_factors = ((1.0, 1.0), (2.0, 1.0), (2.0, 0.0))

@@ -16,8 +16,8 @@ _CLASSES_AT_ONCE = 5  # in the CMA, whose largest tensor then has 43 MB a pair a
 class EDAM(nn.Module):
     """The head, as the first base of a network whose second base is the backbone: `class Net(EDAM, ResNet38d)`.
 
-    The backbone is a module with `features`, (N, 3, H, W) photos normalised by `input` -> (N, channels, h, w), and their number
-    `channels`. Tensor names are those of the published checkpoint.
+    The backbone is a module with `features`, (N, 3, H, W) photos normalised by `input` -> (N, channels, h, w), and `channels`,
+    their number. Tensor names are those of the published checkpoint.
 
     Args:
         num_classes: classes without background.

@@ -47,7 +47,7 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
     file, kind = open_weights(path)
     with file:
         if kind != MXNET:
-            raise UserError(f"{path}: no MXNet .params file, but {kind}")
+            raise UserError(f"{path}: not an MXNet .params file, but {kind}")
         reader = _Reader(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
         _, _, count = reader.take("<QQQ")
@@ -72,7 +72,7 @@ def to_resnet38d(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, T
             continue
         match = _TENSOR.fullmatch(name)
         if match is None:
-            raise UserError(f"{path}: {name!r} is no tensor of the ImageNet ResNet-38. Give that network's .params.")
+            raise UserError(f"{path}: {name!r} is not a tensor of the ImageNet ResNet-38. Give that network's .params.")
         layer, kind, stage, block, branch, tensor = match.groups()
         if layer is None:
             block = "" if block == "a" else f"_{block[1:]}"

@@ -144,7 +144,7 @@ class Net(nn.Module):
 
     @property
     def smallest_side(self) -> int:
-        """Return the shortest side of a photo in pixels: the 8x8 average pool needs 8 positions in the last features."""
+        """Return the smallest allowed side of a photo in pixels: the 8x8 average pool needs 8 positions in the last features."""
         size = 8
         for stride in reversed(self.base.resnet.strides):
             size = (size - 1) * stride + 1

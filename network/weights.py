@@ -128,7 +128,7 @@ def read_checkpoint(path: str | Path, known: Collection[str] = ()) -> tuple[dict
     if kind == MXNET:
         return to_resnet38d(read_params(path), path), ()
     if kind not in (TORCH_ZIP, TORCH_LEGACY):
-        raise UserError(f"{path}: no weights, but {kind}. Give an MXNet .params or a PyTorch .pth file.")
+        raise UserError(f"{path}: not weights, but {kind}. Give an MXNet .params or a PyTorch .pth file.")
     saved = read_torch_file(path)
     state = _find_tensors(saved)
     if state is None:

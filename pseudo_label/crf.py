@@ -12,8 +12,8 @@ class CrfSettings:
     """Kernels of the pairwise terms, and steps of mean-field inference. The channel order changes the result slightly."""
 
     iterations: int
-    smoothness: Mapping[str, float]  # pixels pull on near ones
-    appearance: Mapping[str, float]  # and on those of a like colour farther off
+    smoothness: Mapping[str, float]  # near pixels get the same label
+    appearance: Mapping[str, float]  # and so do pixels of a similar colour, farther away
     order: str = "RGB"
 
 

@@ -18,7 +18,7 @@ def pseudo_label(
     """Return the label map, uint8 (H, W): 0 background, class + 1 elsewhere.
 
     `scores` (n, H, W) float are the n classes' own scores, class maps or CRF probabilities, without background;
-    `classes` (n,) are their numbers, from 0; n may be 0. They compete with the first that is given of:
+    `classes` (n,) are their numbers, from 0; n may be 0. They compete with a background, the first of these that is given:
       saliency    uint8 (H, W), 0..255: scores below `alpha` are out, scores above `beta` win, and the others win
                   where the saliency is above `theta * 100` (both for maps and for the CRF)
       background  (H, W): the CRF's background probability; `theta`, `alpha`, `beta` are not used
@@ -49,7 +49,7 @@ def suppress(scores: np.ndarray, alpha: float, beta: float) -> np.ndarray:
 
 
 def restore_classes(fused: np.ndarray, plain: np.ndarray, share: float) -> np.ndarray:
-    """Return `fused` in which classes that saliency has (almost) removed have their pixels of `plain` again.
+    """Return `fused` with the pixels of `plain` of the classes that saliency has (almost) removed.
 
     Both are label maps uint8 (H, W), with and without saliency. A class is restored if several classes are in `plain` and
     less than `share` of its pixels there are of this class in `fused`. Not in the paper; a share of 0 restores nothing.

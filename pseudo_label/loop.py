@@ -29,7 +29,7 @@ from tool.processes import WorkerPool, cores, is_main_process, on_main
 from voc12.dataset import Files, check_inputs, report_problems
 from voc12.images import load_photo
 
-MORE_MEMORY = "smaller photos or --amp bf16 need less; --device cpu has all of the machine's"
+MORE_MEMORY = "use smaller photos or --amp bf16; --device cpu can use all of the machine's memory"
 
 
 class Photo(NamedTuple):
@@ -42,7 +42,7 @@ class Photo(NamedTuple):
 def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
     """Add the flags that all inference scripts share. workers: what the processes of --crf_workers do."""
     add, count = parser.add_argument, cli.count()
-    readers = "threads that read and resize photos (default: up to 4; on a CPU, whose cores the network uses, none)"
+    readers = "threads that read and resize photos (default: up to 4 with a GPU, 0 on a CPU)"
     add("--num_workers", type=count, help=readers)
     add("--crf_workers", type=count, default=max(1, min(16, cores() - 1)), help=f"processes that {workers}; 0: none")
     add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
@@ -104,7 +104,7 @@ class Run:
     def photos_left(
         self, ids: Sequence[str], files: Sequence[Files], problems: Sequence[tuple[str, str]] = ()
     ) -> list[str]:
-        """Return the photos that lack a file in an output folder. UserError: inputs cannot be used, without --skip_errors.
+        """Return the photos that lack a file in an output folder. UserError: unusable inputs, unless --skip_errors is set.
 
         Args:
             ids: photos, each once.
@@ -127,7 +127,7 @@ class Run:
         return left
 
     def _unfinished(self, ids: Sequence[str]) -> list[str]:
-        """Return the photos without all of their files, of which each is written whole or not at all."""
+        """Return the photos that lack at least one of their files; each file is written whole or not at all."""
 
         def unfinished() -> list[str]:  # listings, as each file's own stat takes longer
             names = [os.listdir(folder) if folder.is_dir() else [] for folder in self.folders.values()]
@@ -274,7 +274,7 @@ class Run:
 
 
 def map_ahead(function: Callable[[str], Any], items: Sequence[str], threads: int) -> Iterator[Any]:
-    """Yield function(item) of all items in order, computed by threads that are one item each ahead; 0: none is ahead.
+    """Yield function(item) of all items in order, each thread working on one later item; 0: no threads ahead.
 
     Threads are enough for photos, as Pillow decodes and resizes without Python's lock.
     """

@@ -10,7 +10,7 @@ from tool.cli import UserError, summarize_ids
 from tool.files import atomic_write, make_folder, remove_leftovers
 from voc12.dataset import MANIFEST, Files
 
-OLDER = {"scales": [1.0, 0.5, 1.5, 2.0], "keep_share": 0.0}  # settings of files whose manifest does not name them yet
+OLDER = {"scales": [1.0, 0.5, 1.5, 2.0], "keep_share": 0.0}  # values of settings that older manifests lack
 
 
 def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool | None = None) -> list[Path]:

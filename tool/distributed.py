@@ -69,7 +69,7 @@ def _take_gpu(chosen: torch.device, world: int) -> torch.device:
         raise UserError(f"--device {chosen}: torchrun gives each rank a GPU of its own. Use --device cuda.")
     index = chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", 0))
     if index >= torch.cuda.device_count():
-        raise UserError(f"--device cuda:{index}: only {torch.cuda.device_count()} GPUs are visible")
+        raise UserError(f"--device cuda:{index}: visible GPUs: {torch.cuda.device_count()}. Give another number.")
     torch.cuda.set_device(gpu := torch.device("cuda", index))
     return gpu
 

@@ -60,7 +60,7 @@ def _temporary(path: Path) -> Path:
 def remove_leftovers(folder: str | Path) -> None:
     """Remove temporary files in `folder` that killed processes of this machine left; keep those of running ones."""
     for path in Path(folder).glob(f".*.{HOST}.[0-9]*.tmp"):
-        # Another user's process or file, where the first write fails if it matters; a name that ends in no process's number.
+        # Another user's process or file, or a name that does not end in a process's number.
         with contextlib.suppress(OSError, ValueError, OverflowError):
             try:
                 os.kill(int(path.name.split(".")[-2]), 0)

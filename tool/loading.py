@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tool.cli import UserError
 
-# Errors of a DataLoader whose process ended between announcing a batch and sending it, and of one without resources
+# Errors of a DataLoader whose process ended between announcing a batch and sending it, or that lacks resources
 _BROKEN = (ConnectionError, EOFError, FileNotFoundError)
 _EXHAUSTED = re.compile("exited unexpectedly|shared memory|No space left|Too many open files|ancdata")
 _PROBLEM = "a process that reads photos was killed; memory, /dev/shm or open files (`ulimit -n`) ran out"

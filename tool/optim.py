@@ -43,7 +43,7 @@ def make_sgd(
 def make_adamw(
     groups: Sequence[Sequence[nn.Parameter]], factors: Sequence[tuple[float, float]], lr: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """Return AdamW with one learning rate: of `make_sgd`'s `factors`, those on the weight decay alone are used."""
+    """Return AdamW with one learning rate. Of `factors`, as for `make_sgd`, it uses only those on the weight decay."""
     options = [
         {"params": parameters, "initial_lr": lr, "weight_decay": weight_decay * on_decay}
         for parameters, (_, on_decay) in zip(groups, factors, strict=True)

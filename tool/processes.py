@@ -31,7 +31,7 @@ def cores() -> int:
 
 
 def is_main_process() -> bool:
-    """Return whether this is rank 0, the process that checks, prints and writes. It is without torchrun."""
+    """Return whether this is rank 0, the process that checks, prints and writes. Without torchrun it always is."""
     dist = _process_group()
     return dist is None or dist.get_rank() == 0
 

@@ -62,7 +62,9 @@ def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str)
     add("--seed", type=count, default=0, help="seed of initial weights, augmentation and dropout")
     workers = "processes per rank that read and augment photos; 0: none"
     add("--num_workers", type=count, default=min(8, cores()), help=workers)
-    device = "cpu, cuda (one GPU) or cuda:N; default: every visible GPU, under torchrun one a process, else the CPU"
+    device = (
+        "cpu, cuda (one GPU) or cuda:N; default: all visible GPUs (torchrun: one per process); without a GPU, the CPU"
+    )
     add("--device", help=device)
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--tf32", action="store_true", help="let GPUs round float32 products to TF32: faster, 1e-3 relative error")
@@ -71,9 +73,9 @@ def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str)
     folder = "write checkpoints, settings and log to DIR/SESSION_NAME"
     add("--checkpoint_dir", default="checkpoints", metavar="DIR", help=folder)
     add("--log_dir", default="runs", metavar="DIR", help="write TensorBoard events to DIR/SESSION_NAME")
-    resume = "resume an interrupted run: the session's own, or that of a state.pth or a run's folder"
+    resume = "resume this session or, with PATH, the run of that state.pth or folder"
     add("--resume", nargs="?", const="latest", metavar="PATH", help=resume)
-    save = "write the state to resume from every N steps, besides the 25 checkpoints and when stopped"
+    save = "also write the state to resume from every N steps; always: at the 25 checkpoints and when stopped"
     add("--save_every", type=count, default=0, metavar="N", help=save)
     vis = f"show {pictures} of a few photos in TensorBoard every N steps; 0: never"
     add("--vis_every", type=count, default=0, metavar="N", help=vis)
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch
     remedy: what to do against lack of memory.
     """
     if args.batch_size % (iter_size := getattr(args, "iter_size", 1)):
-        raise UserError(f"--batch_size {args.batch_size}: no multiple of --iter_size {iter_size}. Change one.")
+        raise UserError(f"--batch_size {args.batch_size}: not a multiple of --iter_size {iter_size}. Change one.")
     device, rank, world = distributed.setup(args.device)
     with shared_failure(), distributed.translate_errors(remedy):
         setup_precision(args.tf32)
@@ -102,7 +104,7 @@ class Training:
     def __init__(self, args: argparse.Namespace, task: Task, device: torch.device, rank: int, world: int) -> None:
         self.args, self.task, self.device, self.rank, self.world = args, task, device, rank, world
         if task.accumulation_steps is None and args.batch_size % world:
-            raise UserError(f"--batch_size {args.batch_size}: no multiple of {world} processes. Change one.")
+            raise UserError(f"--batch_size {args.batch_size}: not a multiple of {world} processes. Change one.")
         self.accumulation_steps = task.accumulation_steps or args.batch_size // world
         if args.batch_size < world * self.accumulation_steps:
             needed = f"{world} processes x {self.accumulation_steps} micro-batches (--iter_size)"

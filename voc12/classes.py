@@ -76,7 +76,7 @@ def make_classes(names: Sequence[str], where: str) -> Classes:
     for name in names:
         key = fold(name)
         if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;|[]{}"):
-            raise UserError(f"{where}: {name[:80]!r} is no class name (100 printable characters, none of ,;|[]{{}})")
+            raise UserError(f"{where}: {name[:80]!r} is not a class name (100 printable characters, none of ,;|[]{{}})")
         if key == "background" or key in NO_CLASS:
             meaning = "is label 0" if key == "background" else "means no class"
             raise UserError(f"{where}: names {name!r}, which {meaning}. Remove or rename it")

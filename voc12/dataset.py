@@ -21,7 +21,7 @@ from voc12.labels import check_label, label_file, read_annotation, read_label_ta
 from voc12.lists import PREPARE, check_id, path_id, read_classes, read_pairs
 from voc12.lists import read_image_list as read_image_list
 
-ROOT = "folder of the dataset, such as VOC2012: JPEGImages"  # help of --voc12_root
+ROOT = "folder of the dataset, such as VOC2012; it holds JPEGImages"  # help of --voc12_root
 MANIFEST = "edam_manifest.json"  # in folders of a script's results, which are not searched for photos
 SALIENCY_ENDINGS = (".png", ".jpg", ".jpeg", "_sal_fuse.png", "_sal_fuse.jpg", "_sal_fuse.jpeg")  # as PoolNet's
 _normal = partial(unicodedata.normalize, "NFC")  # file systems differ in how they write letters with accents
@@ -31,7 +31,7 @@ _normal = partial(unicodedata.normalize, "NFC")  # file systems differ in how th
 class Files:
     """Files of one kind in a folder: `<id>` and one of `endings`, upper or lower case.
 
-    Of equal names in several sub-folders the ids are `<folder>_<name>`.
+    If several sub-folders hold the same file name, the ids are `<folder>_<name>`.
     The folder is read once, at the first question; make a new object after the folder has changed.
 
     Args:
@@ -74,7 +74,7 @@ class Files:
         return sorted(self.names)
 
     def find(self, image_id: str) -> Path:
-        """Return the path of the image's file, or of the one that is missing. UserError if there are several."""
+        """Return the path of the image's file, or where it should be. UserError if there are several."""
         names = self.names.get(_normal(image_id)) or self.by_name.get(_normal(image_id))
         names = names or [f"{check_id(image_id, self.what)}{self.endings[0]}"]
         if len(names) > 1:

@@ -25,7 +25,7 @@ OTHER_ENDINGS = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".sv
 """Endings of images that are not read."""
 GREY_FORMATS = ("JPEG", "PNG")
 LABEL_FORMATS = ("PNG",)
-COLOUR_KEY = np.array([1 << 16, 1 << 8, 1])  # a colour's inner product with it is a number of its own
+COLOUR_KEY = np.array([1 << 16, 1 << 8, 1])  # a colour's inner product with it is a unique number
 END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 MAX_PIXELS = 50_000_000  # a VOC photo has 0.2 million; larger ones are refused before they are decoded
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place
@@ -41,7 +41,7 @@ def load_photo(path: str | Path) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
-        raise UserError(f"{path}: a {image.mode} image is no photo. Save it as 8-bit RGB")
+        raise UserError(f"{path}: an image of mode {image.mode} is not a photo. Save it as 8-bit RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
@@ -72,7 +72,7 @@ def read_label(path: str | Path) -> tuple[np.ndarray, bool]:
         pixels = np.array(image.convert("RGBA"))
         values = labels_of_colours(pixels[..., :3]) if (pixels[..., 3] == 255).all() else None
     if values is None:
-        raise UserError(f"{path}: a {image.mode} image is no label map. Save class indices as 8-bit palette PNG")
+        raise UserError(f"{path}: an image of mode {image.mode} is not a label map. Save class indices as 8-bit palette PNG")
     return values, False
 
 
@@ -90,7 +90,7 @@ def load_grey(path: str | Path, what: str = "saliency map") -> np.ndarray:
         if (pixels[..., 3] == 255).all() and (pixels[..., :3] == pixels[..., :1]).all():
             grey = np.ascontiguousarray(pixels[..., 0])
     if grey is None:
-        raise UserError(f"{path}: a {image.mode} image is no {what}. Save {what}s as 8-bit grey PNGs, opaque")
+        raise UserError(f"{path}: an image of mode {image.mode} is not a {what}. Save {what}s as 8-bit grey PNGs, opaque")
     if grey.max(initial=0) == 1:
         raise UserError(f"{path}: {what} holds 0 and 1 only, where 0..255 was expected. Multiply it by 255")
     return grey
@@ -109,7 +109,7 @@ def size_of(path: str | Path, what: str = "photo", formats: tuple[str, ...] = PH
 
 
 def save_label(path: str | Path, label: np.ndarray, grey: bool = False) -> None:
-    """Write a label map, uint8 (H, W), as an 8-bit PNG with the VOC palette, or with `grey` without it, as the published code does."""
+    """Write a label map, uint8 (H, W), as an 8-bit PNG with the VOC palette, or without it if `grey`, as the published code does."""
     image = Image.fromarray(np.ascontiguousarray(label, dtype=np.uint8))
     if not grey:
         image.putpalette(PALETTE.tobytes())
@@ -193,12 +193,12 @@ def _open(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[Ima
                 raise UserError(f"{path}: {what} of {width}x{height} pixels, more than {MAX_PIXELS}. Make it smaller")
             voc_colours = PALETTE[: len(CLASSES) + 1].tobytes()
             if what == "photo" and image.palette and bytes(image.palette.palette).startswith(voc_colours):
-                raise UserError(f"{path}: a label map in VOC's palette is no photo. Name the folder of the photos")
+                raise UserError(f"{path}: a label map in VOC's palette is not a photo. Name the folder of the photos")
             yield image
     except FileNotFoundError as error:
         raise UserError(f"{path}: {what} does not exist") from error
     except UnidentifiedImageError as error:
-        problem = f"is no whole {' or '.join(formats)} file. Convert it or copy it again"
+        problem = f"is not a whole {' or '.join(formats)} file. Convert it or copy it again"
         if path.read_bytes()[:64].lstrip().startswith(b"<"):
             problem = "is a web page, so its download failed. Download it again"
         raise UserError(f"{path}: {what} ({path.stat().st_size} bytes) {problem}") from error

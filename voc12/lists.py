@@ -28,7 +28,7 @@ def check_id(image_id: str, where: str) -> str:
     allowed = image_id.isprintable() and image_id == image_id.strip() and 0 < len(image_id.encode()) <= _LONGEST_ID
     if not allowed or re.search(r"[/\\]|\.\.|^[-.]|\.$", image_id):
         limits = f"printable, no '/', '\\' or '..', no '-' or '.' first, no '.' last, at most {_LONGEST_ID} bytes"
-        raise UserError(f"{where}: {image_id[:80]!r} is no image id ({limits})")
+        raise UserError(f"{where}: {image_id[:80]!r} is not an image id ({limits})")
     return image_id
 
 

@@ -25,7 +25,7 @@ AUG = "SegmentationClassAug"
 OWN = "SegmentationClass"
 SBD_PAGE = "http://home.bharathh.info/pubs/codes/SBD/download.html"
 _SBD_FOLDERS = ("cls", "dataset/cls", "benchmark_RELEASE/dataset/cls")
-PLAUSIBLE = 0.9  # of VOC's own masks all show the classes of their label
+PLAUSIBLE = 0.9  # share of masks that must show the classes of their label; all of VOC's own do
 Masks = dict[str, tuple[int, ...] | None]
 """Id -> values in the mask, None for an unusable one."""
 
@@ -51,7 +51,7 @@ def read_sbd_mask(path: Path) -> np.ndarray:
     try:
         label = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"].ravel()[0]
         if label.ndim != 2 or label.dtype != np.uint8 or label.max() > len(CLASSES):
-            raise ValueError(f"GTcls.Segmentation is no matrix of 0..{len(CLASSES)}")
+            raise ValueError(f"GTcls.Segmentation is not a matrix of 0..{len(CLASSES)}")
     except Exception as error:  # scipy raises a dozen types for damaged files
         raise UserError(f"{path}: damaged or no SBD mask ({error!r}). Unpack SBD's benchmark.tgz again.") from error
     return label
@@ -91,10 +91,10 @@ def _complete(folder: Path, sources: Mapping[str, Path], findings: Findings, rep
             continue
         if not path.exists() or (repair and not is_right):
             if back_up(path, copy=True):
-                findings["masks that were damaged or of colours, rewritten (old files: <id>.png.1)"].append(image_id)
+                findings["masks rewritten, damaged or in colours before (old files: <id>.png.1)"].append(image_id)
             save_label(path, label)
         elif not is_right and folder.name != OWN:
-            findings["masks of colours, not class values; --repair rewrites them"].append(image_id)
+            findings["masks with colours instead of class values; --repair rewrites them"].append(image_id)
         masks[image_id] = values = tuple(values_in(label))  # no array: many small ones fragment the heap by 1 GB
         if any(count < value < VOID for value in values):
             findings[f"masks with values other than 0..{count} and {VOID}"].append(image_id)
@@ -132,6 +132,8 @@ def check_images(
     shown = {image_id: set(np.flatnonzero(labels[image_id]) + 1) for image_id in both}
     other = [image_id for image_id, values in both.items() if set(values) - {0, VOID} != shown[image_id]]
     if len(other) > (1 - PLAUSIBLE) * len(both):
-        findings[f"masks of {len(both)} with other classes than their label: are they class values?"] += other
+        findings[f"masks (of {len(both)}) with other classes than the image labels. Do they hold class values?"] += (
+            other
+        )
     if both:
         print(f"labels and masks agree on {len(both) - len(other)} of {len(both)} images")

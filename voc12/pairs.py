@@ -127,7 +127,9 @@ def check_pairs(
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `make_pairs`: --epochs and --seed."""
-    parser.add_argument("--epochs", type=cli.count(1), default=EPOCHS, help="matchings of all photos in the pair list")
+    parser.add_argument(
+        "--epochs", type=cli.count(1), default=EPOCHS, help="epochs in the pair list; in each, every photo is in a pair"
+    )
     parser.add_argument("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
 
 
@@ -137,7 +139,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, for its labels")
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
     add("--out", required=True, metavar="FILE", help="pair list to write")
-    add("--labels", metavar="FILE", help="labels.csv or .npy to use where it exists, before the dataset's own labels")
+    add("--labels", metavar="FILE", help="labels.csv or .npy, if it exists; otherwise the dataset's own labels")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add_flags(parser)
     return parser

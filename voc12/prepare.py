@@ -71,10 +71,14 @@ def get_parser() -> argparse.ArgumentParser:
     add("--voc12_root", type=Path, metavar="DIR", help="VOC2012 folder of the devkit, which holds JPEGImages")
     add("--sbd_root", type=Path, metavar="DIR", help=f"SBD, unpacked: gives the masks that {AUG} lacks")
     add("--download", type=Path, metavar="DIR", help="fetch what is missing of VOC (2 GB) and SBD (1.4 GB) into DIR")
-    add("--repair", action="store_true", help=f"rewrite masks of {AUG} that are damaged or of colours; keep <id>.png.1")
+    add(
+        "--repair",
+        action="store_true",
+        help=f"rewrite masks of {AUG} that are damaged or hold colours; keep <id>.png.1",
+    )
     add("--label_dir", type=Path, metavar="DIR", help="label PNGs: also write the lists of kazuto1011/deeplab-pytorch")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
-    add("--per_class", type=cli.count(1), metavar="N", help="shorter lists: the first photos with N of each class")
+    add("--per_class", type=cli.count(1), metavar="N", help="shorter lists: the first N photos of each class")
     add("--out_dir", type=Path, metavar="DIR", help="folder of lists and labels (default: voc12/, or the root)")
     add_flags(parser)
     return parser
@@ -87,7 +91,7 @@ def locate(args: argparse.Namespace) -> tuple[Path, Path, Path | None]:
     if classes != VOC and (sbd_root or args.download):
         raise UserError(f"{root / CLASSES_FILE}: other classes than VOC's. Remove --sbd_root and --download.")
     if args.per_class and (args.label_dir or not args.out_dir):
-        raise UserError("--per_class: needs --out_dir, another folder than that of the whole lists, and no --label_dir")
+        raise UserError("--per_class: needs --out_dir, not the folder of the full lists, and excludes --label_dir")
     # Before hours of download. Lists of VOC belong to this repository, those of another dataset to its folder.
     out = make_folder(args.out_dir or (os.path.relpath(Path(__file__).parent) if classes == VOC else root))
     if args.download is not None:
@@ -105,7 +109,7 @@ def make_lists(data: Dataset, masks: Mapping[str, object], findings: Findings) -
     photos, has_aug = dict(data.photos.names), mask_folder(data.root) == AUG
     for image_id, paths in data.photos.names.items():
         if len(paths) > 1:
-            findings["photos that are there twice, left out"].append(" and ".join(paths))
+            findings["photos found twice, left out"].append(" and ".join(paths))
             del photos[image_id]
     lists: Lists = {}
     for name in ("train", "val", "test"):

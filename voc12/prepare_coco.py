@@ -91,7 +91,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--coco_root", type=Path, metavar="DIR", help="folder that holds train2014, val2014 and annotations")
-    add("--download", type=Path, metavar="DIR", help="fetch what --coco_root, or this folder, lacks of them (19 GB)")
+    add("--download", type=Path, metavar="DIR", help="download the missing parts of COCO 2014 (19 GB) into DIR")
     add("--out", type=Path, metavar="DIR", help="folder of the dataset (default: --coco_root, else --download)")
     add_flags(parser)
     return parser
@@ -216,7 +216,7 @@ def draw_mask(photo: Photo, values: Mapping[int, int]) -> np.ndarray:
 
 
 def write_masks(out: Path, names: Sequence[str], found: Mapping[str, Photo], values: Mapping[int, int]) -> None:
-    """Write classes.txt, and the masks that are missing. If there were other classes, back up the masks, whose values mean these."""
+    """Write classes.txt and missing masks. If the classes changed, back up the old masks, whose values mean the old classes."""
     path, folder, text = out / CLASSES_FILE, out / OWN, "".join(f"{name}\n" for name in names)
     if path.exists() and path.read_bytes() != text.encode() and (backup := back_up(folder)):
         print(f"{folder}: of other classes, kept as {backup}")

@@ -3,7 +3,7 @@
     python voc12/prepare_photos.py --photos PHOTOS --labels labels.csv --out ROOT
 
 labels.csv is a table `photo,classes` with lines `1.jpg,cat;dog`, or `photo,cat,dog` with lines `1.jpg,1,1`. Photos in a folder for
-each class need none: give --labels folders. Of equal names in several folders, the ids are <folder>_<name>. ROOT gets a link to
+each class need none: give --labels folders. If several folders hold the same file name, ids are <folder>_<name>. ROOT gets a link to
 the photos, classes.txt (write it yourself for another order than the alphabet's), labels.csv, train.txt and EDAM_train.txt.
 Ground truth to score labels with goes into ROOT/SegmentationClass, as <id>.png of label values: rerun the command
 then, and it writes with_mask.txt, too.
@@ -102,7 +102,7 @@ def write_table(args: argparse.Namespace, files: Files, findings: Findings) -> N
         for name in shown:
             spellings.setdefault(fold(name), name)
     for name in dropped:
-        findings[f"names in {path} that mean no class, left out"].append(name)
+        findings[f"names in {path} left out, because they mean no class"].append(name)
     if not spellings:
         raise UserError(f"--labels {path}: names no photo with a class. {FORMS}, 1.jpg being the photo's file name.")
     names = (classes or make_classes([spellings[key] for key in sorted(spellings)], str(path))).names
