@@ -38,10 +38,8 @@ class CaffeResNet(nn.Module):
     """A stem of stride 4 and four stages of bottlenecks, with torchvision's tensor names.
 
     Args:
-        depths: blocks of each stage.
+        depths, strides, dilations: of each stage; a depth is a number of blocks.
         widths: channels of the stem and of each stage.
-        strides: of each stage.
-        dilations: of each stage.
         norm: makes a batch norm of so many channels; the default is never trained.
         stride_on_3x3: as in torchvision, instead of on the first 1x1.
     """

@@ -93,16 +93,8 @@ def transformer_blocks(
 ) -> Tensor:
     """Apply the transformer block of each class, with joint attention over the tokens of both images of a pair.
 
-    Args:
-        x: tokens (C, N, D), N = pairs x T tokens a pair.
-        pairs: number of pairs.
-        blocks: the C classes' parameters.
-        heads: number of attention heads.
-        dropout: layers shared by the blocks.
-        keep: activations, instead of recomputing them in the backward pass where x is large.
-
-    Returns:
-        (C, N, D).
+    Tokens x and the result are (C, N, D), N = pairs x T tokens a pair; blocks are the C classes' parameters.
+    With `keep`, activations are not recomputed in the backward pass where x is large.
     """
     again = not keep and x.numel() > _RECOMPUTE_ABOVE
     q, k, v = call(again, _projections, x, pairs, blocks, heads)

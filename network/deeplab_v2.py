@@ -63,14 +63,10 @@ class DeepLab(nn.Module):
         return self.base.aspp(self.base.features(x))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Return the logits of photos.
+        """Return the logits (N, labels, h, w) of photos x (N, 3, H, W), normalised by `input`: the maximum over the scales.
 
-        Args:
-            x: (N, 3, H, W) float, normalised by `input`.
-
-        Returns:
-            (N, labels, h, w), the maximum over the scales. In training mode the list of logits that each have a loss: at scale 1,
-            at each other scale in its own size, and the maximum; with `scales` empty, at scale 1 only.
+        In training mode the list of logits that each have a loss: at scale 1, at each other scale in its own size, and the
+        maximum; with `scales` empty, at scale 1 only.
         """
         logits = [self.one_scale(x)]
         if not self.scales:

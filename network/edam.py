@@ -83,10 +83,7 @@ class EDAM(nn.Module):
     def pair_logits(self, images: Tensor, features: Tensor, masks: Tensor) -> Tensor:
         """Return the logits (P, 2, C) of P pairs.
 
-        Args:
-            images: (2P, 3, H, W).
-            features: of the images, (2P, channels, h, w).
-            masks: of the images, (2P, C + 1, h, w).
+        Their 2P images are (2P, 3, H, W), features (2P, channels, h, w), masks (2P, C + 1, h, w).
         """
         pairs = len(features) // 2
         reduced = self.d_d(features)  # (2P, D, h, w)
@@ -101,16 +98,9 @@ class EDAM(nn.Module):
         return torch.cat(logits).permute(1, 2, 0)  # (P, 2, C), in float32 under autocast as well
 
     def class_logits(self, reduced: Tensor, masks: Tensor, classes: Sequence[int], keep: bool) -> Tensor:
-        """Return the CMA's logits of some classes (section 3.3).
+        """Return the CMA's logits (C, P, 2) of some classes (section 3.3). keep: see `transformer_blocks`.
 
-        Args:
-            reduced: features (P, 2, T, D) at the T positions of each image.
-            masks: of these classes, (C, P, 2, T).
-            classes: their numbers.
-            keep: see `transformer_blocks`.
-
-        Returns:
-            (C, P, 2).
+        Features `reduced` are (P, 2, T, D) at the T positions of each image, masks of these classes (C, P, 2, T).
         """
         tokens = self.embedding(reduced * masks[..., None])  # features times the mask of each class, (C, P, 2, T, D)
         blocks = [cast(TransformerBlock, cast(nn.Sequential, self.trans_list[c])[0]) for c in classes]

@@ -15,11 +15,8 @@ POOLNET_BATCH = 10  # photos whose gradients PoolNet's published recipe adds up 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy over the pixels that are not void; 0 if there are none.
 
-    Under torchrun the mean is over the pixels of all ranks, and this rank's share of it is returned.
-
-    Args:
-        logits: (N, labels, h, w).
-        labels: (N, h, w), 255 where void.
+    Logits are (N, labels, h, w), labels (N, h, w), 255 where void. Under torchrun the mean is over the pixels of all ranks,
+    and this rank's share of it is returned.
     """
     count = distributed.all_reduce_sum((labels != VOID).sum()).clamp_min(1)
     return F.cross_entropy(logits, labels.long(), ignore_index=VOID, reduction="sum") / count

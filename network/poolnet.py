@@ -84,16 +84,7 @@ class FeatureAggregation(PooledSum):
         self.conv_sum_c = conv(out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor, guide: Tensor) -> Tensor:
-        """Fuse features with a skip connection and a guide.
-
-        Args:
-            x: (N, in, h, w).
-            skip: lateral features (N, out, H, W).
-            guide: global guidance (N, out, H, W).
-
-        Returns:
-            (N, out, H, W).
-        """
+        """Fuse features x (N, in, h, w) with lateral features `skip` and global guidance, both (N, out, H, W) as the result."""
         return self.conv_sum_c(self.conv_sum(upsample(self.add_pooled(x), skip)).add_(skip).add_(guide))
 
 

@@ -16,12 +16,7 @@ from torch import Tensor, nn
 def sum_of_convolutions(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
     """Return sum(conv(x) for conv in convs), as in ASPP.
 
-    Args:
-        x: (N, in, h, w).
-        convs: 3x3 convolutions that keep the size, each with its dilation.
-
-    Returns:
-        (N, out, h, w).
+    x is (N, in, h, w), the result (N, out, h, w); convs are 3x3, each with its dilation, and keep the size.
     """
     # F.fold puts the tap (i, j) of its columns where a convolution has the tap (2 - i, 2 - j).
     weights = [conv.weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2) for conv in convs]
@@ -37,13 +32,7 @@ def sum_of_convolutions(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
 def two_convolutions(x: Tensor, first: nn.Conv2d, weight: Tensor) -> Tensor:
     """Return conv2d(first(x), weight, padding=k // 2).
 
-    Args:
-        x: (N, in, h, w).
-        first: convolution with an odd kernel that keeps the size, without bias.
-        weight: (1, mid, k, k), k odd.
-
-    Returns:
-        (N, 1, h, w).
+    x is (N, in, h, w), weight (1, mid, k, k) with k odd, the result (N, 1, h, w). `first` has no bias and keeps the size.
     """
     side = weight.shape[2]
     of_taps = torch.einsum("mt,mikl->tikl", weight[0].flatten(1), first.weight)
@@ -58,15 +47,7 @@ def convolve_enlarged(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
     """Return conv2d(resize(x, size), weight, padding=1), the resizing bilinear with corners aligned.
 
     Resizing is linear and does not mix channels, so it can follow the taps. Rows, then columns of all taps are resized, shifted
-    and summed by one matrix product each.
-
-    Args:
-        x: (N, in, h, w).
-        weight: (out, in, 3, 3).
-        size: height and width.
-
-    Returns:
-        (N, out, *size).
+    and summed by one matrix product each. x is (N, in, h, w), weight (out, in, 3, 3), the result (N, out, *size).
     """
     (n, _, h, w), out = x.shape, len(weight)
     if (h, w) == tuple(size):
