@@ -173,7 +173,7 @@ def settings_of(args: argparse.Namespace, output: str, sal_sha256: str | None = 
     if output == "out_plain_pred":  # the same files as out_crf_pred of a run without saliency
         settings |= {"output": "out_crf_pred", "sal_path": None}
     elif output.endswith("_pred") and args.sal_path:
-        settings |= {name: getattr(args, name) for name in FUSION}
+        settings |= {name: getattr(args, name) for name in FUSION if name != "keep_share" or output == "out_crf_pred"}
         settings |= {"sal_path": str(args.sal_path.resolve()), "sal_sha256": sal_sha256}
     elif output.endswith("_pred"):
         settings |= {"sal_path": None} | ({"theta": args.theta} if output == "out_cam_pred" else {})
@@ -185,7 +185,9 @@ def warn_unused(args: argparse.Namespace, outputs: dict[str, Path]) -> None:
     if is_main_process():
         cli.warn_unused_flags(args, get_parser(), ["classes", "out"], "without --image")
         fuses = args.sal_path and (args.out_cam_pred or args.out_crf_pred)
-        unused = [] if fuses else [name for name in FUSION if name != "theta" or not args.out_cam_pred]
+        unused = [name for name in FUSION if name != "theta" or not args.out_cam_pred]
+        if fuses:
+            unused = [] if args.out_crf_pred else ["keep_share"]
         without = "" if args.sal_path else " without --sal_path"
         cli.warn_unused_flags(args, get_parser(), unused, f"on --{', --'.join(outputs)}{without}")
 

@@ -143,5 +143,8 @@ def test_unused_flags_and_all_background_labels_are_noted(commands, drawn, tiny_
     assert "1 of 1 photo finished already" in commands.run(tmp_path, "infer_cls.py", *flags).stdout
     saliency = (*flags, "--sal_path", drawn / "saliency")
     assert "sal_path None" in commands.error(tmp_path, "infer_cls.py", *saliency)
+    masks = (*tiny_flags(drawn, tiny_weights), "--sal_path", drawn / "saliency", "--out_cam_pred", "cam")
+    assert "--keep_share" in commands.run(tmp_path, "infer_cls.py", *masks, "--keep_share", 0.1).stderr[0]
+    assert "1 of 1 photo finished already" in commands.run(tmp_path, "infer_cls.py", *masks).stdout
     dark = commands.run(tmp_path, "infer_cls.py", *saliency, "--theta", 2.5, "--alpha", 1, "--overwrite")
     assert len(dark.stderr) == 1 and "all-background" in dark.stderr[0] and "2099_000001" in dark.stderr[0]
