@@ -28,9 +28,11 @@ from tqdm import tqdm
 from demo import shapes
 from pseudo_label.manifest import claim_folder
 from tool import VOID, cli
+from tool.cli import UserError
 from tool.files import atomic_write, make_folder, remove_leftovers
 from tool.processes import WorkerPool
 from voc12.classes import CLASSES
+from voc12.dataset import MANIFEST
 from voc12.images import save_label
 
 RECIPE = 3  # increased when the same seed gives other pictures
@@ -226,9 +228,11 @@ def write_sample(number: int, root: Path, seed: int, size: int, single: bool) ->
 def make_devkit(
     out: str | Path, seed: int, train: int, val: int, size: int, num_workers: int, single: bool = False
 ) -> Path:
-    """Write to `out`/VOC2012 what it lacks of the set, and return that folder. UserError: it holds anything else."""
+    """Write to `out`/VOC2012 what it lacks of the set, and return that folder. UserError: it holds another set or other photos."""
     root = Path(out) / "VOC2012"
     settings = {"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size, "single": single}
+    if (root / "JPEGImages").exists() and not (root / "SegmentationClass" / MANIFEST).exists():
+        raise UserError(f"{root}: holds photos of another kind. Name another --out.")
     claim_folder(root / "SegmentationClass", settings)
     for folder in ("JPEGImages", "SegmentationClass", "saliency", "Annotations", "ImageSets/Segmentation"):
         remove_leftovers(make_folder(root / folder))

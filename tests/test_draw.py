@@ -95,6 +95,8 @@ def test_interrupted_set_is_completed_and_others_are_kept(devkit, tmp_path):
     with pytest.raises(UserError, match="VOC2012"):
         make_devkit(tmp_path, seed=4, train=20, val=2, size=96, num_workers=1)
     settings.unlink()
+    for path in settings.parent.iterdir():
+        path.unlink()  # photos and lists are left, as of a devkit without masks
     with pytest.raises(UserError, match="VOC2012"):
         make_devkit(tmp_path, seed=3, train=20, val=2, size=96, num_workers=1)
 
