@@ -93,6 +93,10 @@ def test_single_photo_needs_no_dataset(run, commands):
         (("--classes", "sofa", "--out", "one"), "'sofa'"),
     ):
         assert keyword in commands.error(folder, "infer_cls.py", *single, *words)
+    error = commands.error(
+        folder, "infer_cls.py", *single, "--classes", shown, "--out", "two", "--sal_path", "masks/no"
+    )
+    assert "does not exist" in error and "skip" not in error and not (folder / "two").exists()
     assert contents(folder / "masks") == before
 
 
