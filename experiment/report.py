@@ -26,7 +26,7 @@ from PIL import Image
 from experiment.runner import REPO, Step, read_mark
 from experiment.steps import DEEPLAB, EDAM, Plan
 from pseudo_label.fusion import pseudo_label
-from pseudo_label.manifest import weights_digest
+from pseudo_label.manifest import read_manifest, weights_digest
 from pseudo_label.metrics import confusion, segmentation_scores
 from pseudo_label.onnx_saliency import PACKAGES
 from pseudo_label.visualise import heat, overlay
@@ -120,9 +120,9 @@ def made_with(plan: Plan) -> list[str]:
     for path, names in uses.items():
         digest = f"; SHA-256 {weights_digest(path)}" if path.is_file() else ""
         lines.append(f"{' and '.join(names)}: {path}{digest}")
-    if plan.saliency_network:
-        package, digest = PACKAGES[plan.saliency_network]
-        lines.append(f"{plan.saliency_network}: {package}; SHA-256 {digest}")
+    if plan.saliency_network and plan.sal_path:  # the manifest names the file that was read; the cache may hold another
+        package, sha256 = PACKAGES[plan.saliency_network][0], read_manifest(plan.sal_path).get("weights_sha256")
+        lines.append(f"{plan.saliency_network}: {package}; SHA-256 {sha256}")
     return lines
 
 

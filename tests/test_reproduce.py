@@ -13,8 +13,10 @@ import torch
 import reproduce
 from demo.draw import make_devkit
 from experiment import runner
-from experiment.steps import ROWS, make_steps, step_names
+from experiment.report import made_with
+from experiment.steps import ROWS, Plan, make_steps, step_names
 from network import make_net
+from pseudo_label.manifest import claim_folder
 from tool.cli import UserError
 from voc12.classes import LABELS
 
@@ -103,6 +105,13 @@ def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsy
 def make_named_steps(*words: object) -> dict[str, str]:
     args = reproduce.get_parser().parse_args(list(map(str, words)))
     return {step.name: step.command for step in make_steps(reproduce.make_plan(args))}
+
+
+def test_report_names_the_saliency_weights_that_were_read(tmp_path):
+    here = Path()
+    plan = Plan(tmp_path, here, here, here, here, here, saliency_network="u2netp")
+    claim_folder(tmp_path / "saliency", {"output": "out_sal", "weights_sha256": "0123abcd"})
+    assert re.search(r"u2netp: .*; SHA-256 0123abcd$", "\n".join(made_with(plan)), re.MULTILINE)
 
 
 def test_what_is_there_saves_steps(inputs, tmp_path):
