@@ -118,14 +118,14 @@ def test_check_inputs_of_a_folder_without_them(root, folder, hint):
 
 
 def test_report_problems(capsys):
-    problems = [("b", "b.jpg: bad")]
+    problems = [("b", "b.jpg: bad. Mend it.")]
     assert report_problems([], ["a"], False, "used") == ["a"]
     assert report_problems(problems, ["a", "b", "a"], True, "used") == ["a", "a"]
     assert "b.jpg" in capsys.readouterr().err
     for skip_errors, ids, flag in ((False, ["a", "b"], True), (None, ["a", "b"], False), (True, ["b"], False)):
         with pytest.raises(UserError, match=r"b\.jpg") as error:
             report_problems(problems, ids, skip_errors, "used")
-        assert ("--skip_errors" in str(error.value)) == flag
+        assert ("bad. Mend it. --skip_errors" in str(error.value)) == flag
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def report_problems(
         if len(ids) > 1:
             total = len(bad) + len(left)
             first = f"{len(bad)} of {total} images cannot be {what} ({summarize_ids(list(bad))}), the first: {first}"
-        raise UserError(first + (". --skip_errors skips them" if skip_errors is False and left else ""))
+        raise UserError(f"{first.rstrip('.')}. --skip_errors skips them." if skip_errors is False and left else first)
     if is_main_process():
         for image_id, message in bad.items():
             print(f"skipped {image_id}: {message}", file=sys.stderr)
