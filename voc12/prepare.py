@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     out, root, sbd_root = locate(args)
     data, findings = Dataset(root, args.ignore_foreign), Findings(list)
+    for part in ("Annotations", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"):
+        if not (root / part).exists():  # before masks are made for minutes
+            raise UserError(f"{root / part}: not found. Unpack the devkit again.")
     remove_leftovers(out)
 
     masks = complete_masks(data, sbd_root, findings, args.repair)
