@@ -188,7 +188,7 @@ def two_gpus(monkeypatch) -> list[tuple]:
 def test_setup_takes_the_gpu_of_the_rank(two_gpus, monkeypatch):
     assert distributed.setup(None) == (torch.device("cuda", 0), 0, 1)
     assert distributed.setup("cuda:1") == (torch.device("cuda", 1), 0, 1)
-    with pytest.raises(UserError, match="cuda:2: only 2 GPUs"):
+    with pytest.raises(UserError, match="cuda:2: visible GPUs: 2"):
         distributed.setup("cuda:2")
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "1")

@@ -211,7 +211,7 @@ def test_names_that_mean_no_class(tmp_path):
         ("photo,cat,dog\n1.jpg,1", "line 2.*2 columns"),
         ("photo|classes\n1.jpg|cat", "line 1.*1 columns"),
         ('1,"cat', "line 1.*end of data"),
-        ("../1/..,cat", "line 1.*no image id"),
+        ("../1/..,cat", "line 1.*image id"),
         ("", "empty"),
     ],
 )

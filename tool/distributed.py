@@ -69,7 +69,9 @@ def _take_gpu(chosen: torch.device, world: int) -> torch.device:
         raise UserError(f"--device {chosen}: torchrun gives each rank a GPU of its own. Use --device cuda.")
     index = chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", 0))
     if index >= torch.cuda.device_count():
-        raise UserError(f"--device cuda:{index}: visible GPUs: {torch.cuda.device_count()}. Give another number.")
+        raise UserError(
+            f"--device cuda:{index}: visible GPUs: {torch.cuda.device_count()}. Name one of them, or lower --nproc_per_node."
+        )
     torch.cuda.set_device(gpu := torch.device("cuda", index))
     return gpu
 
