@@ -72,7 +72,9 @@ def read_label(path: str | Path) -> tuple[np.ndarray, bool]:
         pixels = np.array(image.convert("RGBA"))
         values = labels_of_colours(pixels[..., :3]) if (pixels[..., 3] == 255).all() else None
     if values is None:
-        raise UserError(f"{path}: an image of mode {image.mode} is not a label map. Save class indices as 8-bit palette PNG")
+        raise UserError(
+            f"{path}: an image of mode {image.mode} is not a label map. Save class indices as 8-bit palette PNG"
+        )
     return values, False
 
 
@@ -90,7 +92,9 @@ def load_grey(path: str | Path, what: str = "saliency map") -> np.ndarray:
         if (pixels[..., 3] == 255).all() and (pixels[..., :3] == pixels[..., :1]).all():
             grey = np.ascontiguousarray(pixels[..., 0])
     if grey is None:
-        raise UserError(f"{path}: an image of mode {image.mode} is not a {what}. Save {what}s as 8-bit grey PNGs, opaque")
+        raise UserError(
+            f"{path}: an image of mode {image.mode} is not a {what}. Save {what}s as 8-bit grey PNGs, opaque"
+        )
     if grey.max(initial=0) == 1:
         raise UserError(f"{path}: {what} holds 0 and 1 only, where 0..255 was expected. Multiply it by 255")
     return grey
