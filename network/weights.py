@@ -108,7 +108,9 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
         )
     values = {name: given[name].to(own[name].dtype) for name in loaded}
     if bad := [name for name, value in values.items() if not torch.isfinite(value).all()]:
-        raise UserError(f"{path}: {bad[0]} holds NaN or infinity; the training diverged or the file is damaged")
+        raise UserError(
+            f"{path}: {bad[0]} holds NaN or infinity: training diverged or the file is damaged. Give an earlier checkpoint."
+        )
     net.load_state_dict(values, strict=False)
     return LoadReport(str(path), len(values), missing, unexpected)
 

@@ -93,7 +93,7 @@ def rename_class(path: Path) -> None:
     ("name", "fault", "keyword"),
     [
         (f"JPEGImages/{BAD}.jpg", truncate, "truncated"),
-        (f"JPEGImages/{BAD}.jpg", Path.unlink, "does not exist"),
+        (f"JPEGImages/{BAD}.jpg", Path.unlink, "does not exist. Copy it"),
         (f"Annotations/{BAD}.xml", rename_class, "unicorn"),
         (f"saliency/{BAD}.png", resize, "20x30"),
         (f"saliency/{BAD}.png", add_colour, "grey"),
@@ -141,6 +141,7 @@ def test_full_disk(more, five, commands, devkit, tiny_weights, tmp_path):
     ("more", "keyword"),
     [
         (("--out_cam_pred", "file/out"), "file/out"),
+        (("--out_cam_pred", "file"), "file: is a file, not a folder. Name another one."),
         (("--out_crf", "./cam"), "different folders"),
         (("--weights", "part.pth"), "part.pth"),
         (("--weights", "huge.pth"), "not finite"),

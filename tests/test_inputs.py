@@ -75,11 +75,13 @@ def test_photos_in_sub_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "keyword"), [("VOC", "VOC2012"), ("VOC/VOC2013", "VOC2012"), ("VOC/VOC2012/sal", "JPEGImages")]
+    ("folder", "keyword"),
+    [("VOC", "VOC2012"), ("VOC/VOC2013", "VOC2012"), ("VOC/VOC2012/sal", "JPEGImages"), ("VOC.zip", "a file")],
 )
 def test_folder_that_is_no_dataset(tmp_path, folder, keyword):
     write_devkit(tmp_path / "VOC/VOC2012", {"a": (0,)})
     (tmp_path / "VOC/VOC2012/sal").mkdir()
+    (tmp_path / "VOC.zip").touch()
     with pytest.raises(UserError, match=keyword):
         Dataset(tmp_path / folder)
 

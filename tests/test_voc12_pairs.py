@@ -133,7 +133,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (0, 1), "c": (1,), "d": (1,), "e": (), "f": ()})
     (tmp_path / "list.txt").write_text("a\nb\nc\nd\n")
-    flags = ["--image_list", "list.txt", "--out", "pairs.txt", "--labels", "none.npy", "--epochs", "3"]
+    flags = ["--image_list", "list.txt", "--out", "pairs.txt", "--epochs", "3"]
     main(["--voc12_root", str(root), *flags])
     assert capsys.readouterr().out == f"labels: 4 from {root / 'Annotations'}\npairs.txt: 6 pairs, 2 per epoch\n"
     pairs = read_pairs(tmp_path / "pairs.txt")
@@ -141,3 +141,24 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "list.txt").write_text("a\ne\nf\n")
     with pytest.raises(UserError, match=rf"\(e, f\).*{root}/Annotations/e.xml"):
         main(["--voc12_root", str(root), *flags])
+
+
+@pytest.mark.parametrize(
+    ("more", "keyword"),
+    [
+        (("--labels", "lables.csv"), r"lables\.csv: does not exist \(did you mean labels\.csv\?\)\. Correct it"),
+        (("--labels", "labels.csv"), r"labels\.csv: labels no photo of list\.txt\. Correct it"),
+        (("--out", "./list.txt"), r"--out \./list\.txt: is also --image_list\. Name another"),
+        (("--out", "labels.csv", "--labels", "labels.csv"), r"--out labels\.csv: is also --labels\. Name another"),
+    ],
+)
+def test_files_that_do_not_fit(more, keyword, tmp_path, monkeypatch):
+    """Labels that are asked for are never replaced by others in silence, nor are files that are read."""
+    monkeypatch.chdir(tmp_path)
+    root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (0, 1)})
+    (tmp_path / "list.txt").write_text("a\nb\n")
+    (tmp_path / "labels.csv").write_text("photo,classes\nother,cat\n")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=keyword):
+        main(["--voc12_root", str(root), "--image_list", "list.txt", "--out", "pairs.txt", *more])
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "list.txt").read_text() == "a\nb\n"

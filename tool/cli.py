@@ -119,6 +119,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest_path(path: str | Path) -> str:
-    """Return `nearest` for a missing file or folder among the other names in its folder."""
+    """Return `nearest` for a missing file or folder among the other names in its folder; say if it is a file."""
     folder, name = Path(path).absolute().parent, Path(path).name
+    if Path(path).is_file():
+        return ", but a file"
     return nearest(name, {*os.listdir(folder)} - {name}) if folder.is_dir() else ""

@@ -37,7 +37,11 @@ def open_weights(path: str | Path) -> tuple[BufferedReader, str]:
         file = open(path, "rb")  # noqa: SIM115, the callers close it
         head = file.read(64).lstrip()
     except FileNotFoundError:
-        raise UserError(f"weights {path} does not exist{nearest_path(path)}") from None
+        raise UserError(
+            f"weights {path} does not exist{nearest_path(path)}. Correct the path, or download it."
+        ) from None
+    except IsADirectoryError:
+        raise UserError(f"weights {path}: it is a folder. Name a file in it.") from None
     except OSError as error:
         raise UserError(f"weights {path}: {error.strerror}") from None
     file.seek(0)

@@ -200,7 +200,7 @@ def _open(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[Ima
                 raise UserError(f"{path}: a label map in VOC's palette is not a photo. Name the folder of the photos")
             yield image
     except FileNotFoundError as error:
-        raise UserError(f"{path}: {what} does not exist") from error
+        raise UserError(f"{path}: {what} does not exist. Copy it there, or correct its name") from error
     except UnidentifiedImageError as error:
         problem = f"is not a whole {' or '.join(formats)} file. Convert it or copy it again"
         if path.read_bytes()[:64].lstrip().startswith(b"<"):

@@ -22,7 +22,7 @@ from tool import cli
 from tool.cli import UserError, counted
 from voc12.classes import VOC, Classes
 from voc12.dataset import Dataset, check_inputs, report_problems
-from voc12.labels import IGNORE_FOREIGN
+from voc12.labels import IGNORE_FOREIGN, read_label_table
 from voc12.lists import format_pairs, read_image_list, read_lines, write_text
 
 PAIRS_FILE = "EDAM_train.txt"
@@ -139,10 +139,23 @@ def get_parser() -> argparse.ArgumentParser:
     add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, for its labels")
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
     add("--out", required=True, metavar="FILE", help="pair list to write")
-    add("--labels", metavar="FILE", help="labels.csv or .npy, if it exists; otherwise the dataset's own labels")
+    add("--labels", metavar="FILE", help="labels.csv or .npy to read before the dataset's own labels")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add_flags(parser)
     return parser
+
+
+def check_files(args: argparse.Namespace, ids: Sequence[str], data: Dataset) -> None:
+    """Raise UserError if --out would replace a file that is read, or --labels is missing or labels none of the photos."""
+    for flag, path in (("--image_list", args.image_list), ("--labels", args.labels)):
+        if path and Path(path).resolve() == Path(args.out).resolve():
+            raise UserError(f"--out {args.out}: is also {flag}. Name another file.")
+    if args.labels and not Path(args.labels).exists():
+        raise UserError(
+            f"--labels {args.labels}: does not exist{cli.nearest_path(args.labels)}. Correct it, or leave it out."
+        )
+    if args.labels and not set(ids) & read_label_table(args.labels, data.classes, True, data.photos.names).keys():
+        raise UserError(f"--labels {args.labels}: labels no photo of {args.image_list}. Correct it, or leave it out.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -151,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     data = Dataset(args.voc12_root, args.ignore_foreign, need_photos=args.labels is None)
     if data.photos.folder.is_dir():
         report_problems(check_inputs(ids, [data.photos]), ids, None, "paired")
+    check_files(args, ids, data)
     labels = data.image_labels(ids, args.image_list, labels_path=args.labels)
     pairs = make_pairs(labels, args.epochs, args.seed)
     write_text(args.out, format_pairs(pairs))
