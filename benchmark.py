@@ -180,10 +180,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def add_settings(args: Settings) -> None:
-    """Add networks, sizes and counts to the flags; raise UserError for a mistyped network."""
+    """Add networks, sizes and counts to the flags; raise UserError for a mistyped network or one of another kind."""
     args.poolnet = POOLNET
     with torch.device("meta"):
-        make_net(args.network), make_net(args.deeplab)
+        make_net(args.network, needs=("forward_cam",))
+        try:
+            make_net(args.deeplab, needs=("scales",))
+        except UserError as error:
+            raise UserError(str(error).replace("--network", "--deeplab", 1)) from error
     args.device = distributed.setup(args.device)[0]
     args.pairs, args.photos = (4, 10) if args.device.type == "cuda" else (1, 1)
     if args.batch_size:

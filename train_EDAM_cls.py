@@ -73,7 +73,9 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     report_problems(check_inputs(ids, [dataset.photos]), ids, None, "trained on")
     max_step = len(pairs) // args.batch_size * args.max_epoches
     if max_step == 0:
-        raise UserError(f"--batch_size {args.batch_size}: larger than the {len(pairs)} pairs of {args.train_list}")
+        raise UserError(
+            f"--batch_size {args.batch_size}: larger than the {len(pairs)} pairs of {args.train_list}. Lower it."
+        )
 
     net = training_form(make_network(args, dataset), device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)

@@ -92,7 +92,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     max_step = len(data) * args.max_epoches // args.batch_size
     decay_step = -(-2 * len(data) * args.max_epoches // (3 * args.batch_size))  # two thirds, rounded up
     if max_step == 0:
-        raise UserError(f"--batch_size {args.batch_size}: larger than the number of photos in all epochs")
+        raise UserError(f"--batch_size {args.batch_size}: larger than the number of photos in all epochs. Lower it.")
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
         """Return the cross-entropy summed over pixels, divided by the photos of a step."""

@@ -75,7 +75,9 @@ def make_net(
         unknown = [name for name in options if f"unexpected keyword argument '{name}'" in str(error)]
         if not unknown:
             raise
-        raise UserError(f"--network {module}: its Net takes no {unknown[0]}") from error
+        raise UserError(
+            f"--network {module}: its Net takes no {unknown[0]}. Leave that out or name another."
+        ) from error
     if lacking := [name for name in needs if not hasattr(net, name)]:
         raise UserError(f"--network {module}: this script needs {kind}.{lacking[0]}, which {module} does not define")
     if class_names:

@@ -94,7 +94,9 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     missing = [name for name in own if name not in given and name != _POSITIONS and not name.endswith(_COUNTER)]
     unexpected = [name for name in given if name not in own]
     if not backbone.issuperset(loaded) and classes != (wanted := getattr(net, "class_names", ())):
-        raise UserError(f"{path}: trained on {_classes(classes)}, but this run has {_classes(wanted)}")
+        raise UserError(
+            f"{path}: trained on {_classes(classes)}, but this run has {_classes(wanted)}. Give weights of these classes."
+        )
     problem = _misfit(loaded, missing, unexpected, backbone)
     for name in () if problem else loaded:
         if given[name].shape != own[name].shape:

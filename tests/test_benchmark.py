@@ -55,7 +55,13 @@ def test_table_is_printed_and_written(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("flags", "keyword"),
-    [(["--markdown", "none/table.md"], "none/table"), (["--network", "network.nothing"], r"network\.nothing")],
+    [
+        (["--markdown", "none/table.md"], "none/table"),
+        (["--network", "network.nothing"], r"network\.nothing"),
+        (["--network", "network.deeplab_v2_tiny"], r"--network network\.deeplab_v2_tiny: .*forward_cam"),
+        (["--deeplab", "network.nothing"], r"--deeplab network\.nothing: no such module"),
+        (["--deeplab", "network.resnet38_EDAM_tiny"], r"--deeplab network\.resnet38_EDAM_tiny: .*scales"),
+    ],
 )
 def test_errors_before_the_first_measurement(flags, keyword, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -163,7 +163,7 @@ def test_options_reach_the_network():
     tiny = {"depths": (1, 1, 1, 1), "widths": (4, 8, 8, 8, 8)}
     assert make_net("network.deeplab_v2", num_labels=5, **tiny).num_labels == 5
     for module, option in [("network.resnet38_EDAM_tiny", "num_labels"), ("network.deeplab_v2", "num_classes")]:
-        with pytest.raises(UserError, match=rf"^--network {module}: its Net takes no {option}"):
+        with pytest.raises(UserError, match=rf"^--network {module}: its Net takes no {option}\. Leave that out"):
             make_net(module, **{option: 3})
     with pytest.raises(TypeError):
         make_net("network.deeplab_v2", num_labels="many", **tiny)

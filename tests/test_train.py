@@ -232,7 +232,8 @@ def test_weights(name, make, backbone, commands, data, tiny_weights, tmp_path):
         ("--root {0}", "--train_list"),
         ("--voc12_root {0}", "--mask_dir"),
         ("--root {0} --train_list {0}/pairs.lst --crop_size 110", "--crop_size"),
-        ("--root {0} --train_list {0}/list.txt", "list.txt"),
+        ("--root {0} --train_list {0}/list.txt", "list.txt, line 1: "),
+        ("--root {0} --train_list {0}/pairs.lst --batch_size 1000", "--batch_size 1000: "),
         ("--voc12_root {0} --mask_dir {0}/binary --train_list one.txt --crop_size 112", "255"),
     ],
 )
@@ -249,7 +250,7 @@ def test_poolnet_flags_that_do_not_fit(given, keyword, commands, broken, tmp_pat
 def test_unwritable_folders(flag, commands, data, tmp_path):
     (tmp_path / "file").write_text("")
     line = commands.error(tmp_path, "train_EDAM_cls.py", *CASES["EDAM"].flags(data, flag, "file"))
-    assert "cannot create the folder file" in line
+    assert "cannot create the folder file" in line and line.endswith(". Name another.")
 
 
 def test_flags_of_the_published_command():

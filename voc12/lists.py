@@ -96,7 +96,9 @@ def read_mask_pairs(path: str | Path) -> dict[str, str]:
     for number, line in read_lines(path, "Write a line `image mask` for each photo, relative to --root"):
         words = line.split()
         if len(words) != 2:
-            raise UserError(f"{path}, line {number}: {line[:120]!r} is not `image mask`")
+            raise UserError(
+                f"{path}, line {number}: {line[:120]!r} is not `image mask`. Write both paths, relative to --root"
+            )
         if pairs.setdefault(words[0], words[1]) != words[1]:
             raise UserError(f"{path}, line {number}: {words[0]} has another mask before. Remove one of them.")
     return pairs
