@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import subprocess
 from pathlib import Path
 from typing import IO
 
@@ -71,12 +72,15 @@ def test_atomic_write_and_make_folder_errors(tmp_path):
 
 
 def test_remove_leftovers_of_killed_processes_only(tmp_path):
-    for host, process in ((HOST, 999_999_999), (HOST, os.getpid()), ("elsewhere", 999_999_999)):
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # ended, not reaped
+    for host, process in ((HOST, 999_999_999), (HOST, zombie.pid), (HOST, os.getpid()), ("elsewhere", 999_999_999)):
         (tmp_path / f".a.b.png.{host}.{process}.tmp").touch()
     others = {f".a.{HOST}.1st.tmp", f".a.{HOST}.{10**30}.tmp"}  # no numbers of processes
     for name in others:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
+    zombie.wait()
     kept = {f".a.b.png.{HOST}.{os.getpid()}.tmp", ".a.b.png.elsewhere.999999999.tmp", *others}
     assert set(os.listdir(tmp_path)) == kept
 

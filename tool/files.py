@@ -5,6 +5,7 @@ import itertools
 import os
 import pickle
 import re
+import select
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -60,12 +61,22 @@ def _temporary(path: Path) -> Path:
 def remove_leftovers(folder: str | Path) -> None:
     """Remove temporary files in `folder` that killed processes of this machine left; keep those of running ones."""
     for path in Path(folder).glob(f".*.{HOST}.[0-9]*.tmp"):
-        # Another user's process or file, or a name that does not end in a process's number.
+        # Another user's file, or a name that does not end in a process's number.
         with contextlib.suppress(OSError, ValueError, OverflowError):
-            try:
-                os.kill(int(path.name.split(".")[-2]), 0)
-            except ProcessLookupError:
+            if not _is_running(int(path.name.split(".")[-2])):
                 path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    """Return whether a process exists and is not a zombie, which a container may never reap."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return False
+    try:
+        return not select.select([descriptor], [], [], 0)[0]
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: str | Path) -> Path:
