@@ -63,7 +63,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--theta", type=number, default=0.5, help=theta)
     add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
     add("--beta", type=number, default=1.0, help="with --sal_path: scores above it always win")
-    share = "with --sal_path: in photos of several classes, restore a class left with less than this share of its CRF pixels"
+    share = "with --sal_path: in photos of several classes, restore one with less than this share of its CRF pixels"
     add("--keep_share", type=cli.number(float, 0, 1), default=0.0, help=share)
     loop.add_flags(parser, workers="compute CRFs and write files")
     return parser

@@ -34,9 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--out_pred", type=Path, metavar="DIR", help="write label PNGs")
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
     add("--out_prob", type=Path, metavar="DIR", help="write probabilities, <id>.npy: float16 (labels, H, W)")
-    scales = (
-        "scales besides 1; the maximum of the logits at all scales is used; default: the network's own, 0.5 and 0.75"
-    )
+    scales = "scales besides 1; the maximum of all logits is used; default: the network's own, 0.5 and 0.75"
     add("--scales", type=cli.number(float, 0.1, 4), nargs="+", metavar="S", help=scales)
     add("--flip", action="store_true", help="average the probabilities of each photo and its mirror image")
     loop.add_flags(parser, workers="compute CRFs and write files")

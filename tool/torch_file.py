@@ -47,9 +47,7 @@ def open_weights(path: str | Path) -> tuple[BufferedReader, str]:
     file.seek(0)
     if not head:
         raise UserError(f"weights {path}: the file is empty. Copy or download it again.")
-    return file, next(
-        (kind for start, kind in _SIGNATURES.items() if head.startswith(start)), "a file of an unknown kind"
-    )
+    return file, next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), "an unknown file")
 
 
 def read_torch_file(path: str | Path) -> Any:

@@ -62,9 +62,7 @@ def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str)
     add("--seed", type=count, default=0, help="seed of initial weights, augmentation and dropout")
     workers = "processes per rank that read and augment photos; 0: none"
     add("--num_workers", type=count, default=min(8, cores()), help=workers)
-    device = (
-        "cpu, cuda (one GPU) or cuda:N; default: all visible GPUs (torchrun: one per process); without a GPU, the CPU"
-    )
+    device = "cpu, cuda (one GPU) or cuda:N; default: all visible GPUs (torchrun: one per process) or the CPU"
     add("--device", help=device)
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--tf32", action="store_true", help="let GPUs round float32 products to TF32: faster, 1e-3 relative error")

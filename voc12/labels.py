@@ -24,9 +24,7 @@ from voc12.lists import PREPARE, check_id, path_id, read_text
 
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
 """Help of the flag --ignore_foreign."""
-ACCEPT = (
-    "use labels that look wrong: nearly all one label, or most without a class or with others than the image labels"
-)
+ACCEPT = "use labels that look wrong: nearly all one label, or most without a class or with other classes"
 """Help of --accept_labels."""
 CSV_FILE = "labels.csv"
 LABELS_FILE = "cls_labels.npy"

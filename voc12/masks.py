@@ -132,8 +132,6 @@ def check_images(
     shown = {image_id: set(np.flatnonzero(labels[image_id]) + 1) for image_id in both}
     other = [image_id for image_id, values in both.items() if set(values) - {0, VOID} != shown[image_id]]
     if len(other) > (1 - PLAUSIBLE) * len(both):
-        findings[f"masks (of {len(both)}) with other classes than the image labels. Do they hold class values?"] += (
-            other
-        )
+        findings[f"masks (of {len(both)}) with other classes than the image labels"] += other
     if both:
         print(f"labels and masks agree on {len(both) - len(other)} of {len(both)} images")

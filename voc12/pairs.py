@@ -127,9 +127,7 @@ def check_pairs(
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `make_pairs`: --epochs and --seed."""
-    parser.add_argument(
-        "--epochs", type=cli.count(1), default=EPOCHS, help="epochs in the pair list; in each, every photo is in a pair"
-    )
+    parser.add_argument("--epochs", type=cli.count(1), default=EPOCHS, help="epochs in the pair list")
     parser.add_argument("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
 
 

@@ -74,11 +74,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--voc12_root", type=Path, metavar="DIR", help="VOC2012 folder of the devkit, which holds JPEGImages")
     add("--sbd_root", type=Path, metavar="DIR", help=f"SBD, unpacked: gives the masks that {AUG} lacks")
     add("--download", type=Path, metavar="DIR", help="fetch what is missing of VOC (2 GB) and SBD (1.4 GB) into DIR")
-    add(
-        "--repair",
-        action="store_true",
-        help=f"rewrite masks of {AUG} that are damaged or hold colours; keep <id>.png.1",
-    )
+    add("--repair", action="store_true", help=f"rewrite damaged or coloured masks of {AUG}; keep <id>.png.1")
     add("--label_dir", type=Path, metavar="DIR", help="label PNGs: also write the lists of kazuto1011/deeplab-pytorch")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add("--per_class", type=cli.count(1), metavar="N", help="shorter lists: the first N photos of each class")
