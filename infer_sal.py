@@ -80,8 +80,7 @@ def infer_poolnet(run: Run, ids: list[str], files: Files) -> None:
     for photo, _ in run.read_ahead(ids, files):
         with run.attempt(photo):
             logits = saliency_logits(net, torch.from_numpy(photo.pixels), run.device).cpu().numpy()
-            is_enlarged = enlargement(net, photo.pixels.shape) > 1
-            remark = "too small for PoolNet, therefore enlarged" if is_enlarged else None
+            remark = "too small for PoolNet, therefore enlarged" if enlargement(net, photo.pixels.shape) > 1 else None
             run.write_behind(write_map, photo, logits, grey_map, args.out_sal, remark)
 
 

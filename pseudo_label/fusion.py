@@ -49,10 +49,9 @@ def suppress(scores: np.ndarray, alpha: float, beta: float) -> np.ndarray:
 
 
 def restore_classes(fused: np.ndarray, plain: np.ndarray, share: float) -> np.ndarray:
-    """Return `fused` with the pixels of `plain` of the classes that saliency has (almost) removed.
+    """Return a label map, uint8 (H, W), with the pixels of `plain`, made without saliency, of classes that saliency removed.
 
-    Both are label maps uint8 (H, W), with and without saliency. A class is restored if several classes are in `plain` and
-    less than `share` of its pixels there are of this class in `fused`. Not in the paper; a share of 0 restores nothing.
+    These keep less than `share` of them in `fused`, and `plain` has several classes. Not in the paper; 0 restores nothing.
     """
     shown = [label for label in np.unique(plain) if label]
     restored = fused.copy()

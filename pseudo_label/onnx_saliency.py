@@ -54,12 +54,9 @@ def find_weights(weights: str) -> Path:
 
 
 class OnnxSaliency:
-    """A network in an ONNX file, run on the CPU: a square picture in, its map out first.
+    """A network in an ONNX file, run on the CPU: a square picture in, its map out first. It can run no code (docs/saliency.md).
 
-    Args:
-        path: ONNX file; it can run no code (docs/saliency.md).
-        side: of the picture; None: as the file says.
-        scaling: of the picture, as in SCALINGS; None: looked up there.
+    The picture's `side` is by default that of the file, and its `scaling` that of SCALINGS.
     """
 
     def __init__(self, path: Path, side: int | None = None, scaling: dict[str, Any] | None = None) -> None:
