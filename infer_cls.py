@@ -53,12 +53,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--sal_path", type=Path, metavar="DIR", help="grey saliency maps <id>.png to fuse into the label PNGs")
     add("--image", type=Path, metavar="FILE", help="label this photo instead of a dataset; needs --classes and --out")
     add("--classes", metavar="A,B", help="with --image: the classes that the photo shows")
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="with --image: write class maps, label PNG, photo with its label drawn over it",
-    )
+    add("--out", type=Path, metavar="DIR", help="with --image: write class maps, label PNG, labelled photo")
     theta = "background score of class maps; with --sal_path: saliency up to theta x 100 is background"
     add("--theta", type=number, default=0.5, help=theta)
     add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
@@ -127,9 +122,11 @@ def write_labels(
             save_npy_dict(args.out_crf / f"{name}.npy", dict(zip(labels, probability, strict=True)))
         plain = pseudo_label(probability[1:], numbers, background=probability[0])
         if args.out_crf_pred:
-            fused = pseudo_label(probability[1:], numbers, background=probability[0], **fusion)
-            written.append(restore_classes(fused, plain, args.keep_share))
-            save_label(args.out_crf_pred / f"{name}.png", written[-1])
+            label = plain
+            if saliency_path:
+                label = restore_classes(pseudo_label(probability[1:], numbers, **fusion), plain, args.keep_share)
+            written.append(label)
+            save_label(args.out_crf_pred / f"{name}.png", label)
         if args.out_plain_pred:
             written.append(plain)
             save_label(args.out_plain_pred / f"{name}.png", plain)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tool.cli import UserError
+from voc12.images import values_in
 
 
 def pseudo_label(
@@ -53,7 +54,7 @@ def restore_classes(fused: np.ndarray, plain: np.ndarray, share: float) -> np.nd
 
     These keep less than `share` of them in `fused`, and `plain` has several classes. Not in the paper; 0 restores nothing.
     """
-    shown = [label for label in np.unique(plain) if label]
+    shown = [label for label in values_in(plain) if label]
     restored = fused.copy()
     for label in shown if len(shown) > 1 else ():
         if np.count_nonzero(fused == label) < share * np.count_nonzero(plain == label):
