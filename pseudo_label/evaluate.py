@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -136,38 +136,40 @@ def evaluate(ids: Sequence[str], files: Sequence[Files], source: Source, workers
     images = [(image_id, [one.find(image_id) for one in files]) for image_id in ids]
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     workers = min(workers, len(chunks))
-    total: Any = 0
-    values: dict[str, list[int]] = {}
-    empty: list[str] = []
-    problems: list[tuple[str, str]] = []
     try:
         with WorkerPool(workers) if workers > 1 else contextlib.nullcontext() as pool:
             parts = (pool.map if pool else map)(partial(evaluate_chunk, source), chunks)
-            for part in tqdm(parts, "eval", len(chunks), unit=f"{CHUNK} images", disable=None):
-                total = total + part[0]
-                values |= part[1]
-                empty += part[2]
-                problems += part[3]
+            return _merge(tqdm(parts, "eval", len(chunks), unit=f"{CHUNK} images", disable=None))
     except BrokenProcessPool as error:
         raise UserError("--num_workers: a process was killed (out of memory?). Lower it and rerun.") from error
-    return total, values, empty, problems
 
 
 def evaluate_chunk(source: Source, images: Sequence[tuple[str, Sequence[Path]]]) -> Scored:
     """Score some images, (id, paths)."""
+    return _merge(_evaluate_image(source, image_id, paths) for image_id, paths in images)
+
+
+def _evaluate_image(source: Source, image_id: str, paths: Sequence[Path]) -> Scored:
+    try:
+        scores, values = source.score(paths)
+    except UserError as error:
+        return 0, {}, [], [(image_id, str(error))]
+    # For a curve, the first matrix is of the lowest theta, with most foreground.
+    is_empty = isinstance(source, LabelSource) and scores[0, 1:].any() and not scores[0, :, 1:].any()
+    return scores, {image_id: values}, [image_id] if is_empty else [], []
+
+
+def _merge(parts: Iterable[Scored]) -> Scored:
+    """Return the scores of all images of the parts."""
     total: Any = 0
     values: dict[str, list[int]] = {}
     empty: list[str] = []
     problems: list[tuple[str, str]] = []
-    for image_id, paths in images:
-        try:
-            scores, values[image_id] = source.score(paths)
-            total = total + scores
-            # For a curve, the first matrix is of the lowest theta, with most foreground.
-            if isinstance(source, LabelSource) and scores[0, 1:].any() and not scores[0, :, 1:].any():
-                empty.append(image_id)
-        except UserError as error:
-            problems.append((image_id, str(error)))
+    for part in parts:
+        total = total + part[0]
+        values |= part[1]
+        empty += part[2]
+        problems += part[3]
     return total, values, empty, problems
 
 
