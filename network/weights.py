@@ -97,13 +97,7 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
         raise UserError(
             f"{path}: trained on {_classes(classes)}, but this run has {_classes(wanted)}. Give weights of these classes."
         )
-    problem = _misfit(loaded, missing, unexpected, backbone)
-    for name in () if problem else loaded:
-        if given[name].shape != own[name].shape:
-            shapes = f"{tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-            problem = f"{name} has another size: {shapes}"
-            break
-    if problem:
+    if problem := _misfit(loaded, missing, unexpected, backbone) or _other_size(loaded, given, own):
         fitting = find_module(saved)
         raise UserError(
             f"{path}: {problem}. {f'Try --network {fitting}' if fitting else 'Check --network, --backbone'}."
@@ -170,16 +164,26 @@ def _misfit(loaded: list[str], missing: list[str], unexpected: list[str], backbo
     return (f"{names} unknown to this network" if unexpected else f"lacks {names} of this network") if names else None
 
 
+def _other_size(loaded: list[str], given: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    """Return the problem if a tensor has another size in the file than in the network."""
+    for name in loaded:
+        if given[name].shape != own[name].shape:
+            shapes = f"{tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+            return f"{name} has another size: {shapes}"
+    return None
+
+
 def find_module(given: dict[str, Tensor]) -> str | None:
     """Return the module of this package whose network has these tensors, but for the number of classes, or None."""
 
     def layout(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
         return {name: tensor.shape[1:] for name, tensor in tensors.items() if not name.endswith((_COUNTER, _POSITIONS))}
 
+    wanted = layout(given)
     for module in pkgutil.iter_modules([str(Path(__file__).parent)], "network."):
         for kind in ("Net", "JointNet") if "timm" not in module.name else ():
             with contextlib.suppress(UserError), torch.device("meta"):
-                if layout(make_net(module.name, kind=kind, init_weights=False).state_dict()) == layout(given):
+                if layout(make_net(module.name, kind=kind, init_weights=False).state_dict()) == wanted:
                     return module.name
     return None
 
