@@ -135,9 +135,8 @@ def make_room(step: Step, changed: Sequence[str], current: set[Path]) -> None:
         if session.exists():
             problem = f"step {step.name}: {' and '.join(changed)} changed since it began"
             raise UserError(f"{problem}. Rename {session} to train it again, or give another --out.")
-    if "infer_" in step.command and changed != [
-        str(REPO / values.get(LIST, ""))
-    ]:  # results stay valid for another list
+    another_list = [str(REPO / values.get(LIST, ""))]  # for which results stay valid
+    if "infer_" in step.command and changed != another_list:
         for folder in output_folders(step) - current:
             if kept := back_up(folder):
                 print(f"{folder}: kept as {kept}; {' and '.join(changed)} changed", flush=True)

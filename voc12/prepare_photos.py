@@ -122,7 +122,7 @@ def read_rows(args: argparse.Namespace, files: Files, dropped: list[str]) -> Ite
     if str(args.labels) == "folders":
         for image_id, (path, *_) in files.names.items():
             name = Path(path).parent.name
-            if name.lower() in NO_CLASS:
+            if fold(name) in NO_CLASS:
                 dropped.append(f"{name} ({image_id})")
                 name = ""
             yield str(args.photos / path), image_id, [name] if name else []
