@@ -110,6 +110,6 @@ def test_few_suspicious_maps_are_accepted():
     """Photos of COCO whose objects are all crowds have label maps of 0 and 255."""
     values = {"a": [0, 4], "b": [0, 255], "c": [0, 4, 255], "d": [0, 2]}
     labels = {"a": np.eye(5)[3], "d": np.eye(5)[1]}
-    assert find_suspicion("here", values, labels) == find_suspicion("here", {}) == ""
+    assert find_suspicion("here", values, labels) == find_suspicion("here", {}, {}) == ""
     with pytest.raises(UserError, match="2 of 3"):
-        find_suspicion("here", {"a": [0, 255], "b": [0, 255], "c": [0, 4]})
+        find_suspicion("here", {"a": [0, 255], "b": [0, 255], "c": [0, 4]}, {})

@@ -1,7 +1,7 @@
 """Classes of a dataset: names, label values, palette; and those of PASCAL VOC 2012."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from unicodedata import normalize
@@ -17,13 +17,9 @@ NO_CLASS = {"none", "n/a", "na", "nan", "null", "nil", "-", "--", "?", "unknown"
 
 @dataclass(frozen=True)
 class Classes:
-    """Names of the classes; class c of the network and of the image-level labels is `names[c]`, c + 1 in label PNGs.
-
-    aliases: other spelling -> name, both squeezed. If there are any, names are compared without blanks and signs.
-    """
+    """Names of the classes; class c of the network and of the image-level labels is `names[c]`, c + 1 in label PNGs."""
 
     names: tuple[str, ...]
-    aliases: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,15 +33,13 @@ class Classes:
         """Return the class of a name as written, of any case; of VOC's names in any spelling. None if unknown."""
         return self._indices.get(self._key(name))
 
-    def _key(self, name: str) -> str:
-        if not self.aliases:
-            return fold(name)
-        squeezed = squeeze(name)
-        return self.aliases.get(squeezed, squeezed)
-
     @cached_property
     def _indices(self) -> dict[str, int]:
         return {self._key(name): c for c, name in enumerate(self.names)}
+
+    def _key(self, name: str) -> str:
+        squeezed = squeeze(name)
+        return _COCO_SPELLINGS.get(squeezed, squeezed) if self == VOC else fold(name)
 
     def options(self, **counts: int) -> dict[str, Any]:
         """Return options of `make_net`: the names and these counts; empty for VOC's 20 classes, the default."""
@@ -78,8 +72,7 @@ def make_classes(names: Sequence[str], where: str) -> Classes:
         if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;|[]{}"):
             raise UserError(f"{where}: {name[:80]!r} is not a class name (100 printable characters, none of ,;|[]{{}})")
         if key == "background" or key in NO_CLASS:
-            meaning = "is label 0" if key == "background" else "means no class"
-            raise UserError(f"{where}: names {name!r}, which {meaning}. Remove or rename it")
+            raise UserError(f"{where}: {name!r} is no class; background is always label 0. Remove or rename it")
         if key in seen:
             raise UserError(f"{where}: {seen[key]!r} and {name!r} differ in case alone. Rename one of them")
         seen[key] = name
@@ -91,8 +84,8 @@ CLASSES = (
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 """Classes of VOC 2012, c in 0..19."""
-# COCO's spellings are read, too.
-VOC = Classes(CLASSES, {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"})
+_COCO_SPELLINGS = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}
+VOC = Classes(CLASSES)
 LABELS = VOC.labels
 
 

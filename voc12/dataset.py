@@ -5,7 +5,7 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from tool.cli import UserError, nearest_path, summarize_ids
 from tool.processes import is_main_process, on_main
+from voc12.classes import VOC
 from voc12.images import GREY_FORMATS, LABEL_FORMATS, OTHER_ENDINGS, PHOTO_ENDINGS, PHOTO_FORMATS, size_of
-from voc12.labels import check_label, label_file, read_annotation, read_label_table
+from voc12.labels import CSV_FILE, LABELS_FILE, check_label, read_annotation, read_label_table
 from voc12.lists import PREPARE, check_id, path_id, read_classes, read_pairs
 from voc12.lists import read_image_list as read_image_list
 
@@ -33,18 +34,13 @@ class Files:
 
     If several sub-folders hold the same file name, the ids are `<folder>_<name>`.
     The folder is read once, at the first question; make a new object after the folder has changed.
-
-    Args:
-        what: their name in messages, such as "photo".
-        formats: image formats to accept; None for files that are no images.
-        nested: search sub-folders, too, except hidden ones and those with a script's results.
     """
 
-    what: str
+    what: str  # their name in messages, such as "photo"
     folder: Path
     endings: tuple[str, ...]
-    formats: tuple[str, ...] | None = None
-    nested: bool = False
+    formats: tuple[str, ...] | None = None  # of images; None for other files
+    nested: bool = False  # search sub-folders, too, except hidden ones and those with a script's results
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
@@ -61,13 +57,26 @@ class Files:
     def by_name(self) -> dict[str, list[str]]:
         """File name without ending -> paths."""
         names: dict[str, list[str]] = {}
-        for name in self._walk():
-            base = _normal(name.rpartition("/")[2])
+        for path in self._paths:
+            base = _normal(os.path.basename(path))
             for ending in self.endings:
-                image_id = base[: -len(ending)]
-                if image_id and not base.startswith(".") and base.lower().endswith(ending):
-                    names.setdefault(image_id, []).append(name)
+                if base.lower().endswith(ending):
+                    names.setdefault(base[: -len(ending)], []).append(path)
         return names
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        """All files but hidden ones, relative to the folder, those in the folder itself first."""
+        paths, seen = [], set()
+        for place, folders, files in os.walk(self.folder, followlinks=True):
+            inner, real = Path(place).relative_to(self.folder), os.path.realpath(place)
+            if real in seen or (MANIFEST in files and inner.name):  # links may lead in circles
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith(".")) if self.nested else []
+            paths += sorted((inner / name).as_posix() for name in files if not name.startswith("."))
+        return paths
 
     def ids(self) -> list[str]:
         """Return the ids of all files, sorted."""
@@ -83,30 +92,18 @@ class Files:
 
     def check(self) -> None:
         """Raise UserError if the folder holds no such file."""
-        hint = f"Name the folder of the {self.what}s"
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder{nearest_path(self.folder)}. {hint}")
         if not self.names:
-            raise UserError(f"{self.folder}: holds no {self.what} (<id>{', <id>'.join(self.endings)}). {hint}")
+            problem = f"holds no {self.what} (<id>{', <id>'.join(self.endings)})"
+            if not self.folder.is_dir():
+                problem = f"no such folder{nearest_path(self.folder)}"
+            raise UserError(f"{self.folder}: {problem}. Name the folder of the {self.what}s")
 
     def warn_of_others(self) -> None:
         """Print how many images of formats that are not read the folder holds, by ending."""
-        endings = Counter(os.path.splitext(name)[1].lower() for name in self._walk())
+        endings = Counter(os.path.splitext(path)[1].lower() for path in self._paths)
         others = [f"{endings[ending]} {ending}" for ending in OTHER_ENDINGS if endings[ending]]
         if others and is_main_process():
             print(f"note: {self.folder}: {', '.join(others)} not read. Convert them to JPEG or PNG.", file=sys.stderr)
-
-    def _walk(self) -> Iterator[str]:
-        """Yield the files' paths relative to the folder, those in the folder itself first."""
-        seen = set()  # links may lead in circles
-        for place, folders, files in os.walk(self.folder, followlinks=True):
-            inner, real = Path(place).relative_to(self.folder), os.path.realpath(place)
-            if real in seen or (MANIFEST in files and inner.name):
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith(".")) if self.nested else []
-            yield from sorted((inner / name).as_posix() for name in files)
 
 
 def photos(folder: str | Path) -> Files:
@@ -114,12 +111,8 @@ def photos(folder: str | Path) -> Files:
     return Files("photo", Path(folder), PHOTO_ENDINGS, PHOTO_FORMATS, nested=True)
 
 
-def saliency_maps(folder: str | Path) -> Files:
-    return grey_masks(folder, "saliency map")
-
-
-def grey_masks(folder: str | Path, what: str = "mask") -> Files:
-    """Return the grey masks of salient objects in `folder`."""
+def saliency_maps(folder: str | Path, what: str = "saliency map") -> Files:
+    """Return the saliency maps, or grey masks of salient objects, in `folder`."""
     return Files(what, Path(folder), SALIENCY_ENDINGS, GREY_FORMATS)
 
 
@@ -128,24 +121,10 @@ def label_maps(folder: str | Path, what: str = "label map") -> Files:
     return Files(what, Path(folder), (".png",), LABEL_FORMATS)
 
 
-def score_files(folder: str | Path) -> Files:
-    """Return the .npy files of class maps or CRF probabilities in `folder`."""
-    return Files("score file", Path(folder), (".npy",))
-
-
-def deeper_root(root: Path, otherwise: str = "Give the folder VOC2012 of the devkit") -> str:
-    """Return a question that names VOC2012 below `root` if it is there, or `otherwise`."""
-    deeper = next((path for path in (root / "VOC2012", root / "VOCdevkit/VOC2012") if path.is_dir()), None)
-    return f"Did you mean {deeper}?" if deeper else otherwise
-
-
 class Dataset:
     """A dataset in the folder layout of VOC 2012: its classes, and its `photos`, `annotations` and `masks` by id.
 
-    Args:
-        root: folder with JPEGImages; with classes.txt for other classes than VOC's.
-        ignore_foreign: leave objects of other classes out of the labels.
-        need_photos: raise UserError if there is no JPEGImages.
+    ignore_foreign: leave objects of other classes out of the labels.
     """
 
     def __init__(self, root: str | Path, ignore_foreign: bool = False, need_photos: bool = True) -> None:
@@ -153,12 +132,13 @@ class Dataset:
         if not self.root.is_dir():
             raise UserError(f"--voc12_root {root}: no such folder{nearest_path(root)}")
         if need_photos and not (self.root / "JPEGImages").is_dir():
-            raise UserError(f"--voc12_root {root}: holds no JPEGImages. {deeper_root(self.root)}")
+            deeper = [path for path in (self.root / "VOC2012", self.root / "VOCdevkit/VOC2012") if path.is_dir()]
+            remedy = f"Did you mean {deeper[0]}?" if deeper else "Give the folder VOC2012 of the devkit"
+            raise UserError(f"--voc12_root {root}: holds no JPEGImages. {remedy}")
         self.classes = read_classes(self.root)
-        self.mask_dir = self.root / "SegmentationClass"
         self.photos = photos(self.root / "JPEGImages")
         self.annotations = Files("annotation", self.root / "Annotations", (".xml",))
-        self.masks = label_maps(self.mask_dir)
+        self.masks = label_maps(self.root / "SegmentationClass")
 
     def read_pairs(self, path: str | Path) -> list[tuple[str, str, int]]:
         """Return the training pairs (id, id, class) of a pair list."""
@@ -174,18 +154,28 @@ class Dataset:
     ) -> dict[str, np.ndarray]:
         """Return the multi-hot label (C,) float32 of each id, and, if `verbose`, print how many came from where.
 
+        Labels are read from the first of labels.csv, cls_labels.npy (VOC's: next to the list, or in voc12/), XML.
+
         Args:
             listed_in: list that the ids are from.
             failures: receives (id, message) of each image without a usable label; without it they raise one UserError.
             labels_path: .csv or .npy to read in place of the dataset's own; images that it lacks are read from their XML.
         """
-        labels_path = Path(labels_path or label_file(self.root, self.classes, listed_in))
+        folders = (Path(listed_in).parent, Path("voc12")) if self.classes == VOC else (self.root,)
+        places = [self.root / CSV_FILE, *(folder / LABELS_FILE for folder in folders)]
+        labels_path = Path(labels_path or next(filter(Path.exists, places), places[-1]))
         table = read_label_table(labels_path, self.classes, self.ignore_foreign, self.photos.names)
         labels: dict[str, np.ndarray] = {}
         problems = []
         for image_id in dict.fromkeys(ids):
             try:
-                labels[image_id] = self._image_label(image_id, table, labels_path)
+                if image_id in table:
+                    where = f"{labels_path}, {image_id}"
+                    labels[image_id] = check_label(table[image_id], len(self.classes), where)
+                elif (path := self.annotations.find(image_id)).is_file():
+                    labels[image_id] = read_annotation(path, self.ignore_foreign, self.classes)
+                else:
+                    raise UserError(f"no label for {image_id}: neither in {labels_path} nor in {path}. {PREPARE}")
             except UserError as error:
                 problems.append((image_id, str(error)))
         if failures is None:
@@ -204,14 +194,6 @@ class Dataset:
             return self.image_labels(ids, listed_in, [], verbose=False)
         return {}
 
-    def _image_label(self, image_id: str, table: dict[str, np.ndarray], labels_path: Path) -> np.ndarray:
-        if image_id in table:
-            return check_label(table[image_id], len(self.classes), f"{labels_path}, {image_id}")
-        path = self.annotations.find(image_id)
-        if not path.is_file():
-            raise UserError(f"no label for {image_id}: neither in {labels_path} nor in {path}. {PREPARE}")
-        return read_annotation(path, self.ignore_foreign, self.classes)
-
 
 def check_inputs(
     ids: Collection[str], files: Sequence[Files], check: Callable[[str], object] | None = None
@@ -225,39 +207,37 @@ def check_inputs(
         check: further check of an image, which raises UserError.
     """
 
+    def find_problem(image_id: str) -> str | None:
+        first = None
+        try:
+            for one in files:
+                path = one.find(image_id)
+                if one.formats is None:
+                    if not path.is_file() or not path.stat().st_size:
+                        raise UserError(f"{path}: {one.what} is missing or empty. Copy or make it again")
+                    continue
+                height, width = size_of(path, one.what, one.formats)
+                first = first or (one.what, height, width)
+                if (height, width) != first[1:]:
+                    sizes = f"{one.what} is {width}x{height} pixels, its {first[0]} {first[2]}x{first[1]}"
+                    raise UserError(f"{path}: {sizes}. Resize it, label maps by nearest neighbour")
+            if check is not None:
+                check(image_id)
+        except UserError as error:
+            return str(error)
+        return None
+
     def find_problems() -> list[tuple[str, str]]:
         if not ids:
             return []
         for one in files:
             one.check()
-        unique, find_problem = list(dict.fromkeys(ids)), partial(_problem, files, check)
+        unique = list(dict.fromkeys(ids))
         with ThreadPoolExecutor(4) as pool:
             messages = tqdm(pool.map(find_problem, unique), "checking", len(unique), unit="photo", disable=None)
             return [(image_id, text) for image_id, text in zip(unique, messages, strict=True) if text]
 
     return on_main(find_problems)
-
-
-def _problem(files: Sequence[Files], check: Callable[[str], object] | None, image_id: str) -> str | None:
-    """Return a message on the first of the image's files that cannot be used."""
-    first = None
-    try:
-        for one in files:
-            path = one.find(image_id)
-            if one.formats is None:
-                if not path.exists() or (path.is_file() and path.stat().st_size == 0):
-                    return f"{path}: {one.what} is missing or empty. Copy or make it again"
-                continue
-            height, width = size_of(path, one.what, one.formats)
-            size = f"{width}x{height}"
-            first = first or (one.what, size)
-            if size != first[1]:
-                return f"{path}: {one.what} is {size} pixels, its {first[0]} {first[1]}. Resize it, label maps by nearest neighbour"
-        if check is not None:
-            check(image_id)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def report_problems(

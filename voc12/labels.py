@@ -1,7 +1,4 @@
-"""Image-level labels: a devkit's XML, cls_labels.npy, and tables as people, spreadsheets and pandas write them.
-
-Also the check of label maps against them.
-"""
+"""Image-level labels: a devkit's XML, cls_labels.npy, and tables; and the check of label maps against them."""
 
 import csv
 import io
@@ -10,7 +7,6 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from unicodedata import normalize
 
 import numpy as np
@@ -22,13 +18,13 @@ from voc12.classes import NO_CLASS, VOC, Classes, fold, squeeze
 from voc12.images import OTHER_ENDINGS, PHOTO_ENDINGS
 from voc12.lists import PREPARE, check_id, path_id, read_text
 
+# Help of --ignore_foreign and --accept_labels.
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
-"""Help of the flag --ignore_foreign."""
 ACCEPT = "use labels that look wrong: nearly all one label, or most without a class or with other classes"
-"""Help of --accept_labels."""
 CSV_FILE = "labels.csv"
 LABELS_FILE = "cls_labels.npy"
 FORMS = "Write 'photo,classes' over lines '1.jpg,cat;dog', or 'photo,cat,dog' over '1.jpg,1,1'"
+_PHOTO_ENDING = re.compile(rf"({'|'.join(map(re.escape, PHOTO_ENDINGS))})$", re.IGNORECASE)
 _PHOTO_COLUMN = re.compile(r"(photo|image|img|picture|file)?s?(id|file|name|path|filename|filepath)?s?")
 _CLASS_COLUMN = re.compile(r"(class|label|categor|tag|target|annotation)(y|e?s|ies)?(names?|ids?|idx|index|number)?\d*")
 _VALUE = re.compile(r"[\W\d_]+(e[\W\d_]+)?|true|false|yes|no")  # numbers, dates and the like are no names of classes
@@ -37,7 +33,6 @@ _NOT_SHOWN = {"0", "0.0", "false", "f", "no", "n", ""}
 _QUOTED = r"""(?:'[^']*'|"[^"]*")"""
 _QUOTED_LIST = re.compile(rf"[\[({{]\s*(?:{_QUOTED}[,\s]*)*[\])}}]")  # ['cat', 'dog'] of Python, ['cat' 'dog'] of numpy
 _PLAIN_LIST = re.compile(r"""[\[{]([^'":\[\]{}]*)[\]}]""")
-Rows = list[tuple[int, list[str]]]
 
 
 def read_annotation(path: str | Path, ignore_foreign: bool = False, classes: Classes = VOC) -> np.ndarray:
@@ -74,22 +69,10 @@ def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> i
     """Return the class of a name. UserError naming `where`, with the nearest name and the list of them: unknown."""
     if (index := classes.index(name)) is not None:
         return index
-    meant = nearest(name.casefold(), [*classes.names, *classes.aliases])
+    meant = nearest(name.casefold(), classes.names)
     whose = "VOC's" if classes == VOC else "those of classes.txt"
     names = summarize_ids(classes.names)
     raise UserError(f"{where}: unknown class name {name[:40]!r}{meant}; {whose} are {names}{remedy}")
-
-
-def label_file(root: str | Path, classes: Classes, listed_in: str | Path) -> Path:
-    """Return the label file for the images of a list: labels.csv of the dataset's root, else cls_labels.npy.
-
-    With VOC's classes, cls_labels.npy is looked for in the list's folder, then in voc12/.
-    """
-    if (path := Path(root, CSV_FILE)).exists():
-        return path
-    if classes != VOC:
-        return Path(root, LABELS_FILE)
-    return path if (path := Path(listed_in).parent / LABELS_FILE).exists() else Path("voc12", LABELS_FILE)
 
 
 def read_label_table(
@@ -100,19 +83,14 @@ def read_label_table(
     UserError: it cannot be read, or a .csv has an unknown class name, unless `ignore_foreign`.
     """
     path = Path(path)
-    if not path.exists():
-        return {}
     table: dict[str, np.ndarray] = {}
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() == ".csv" and path.exists():
         for number, image_id, names in read_label_csv(path, known, classes_known=True):
             label = multi_hot(names, classes, f"{path}, line {number}", ignore_foreign)
             table[image_id] = np.maximum(table[image_id], label) if image_id in table else label
-        return table
-    try:
+    elif path.exists():
         for key, label in load_npy_dict(path).items():  # IRN's keys are 2007000032 for 2007_000032
             table[f"{key // 10**6}_{key % 10**6:06d}" if isinstance(key, int) else key] = label
-    except UserError as error:
-        raise UserError(f"{error}. {PREPARE}, or remove it to read the labels from XML") from error
     return table
 
 
@@ -120,8 +98,7 @@ def check_label(value: np.ndarray, count: int, where: str) -> np.ndarray:
     """Return a multi-hot label as float32 (count,). UserError naming `where`: another shape, other values, or no class."""
     value = np.asarray(value)
     if value.shape != (count,) or not np.isin(value, (0, 1)).all():
-        problem = "other values" if value.shape == (count,) else f"shape {value.shape}"
-        raise UserError(f"{where}: label of {problem}, where ({count},) zeros and ones were expected. {PREPARE}")
+        raise UserError(f"{where}: label of shape {value.shape}, not of {count} zeros and ones. {PREPARE}")
     if not value.any():
         raise UserError(f"{where}: a row of zeros names no class. Correct it, or remove the photo from the list")
     return value.astype(np.float32)
@@ -142,83 +119,72 @@ def read_label_csv(
         classes_known: accept class names that look like numbers, dates, files, yes or no.
     """
     header, rows = _read_table(path)
-    first = ",".join(header or (rows[0][1] if rows else []))
-    found = f"{path}: has {'the header' if header else 'no header over'} {first[:100]!r}"
-    is_one_hot = _is_one_hot(header, rows, found)
-    for number, cells in rows:
-        if len(cells) < 2 or (is_one_hot and (len(cells) < len(header) or any(cells[len(header) :]))):
-            raise UserError(f"{path}, line {number}: {','.join(cells)[:80]!r} has {len(cells)} columns. {FORMS}")
-        shown = cells[1:]
+    found = f"{path}: has {'the header' if header else 'no header over'} {','.join(header or rows[0][1])[:100]!r}"
+    columns, cells = header[1:], {cell.lower() for _, row in rows for cell in row[1:]}
+    has_class_columns = bool(columns) and all(_CLASS_COLUMN.fullmatch(squeeze(name)) for name in columns)
+    is_one_hot = cells <= _SHOWN | _NOT_SHOWN and (len(columns) > 1 or (columns and not has_class_columns))
+    if not is_one_hot and not has_class_columns and len(header) not in (0, 2):
+        raise UserError(f"{found}. {FORMS}")
+    for number, (photo, *shown) in rows:
+        if not shown or (is_one_hot and (len(shown) < len(columns) or any(shown[len(columns) :]))):
+            line = ",".join([photo, *shown])
+            raise UserError(f"{path}, line {number}: {line[:80]!r} has {len(shown) + 1} columns. {FORMS}")
         if is_one_hot:
-            shown = [name for name, cell in zip(header[1:], cells[1:], strict=False) if cell.lower() in _SHOWN]
-        written = list(filter(None, _split(",".join(filter(None, shown)))))
+            shown = [name for name, cell in zip(columns, shown, strict=False) if cell.lower() in _SHOWN]
+        written = _split(",".join(filter(None, shown)))
         names = [name for name in written if fold(name) not in NO_CLASS]
         for name in names:
             is_value = _VALUE.fullmatch(name.lower()) or name.lower().endswith(PHOTO_ENDINGS + OTHER_ENDINGS)
             if set(name) & set("[]{}") or (is_value and not classes_known):
                 raise UserError(f"{found}, and {name[:40]!r} for a class (line {number}). {FORMS}")
-        image_id = check_id(_image_id(cells[0], known), f"{path}, line {number}")
+        image_id = check_id(_image_id(photo, known), f"{path}, line {number}")
         if dropped is not None:
             dropped += [f"{name} ({image_id})" for name in written if name not in names]
         yield number, image_id, names
 
 
-def _is_one_hot(header: list[str], rows: Rows, found: str) -> bool:
-    """Return whether a table has a column for each class. UserError: it is neither that nor a table of names."""
-    columns, cells = header[1:], {cell.lower() for _, row in rows for cell in row[1:]}
-    has_class_columns = bool(columns) and all(_CLASS_COLUMN.fullmatch(squeeze(name)) for name in columns)
-    if cells <= _SHOWN | _NOT_SHOWN and (len(columns) > 1 or (columns and not has_class_columns)):
-        return True
-    if has_class_columns or len(header) in (0, 2):
-        return False
-    raise UserError(f"{found}. {FORMS}")
-
-
-def _read_table(path: str | Path) -> tuple[list[str], Rows]:
+def _read_table(path: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, empty without one, and (line number, cells) of each line that is not blank, without an index column."""
     text = read_text(path, FORMS)
-    marked = re.match(r"\s*sep=([,;\t])", text, re.IGNORECASE)
-    found = marked or re.match(r'\s*(?:"[^"]*"|[^",;\t\n])*([,;\t])', text)
+    found = re.match(r'\s*(?:"[^"]*"|[^",;\t\n])*([,;\t])', text)
     reader = csv.reader(io.StringIO(text), delimiter=found[1] if found else ",", skipinitialspace=True, strict=True)
     try:
-        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}. {FORMS}") from None
-    rows = rows[1:] if marked else rows
-    first = [squeeze(cell) for cell in rows[0][1]] if rows else []
+    rows = [(number, cells) for number, cells in rows if any(cells) and cells[0].lower() != "sep="]  # of spreadsheets
+    if not rows:
+        raise UserError(f"{path}: is empty. {FORMS}")
+    first = [squeeze(cell) for cell in rows[0][1]]
     if len(first) > 2 and first[0] in ("", "unnamed0", "index") and _PHOTO_COLUMN.fullmatch(first[1]):
-        rows = [(number, cells[1:]) for number, cells in rows]  # pandas writes the number of each line before it
-    names = [cells[0].lower() for _, cells in rows[:2] if cells]
-    is_photo = [name.endswith(PHOTO_ENDINGS) for name in names]
-    if names and not is_photo[0] and (_PHOTO_COLUMN.fullmatch(squeeze(names[0])) or is_photo[1:] == [True]):
-        header = rows[0][1]
-        while not header[-1]:  # spreadsheets write empty columns
-            header.pop()
-        return header, rows[1:]
-    return [], rows
+        rows = [(number, cells[1:] or cells) for number, cells in rows]  # without pandas' column of line numbers
+    is_photo = [bool(_PHOTO_ENDING.search(cells[0])) for _, cells in rows[:2]]
+    if not _PHOTO_COLUMN.fullmatch(squeeze(rows[0][1][0])) and is_photo != [False, True]:
+        return [], rows
+    header = rows[0][1]
+    while len(header) > 1 and not header[-1]:  # spreadsheets write empty columns
+        header.pop()
+    return header, rows[1:]
 
 
 def _split(text: str) -> list[str]:
     """Return the names in the cells of a line: separated by , ; | or line ends, or a list as Python, numpy or JSON write it."""
     if _QUOTED_LIST.fullmatch(text):
-        return [name[1:-1].strip() for name in re.findall(_QUOTED, text)]
-    plain = _PLAIN_LIST.fullmatch(text)
-    return [name.strip() for name in re.split("[,;|\n]", plain[1] if plain else text)]
+        names = [name[1:-1] for name in re.findall(_QUOTED, text)]
+    else:
+        plain = _PLAIN_LIST.fullmatch(text)
+        names = re.split("[,;|\n]", plain[1] if plain else text)
+    return list(filter(None, map(str.strip, names)))
 
 
-def _image_id(name: str, known: Collection[str]) -> str:
+def _image_id(photo: str, known: Collection[str]) -> str:
     """Return the image id of a photo's path, without ending, and without folder unless that belongs to a known id."""
-    name = normalize("NFC", name.replace("\\", "/"))  # as the ids of files
-    if name in known:
-        return name
-    ending = next((ending for ending in PHOTO_ENDINGS if name.lower().endswith(ending)), "")
-    name = name[: len(name) - len(ending)]
-    return path_id(name) if path_id(name) in known else name.rpartition("/")[2]
+    path = normalize("NFC", photo.replace("\\", "/"))  # as the ids of files
+    stem = _PHOTO_ENDING.sub("", path)
+    return next((name for name in (path, path_id(stem)) if name in known), stem.rpartition("/")[2])
 
 
-def find_suspicion(
-    folder: str | Path, values: Mapping[str, Collection[int]], labels: Mapping[str, np.ndarray] = MappingProxyType({})
-) -> str:
+def find_suspicion(folder: str | Path, values: Mapping[str, Collection[int]], labels: Mapping[str, np.ndarray]) -> str:
     """Return what makes label maps or masks suspicious, "" if nothing. UserError: most hold 0 and 255 alone, as masks do.
 
     Args:
@@ -233,11 +199,11 @@ def find_suspicion(
     uniform = [i for i, held in values.items() if len(set(held) - {VOID}) < 2]
     if values and len(uniform) >= 0.9 * len(values):
         return f"{folder}: {len(uniform)} of {len(values)} show one label alone, or void ({summarize_ids(uniform)})"
-    shown = {i: [value - 1 for value in values[i] if 0 < value < VOID] for i in labels if i in values}
-    other = [i for i, classes in shown.items() if not all(labels[i][classes])]
-    if 2 * len(other) > len(shown):
-        lack = f"{len(other)} of {len(shown)} show classes that their image-level labels lack"
-        return f"{folder}: {lack} ({summarize_ids(other)})"
+    both = [i for i in labels if i in values]
+    other = [i for i in both if not all(labels[i][value - 1] for value in values[i] if 0 < value < VOID)]
+    if 2 * len(other) > len(both):
+        lack = "show classes that their image-level labels lack"
+        return f"{folder}: {len(other)} of {len(both)} {lack} ({summarize_ids(other)})"
     return ""
 
 

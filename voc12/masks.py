@@ -66,8 +66,8 @@ def complete_masks(data: Dataset, sbd_root: Path | None, findings: Findings, rep
     """
     count, folder, partial = len(data.classes), data.root / AUG, data.root / f"{AUG}.partial"
     if sbd_root is None and mask_folder(data.root) == OWN:
-        return _complete(data.mask_dir, {}, findings, False, count)
-    own, sbd = label_maps(data.mask_dir), sbd_masks(sbd_root) if sbd_root else None
+        return _complete(data.masks.folder, {}, findings, False, count)
+    own, sbd = data.masks, sbd_masks(sbd_root) if sbd_root else None
     sources = {image_id: files.find(image_id) for files in (sbd, own) if files for image_id in files.names}
     if folder.exists():
         remove_leftovers(folder)
@@ -127,7 +127,7 @@ def check_images(
         findings["photos that cannot be used, or masks of another size"].append(message)
 
     both = {image_id: values for image_id in labels if (values := masks.get(image_id)) is not None}
-    if suspicion := find_suspicion(folder, both):
+    if suspicion := find_suspicion(folder, both, {}):
         findings["folder of masks that look wrong"].append(suspicion)
     shown = {image_id: set(np.flatnonzero(labels[image_id]) + 1) for image_id in both}
     other = [image_id for image_id, values in both.items() if set(values) - {0, VOID} != shown[image_id]]
