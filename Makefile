@@ -1,6 +1,6 @@
 # make test: an environment in .venv, then the tests in JOBS processes, on the GPU with DEVICE=cuda.
-# make demo: the whole published table in miniature, on drawn pictures, from nothing.
-# make real VOC=VOCdevkit/VOC2012: a quick look at it on real photos, with small networks; SALIENCY=DIR: your saliency maps, not U^2-Net's.
+# make demo: the whole published table in miniature, on drawn pictures, without downloaded data or weights.
+# make real VOC=VOCdevkit/VOC2012: the same table on a few real photos, with small networks; SALIENCY=DIR: your saliency maps, not U^2-Net's.
 PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cpu
@@ -22,7 +22,7 @@ lint: $(VENV)/.ready
 demo: $(VENV)/.ready
 	$(RUN) demo/run.py --out demo_run
 
-devkit:  # before 6 GB are installed
+devkit:  # checked before 6 GB are installed
 	@test -d "$(VOC)/JPEGImages" || { echo "VOC=$(VOC): holds no JPEGImages. Give the devkit: make real VOC=VOCdevkit/VOC2012"; exit 1; }
 	@test -z "$(SALIENCY)" || test -d "$(SALIENCY)" || { echo "SALIENCY=$(SALIENCY): no such folder"; exit 1; }
 
@@ -33,7 +33,7 @@ real: devkit $(VENV)/.ready
 tensorboard: $(VENV)/.ready
 	$(RUN) -m tensorboard.main --logdir demo_run/runs
 
-# Repeated when the requirements change. The mark comes last, so that an interrupted installation is repeated, too.
+# Rerun when the requirements change. The mark is written last, so that an interrupted installation is repeated.
 $(VENV)/.ready: requirements.txt requirements-coco.txt requirements-timm.txt requirements-onnx.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
