@@ -57,7 +57,7 @@ def test_25_epochs_over_the_public_train_aug():
     ids = read_image_list(SHARED / "voc12_lists/train_aug.txt")
     table = read_label_table(SHARED / "voc12_lists/cls_labels.npy", VOC)
     labels = {image_id: table[image_id] for image_id in ids}
-    pairs = make_pairs(labels)
+    pairs = make_pairs(labels, 25, 0)
     assert len(pairs) == 132275
     check(labels, pairs, 25)
     assert max(uses(pairs).values()) == 25  # exactly once in each of the 25 epochs, as the number is even
@@ -72,9 +72,8 @@ def test_same_seed_gives_same_bytes_for_any_order_of_the_images():
     assert format_pairs(make_pairs(dict(reversed(labels.items())), 3, 7)) == text
     assert format_pairs(make_pairs(labels, 3, 8)) != text
     assert format_pairs(make_pairs(labels, 4, 7)).startswith(text)
-    assert (
-        hashlib.sha256(text.encode()).hexdigest() == "b1e93938bbf9a0f0844fde5b0ef81c496a0274d53c6fe55a03d56d043f634fcb"
-    )
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert digest == "b1e93938bbf9a0f0844fde5b0ef81c496a0274d53c6fe55a03d56d043f634fcb"
 
 
 def test_class_of_a_pair_is_drawn_from_all_shared_classes():
@@ -95,9 +94,8 @@ def test_partners_are_spread_over_the_images_of_a_class():
 
 def test_images_of_two_classes_bridge_odd_classes():
     # 3 images of class 0 and 3 of class 4 leave one of each over, unless a chain over classes 1 and 2 joins them.
-    labels = {f"a{n}": hot(0) for n in range(3)} | {f"b{n}": hot(4) for n in range(3)}
-    labels |= {"c": hot(0, 1), "d": hot(1, 2), "e": hot(2, 4), "f": hot(1), "g": hot(2)}
-    labels |= {"h": hot(1)}
+    shown = ([0], [0], [0], [4], [4], [4], [0, 1], [1, 2], [2, 4], [1], [2], [1])
+    labels = {f"{n:02d}": hot(*classes) for n, classes in enumerate(shown)}
     for epoch in epochs_of(make_pairs(labels, 20, 1), 20):
         assert set(uses(epoch).values()) == {1}
 
@@ -114,13 +112,12 @@ def test_images_without_partner_are_paired_again_or_with_themselves():
 
 def test_check_pairs_names_the_first_wrong_line(tmp_path):
     path = tmp_path / "pairs.txt"
-    right = "/JPEGImages/a.jpg /JPEGImages/b.jpg 0\n\n/JPEGImages/b.jpg /JPEGImages/b.jpg 5\n"
-    path.write_text(f"{right}/JPEGImages/a.jpg /JPEGImages/c.jpg 1\n/JPEGImages/c.jpg /JPEGImages/c.jpg 0\n")
-    labels = {"a": hot(0), "b": hot(0, 5), "c": hot(1)}
-    pairs = read_pairs(path)
-    check_pairs(pairs[:2], labels, path)
-    with pytest.raises(UserError, match=f"{path}: line 4 .*bicycle, but a .*2 of 4"):
-        check_pairs(pairs, labels, path)
+    path.write_text("/JPEGImages/a.jpg /JPEGImages/b.jpg 0\n\n/JPEGImages/b.jpg /JPEGImages/a.jpg 5\n")
+    check_pairs([("a", "b", 0)], {"a": hot(0), "b": hot(0, 5)}, path)
+    for wrong in "ab":
+        labels = {"a": hot(0, 5), "b": hot(0, 5), wrong: hot(0)}
+        with pytest.raises(UserError, match=f"{path}: line 3 .*bus, but {wrong} "):
+            check_pairs(read_pairs(path), labels, path)
 
 
 def test_training_rejects_a_pair_list_with_wrong_classes(commands, drawn, tmp_path):
@@ -141,24 +138,6 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "list.txt").write_text("a\ne\nf\n")
     with pytest.raises(UserError, match=rf"\(e, f\).*{root}/Annotations/e.xml"):
         main(["--voc12_root", str(root), *flags])
-
-
-@pytest.mark.parametrize(
-    ("more", "keyword"),
-    [
-        (("--labels", "lables.csv"), r"lables\.csv: does not exist \(did you mean labels\.csv\?\)\. Correct it"),
-        (("--labels", "labels.csv"), r"labels\.csv: labels no photo of list\.txt\. Correct it"),
-        (("--out", "./list.txt"), r"--out \./list\.txt: is also --image_list\. Name another"),
-        (("--out", "labels.csv", "--labels", "labels.csv"), r"--out labels\.csv: is also --labels\. Name another"),
-    ],
-)
-def test_files_that_do_not_fit(more, keyword, tmp_path, monkeypatch):
-    """Labels that are asked for are never replaced by others in silence, nor are files that are read."""
-    monkeypatch.chdir(tmp_path)
-    root = write_devkit(tmp_path / "VOC2012", {"a": (0,), "b": (0, 1)})
-    (tmp_path / "list.txt").write_text("a\nb\n")
-    (tmp_path / "labels.csv").write_text("photo,classes\nother,cat\n")
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(UserError, match=keyword):
-        main(["--voc12_root", str(root), "--image_list", "list.txt", "--out", "pairs.txt", *more])
-    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "list.txt").read_text() == "a\nb\n"
+    (tmp_path / "labels.csv").touch()
+    with pytest.raises(UserError, match=r"--labels lables\.csv: does not exist .*labels\.csv"):
+        main(["--voc12_root", str(root), *flags, "--labels", "lables.csv"])

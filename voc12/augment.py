@@ -20,15 +20,13 @@ def color_jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     adjust = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     factors, shift = rng.uniform(0.7, 1.3, 3), rng.uniform(-0.1, 0.1)
     for i in rng.permutation(4):
-        image = shift_hue(image, shift) if i == 3 else adjust[i](image).enhance(factors[i])
+        if i < 3:
+            image = adjust[i](image).enhance(factors[i])
+        else:
+            hue, saturation, value = image.convert("HSV").split()
+            hue = hue.point([(h + int(shift * 255)) % 256 for h in range(256)])
+            image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
     return image
-
-
-def shift_hue(image: Image.Image, turn: float) -> Image.Image:
-    """Shift the hue of an RGB photo by `turn` of the colour circle, rounded towards zero to 255ths."""
-    hue, saturation, value = image.convert("HSV").split()
-    steps = int(turn * 255)
-    return Image.merge("HSV", (hue.point([(h + steps) % 256 for h in range(256)]), saturation, value)).convert("RGB")
 
 
 def crop_or_pad(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
@@ -61,10 +59,7 @@ def augment_photo(
 
 
 def _bilinear(photo: np.ndarray, size: Sequence[int], window: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Resize uint8 (H, W, C) to `size` as OpenCV does and return a window of it, float32.
-
-    window: (first row, end), (first column, end).
-    """
+    """Resize uint8 (H, W, C) to `size` as OpenCV does and return a window, (first, end) of rows and columns, float32."""
     image = photo
     for axis, (n, (start, stop)) in enumerate(zip(size, window, strict=True)):
         side = photo.shape[axis]
@@ -85,17 +80,10 @@ def augment_labelled_at(
     crop_size: int,
     normalization: Normalization,
 ) -> tuple[Tensor, Tensor]:
-    """Scale, pad, crop and mirror a photo with its label map.
+    """Scale, pad, crop and mirror a photo uint8 RGB (H, W, 3) with its label map uint8 (H, W).
 
-    Args:
-        photo: uint8 RGB (H, W, 3).
-        label: uint8 (H, W).
-        scale: factor on both sides, truncated to whole pixels; bilinear, without antialiasing.
-        top, left: first pixel of the crop in the scaled photo, which is padded at the bottom and right to the crop's size.
-        mirror: flip left and right.
-
-    Returns:
-        float32 (3, crop_size, crop_size) normalised, 0 where padded; uint8 (crop_size, crop_size), 255 where padded.
+    Scaled sides are truncated to whole pixels; the photo is not antialiased. The crop starts at (top, left) of the scaled photo.
+    Return float32 (3, crop_size, crop_size) normalised, 0 where padded; uint8 (crop_size, crop_size), 255 where padded.
     """
     size = [int(side * scale) for side in label.shape]
     window = [(start, min(n, start + crop_size)) for start, n in zip((top, left), size, strict=True)]
@@ -120,16 +108,10 @@ def augment_labelled(
 def augment_masked(
     photo: np.ndarray, mask: np.ndarray, crop_size: int | None, rng: np.random.Generator, normalization: Normalization
 ) -> tuple[Tensor, Tensor]:
-    """Crop a photo with its mask if `crop_size` is given, then mirror both with probability 1/2, as published.
+    """Crop a photo uint8 RGB (H, W, 3) with its mask float32 (H, W) if asked to, then mirror both with probability 1/2.
 
     Smaller photos are padded at the bottom and right.
-
-    Args:
-        photo: uint8 RGB (H, W, 3).
-        mask: float32 (H, W).
-
-    Returns:
-        float32 (3, h, w) normalised, 0 where padded; float32 (1, h, w), UNKNOWN where padded.
+    Return float32 (3, h, w) normalised, 0 where padded; float32 (1, h, w), UNKNOWN where padded.
     """
     padding = [0, 0, 0, 0]
     if crop_size is not None:

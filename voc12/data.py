@@ -60,8 +60,10 @@ class ShuffledPhotos:
     crop_size: int | None  # side of the square crops; None: whole photos
     seed: int
     normalization: Normalization
+    dataset: Dataset | None = None  # its image-level labels are compared with the targets
 
     augment: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
+    read_target: ClassVar[Callable[..., np.ndarray]]  # Path -> (H, W)
     smallest_side = 0  # of whole photos, in pixels
 
     def __len__(self) -> int:
@@ -81,17 +83,9 @@ class ShuffledPhotos:
         """Return photo uint8 RGB (H, W, 3) and target (H, W). UserError: one is missing or bad."""
         return np.array(load_photo(self.photos.find(image_id))), self.read_target(self.targets.find(image_id))
 
-    def read_target(self, path: Path) -> np.ndarray:
-        """Return the target (H, W) in a file."""
-        raise NotImplementedError
-
     def values(self, path: Path) -> list[int]:
         """Return the values in a target's file; of a grey mask 0 for background, 1 for foreground. UserError: it is bad."""
         raise NotImplementedError
-
-    def image_labels(self) -> dict[str, np.ndarray]:
-        """Return the image-level labels of the photos that have one, to compare the targets with."""
-        return {}
 
     def drop_unusable(self, skip_errors: bool, accept_labels: bool = False) -> list[str]:
         """Check all photos, drop the unusable ones and return their ids.
@@ -107,31 +101,28 @@ class ShuffledPhotos:
                 raise UserError(f"photo {image_id} is {size}. Enlarge it with its mask, or use --crop_size.")
             values[image_id] = self.values(self.targets.find(image_id))
 
-        problems, folder = check_inputs(self.ids, [self.photos, self.targets], check), self.targets.folder
-        on_main(lambda: report_suspicion(find_suspicion(folder, values, self.image_labels()), accept_labels))
+        def compare() -> None:
+            labels = self.dataset.find_labels(self.ids) if self.dataset else {}
+            report_suspicion(find_suspicion(self.targets.folder, values, labels), accept_labels)
+
+        problems = check_inputs(self.ids, [self.photos, self.targets], check)
+        on_main(compare)
         self.ids = report_problems(problems, self.ids, skip_errors, "trained on")
         return [image_id for image_id, _ in problems]
 
 
-@dataclass
 class LabelledPhotos(ShuffledPhotos):
-    """Photos with label maps, augmented as DeepLab-v2 does.
+    """Photos of a dataset with label maps, augmented as DeepLab-v2 does.
 
     Items: photo float32 (3, crop, crop), labels uint8 (crop, crop), 255 where unknown.
     """
 
-    dataset: Dataset
-
     augment: ClassVar[Callable[..., tuple[Tensor, Tensor]]] = staticmethod(augment_labelled)
-
-    def read_target(self, path: Path) -> np.ndarray:
-        return load_label(path)
+    read_target = staticmethod(load_label)
 
     def values(self, path: Path) -> list[int]:
+        assert self.dataset is not None
         return check_values(path, load_label(path), len(self.dataset.classes.labels))
-
-    def image_labels(self) -> dict[str, np.ndarray]:
-        return self.dataset.find_labels(self.ids)
 
 
 class MaskedPhotos(LabelledPhotos):
@@ -142,7 +133,8 @@ class MaskedPhotos(LabelledPhotos):
 
     augment = staticmethod(augment_masked)
 
-    def read_target(self, path: Path) -> np.ndarray:
+    @staticmethod
+    def read_target(path: str | Path) -> np.ndarray:
         label = load_label(path)
         return np.where(label == VOID, np.float32(UNKNOWN), (label > 0).astype(np.float32))
 
@@ -158,7 +150,8 @@ class PairedPhotos(ShuffledPhotos):
         photos = _ListedFiles("photo", root, (), PHOTO_FORMATS, paths={photo: photo for photo in pairs})
         return cls(list(pairs), photos, _ListedFiles("mask", root, (), GREY_FORMATS, paths=pairs), *others)
 
-    def read_target(self, path: Path) -> np.ndarray:
+    @staticmethod
+    def read_target(path: Path) -> np.ndarray:
         return load_grey(path, "mask") / np.float32(255)  # not binarised, as published
 
     def values(self, path: Path) -> list[int]:

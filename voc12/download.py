@@ -30,7 +30,7 @@ SBD = (
 def fetch(folder: Path, url: str, inner: str, md5: str | None = None) -> Path:
     """Download an archive into `folder`, unpack its folder `inner` there unless that exists, and return `folder / inner`.
 
-    An interrupted run is never taken for whole: the archive is checked, and unpacked in a temporary folder.
+    A rerun resumes the download; the archive is checked first, and unpacked in a temporary folder.
     md5: None for a .zip, whose files have checksums.
     """
     target, archive = folder / inner, make_folder(folder) / url.rsplit("/", 1)[1]
@@ -43,15 +43,13 @@ def fetch(folder: Path, url: str, inner: str, md5: str | None = None) -> Path:
             _download(url, archive)
         if not _is_whole(archive, md5):
             raise zipfile.BadZipFile("it is damaged")
-        shutil.rmtree(unpacked, ignore_errors=True)
         shutil.unpack_archive(archive, unpacked)
         make_folder(target.parent)
         os.replace(unpacked / inner, target)
     except (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, (zipfile.BadZipFile, zlib.error)):
+        is_damaged = isinstance(error, (zipfile.BadZipFile, zlib.error))
+        if is_damaged or getattr(error, "code", None) == 416:  # more bytes than the server's file has
             archive.unlink()
-        if getattr(error, "code", None) == 416:  # more bytes than the server's file has
-            archive.with_name(f"{archive.name}.partial").unlink()
         remedy = "Run the command again, which resumes, or put the archive there yourself"
         problem = f"could not be fetched from {url} and unpacked ({error})"
         raise UserError(f"{archive}: {problem}. {remedy}{f' (MD5 {md5})' if md5 else ''}.") from error
@@ -63,26 +61,22 @@ def fetch(folder: Path, url: str, inner: str, md5: str | None = None) -> Path:
 def _is_whole(archive: Path, md5: str | None) -> bool:
     """Return whether the archive is there and has the MD5, or without one the end of a zip file."""
     if md5 is None or not archive.is_file():
-        return archive.is_file() and zipfile.is_zipfile(archive)
+        return zipfile.is_zipfile(archive)
     with open(archive, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest() == md5
 
 
 def _download(url: str, archive: Path) -> None:
-    """Download a file. Resume `<name>.partial`, which an interrupted run left, if the server allows it."""
+    """Download a file, or the rest of one if the server allows it."""
     print(f"{archive}: download from {url}")
-    partial = archive.with_name(f"{archive.name}.partial")
-    if archive.exists():
-        os.replace(archive, partial)
-    start = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    response = urllib.request.urlopen(request, timeout=60)  # seconds without a single byte
-    start = start if response.status == 206 else 0
-    with response, open(partial, "ab" if start else "wb") as file:
-        length = None if response.length is None else start + response.length
-        with tqdm(total=length, initial=start, unit="B", unit_scale=True, disable=None) as bar:
+    start = archive.stat().st_size if archive.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"})
+    with urllib.request.urlopen(request, timeout=60) as response:  # seconds without a single byte
+        start = start if response.status == 206 else 0
+        length = start + int(response.headers.get("Content-Length", 0))
+        bar = tqdm(total=length, initial=start, unit="B", unit_scale=True, disable=None)
+        with bar, open(archive, "ab" if start else "wb") as file:
             while block := response.read(1 << 20):
                 bar.update(file.write(block))
-    if length not in (None, partial.stat().st_size):
-        raise ConnectionError(f"{partial.stat().st_size} of {length} bytes arrived")
-    os.replace(partial, archive)
+    if archive.stat().st_size < length:
+        raise ConnectionError(f"{archive.stat().st_size} of {length} bytes arrived")

@@ -22,15 +22,13 @@ from tool import cli
 from tool.cli import UserError, counted
 from voc12.classes import VOC, Classes
 from voc12.dataset import Dataset, check_inputs, report_problems
-from voc12.labels import IGNORE_FOREIGN, read_label_table
+from voc12.labels import IGNORE_FOREIGN
 from voc12.lists import format_pairs, read_image_list, read_lines, write_text
 
 PAIRS_FILE = "EDAM_train.txt"
-EPOCHS = 25
-SEED = 0
 
 
-def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int = SEED) -> list[tuple[str, str, int]]:
+def make_pairs(labels: Mapping[str, np.ndarray], epochs: int, seed: int) -> list[tuple[str, str, int]]:
     """Return `epochs` random matchings of the images as (id, id, class from 0), epoch after epoch.
 
     Both images of a pair show its class, which is drawn from those that they share. Every image occurs once in each epoch; one without
@@ -47,11 +45,8 @@ def make_pairs(labels: Mapping[str, np.ndarray], epochs: int = EPOCHS, seed: int
 
 
 def _match(shown: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
-    """Return the pairs of one epoch, (pairs, 3): first image, second image, class, in random order.
-
-    Each image draws one of its classes, the images of each class are shuffled, and neighbours become pairs.
-    """
-    chosen = _draw(shown, bits)
+    """Return the pairs of one epoch in random order, (pairs, 3): first image, second image, class."""
+    chosen = _draw(shown, bits)  # one class for each image; then neighbours of a shuffled class become pairs
     _make_even(chosen, shown, bits)
     order = np.argsort(bits.random_raw(len(shown)), kind="stable")
     pairs = []
@@ -78,8 +73,7 @@ def _draw(allowed: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
 def _make_even(chosen: np.ndarray, shown: np.ndarray, bits: np.random.PCG64) -> None:
     """Change few of the drawn classes in place so that as few classes as possible have an odd number of images.
 
-    Moving an image that shows both a and b from class a to b switches both counts between odd and even. So two odd classes become even
-    along a chain of classes in which each shares an image with the next.
+    Two odd classes become even along a chain of classes in which an image that shows both moves from each to the next.
     """
     classes = shown.shape[1]
     for start in range(classes):
@@ -89,22 +83,16 @@ def _make_even(chosen: np.ndarray, shown: np.ndarray, bits: np.random.PCG64) -> 
         drawn = chosen[:, None] == np.arange(classes)  # (images, classes), one true per row
         # (from, to): images that could move. A product of integers is 60 times slower.
         linked = drawn.T.astype(np.float32) @ shown
-        path = _shortest_path((linked + linked.T) > 0, start, odd)
-        for a, b in itertools.pairwise(path):
+        order, came_from = breadth_first_order((linked + linked.T) > 0, start)
+        path = [next((node for node in order[1:].tolist() if odd[node]), start)]  # to the nearest other odd class
+        while path[-1] != start:
+            path.append(int(came_from[path[-1]]))
+        for a, b in itertools.pairwise(path[::-1]):
             movable = np.flatnonzero(shown[:, a] & shown[:, b] & ((chosen == a) | (chosen == b)))
             if len(movable) == 0:  # the previous step of the path moved the only image that could move
                 break
             image = movable[int(bits.random_raw()) % len(movable)]
             chosen[image] = a + b - chosen[image]
-
-
-def _shortest_path(linked: np.ndarray, start: int, goals: np.ndarray) -> list[int]:
-    """Return the breadth-first path from `start` to the nearest other goal, both ends included; [start] if there is none."""
-    order, came_from = breadth_first_order(linked, start)
-    path = [next((node for node in order[1:].tolist() if goals[node]), start)]
-    while path[-1] != start:
-        path.append(int(came_from[path[-1]]))
-    return path[::-1]
 
 
 def check_pairs(
@@ -114,21 +102,18 @@ def check_pairs(
 
     pairs: result of `read_pairs(path)`; labels: id -> (C,) multi-hot of the photos.
     """
-    wrong = [
-        n for n, (first, second, label) in enumerate(pairs) if not (labels[first][label] and labels[second][label])
-    ]
-    if wrong:
-        first, second, label = pairs[wrong[0]]
-        without, name = second if labels[first][label] else first, classes.names[label]
-        pair = f"line {read_lines(path)[wrong[0]][0]} pairs {first} and {second} for {name}, but {without} shows none"
-        number = f"{len(wrong)} of {counted(len(pairs), 'pairs')} wrong"
-        raise UserError(f"{path}: {pair} ({number}). Make the list again with voc12/prepare.py or voc12/pairs.py.")
+    for place, (first, second, label) in enumerate(pairs):
+        for image_id in (first, second):
+            if not labels[image_id][label]:
+                where = f"{path}: line {read_lines(path)[place][0]}"
+                problem = f"pairs {first} and {second} for {classes.names[label]}, but {image_id} shows none"
+                raise UserError(f"{where} {problem}. Make the list again with voc12/prepare.py or voc12/pairs.py.")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `make_pairs`: --epochs and --seed."""
-    parser.add_argument("--epochs", type=cli.count(1), default=EPOCHS, help="epochs in the pair list")
-    parser.add_argument("--seed", type=cli.count(), default=SEED, help="same seed, same pairs")
+    parser.add_argument("--epochs", type=cli.count(1), default=25, help="epochs in the pair list")
+    parser.add_argument("--seed", type=cli.count(), default=0, help="same seed, same pairs")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -143,26 +128,14 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_files(args: argparse.Namespace, ids: Sequence[str], data: Dataset) -> None:
-    """Raise UserError if --out would replace a file that is read, or --labels is missing or labels none of the photos."""
-    for flag, path in (("--image_list", args.image_list), ("--labels", args.labels)):
-        if path and Path(path).resolve() == Path(args.out).resolve():
-            raise UserError(f"--out {args.out}: is also {flag}. Name another file.")
-    if args.labels and not Path(args.labels).exists():
-        raise UserError(
-            f"--labels {args.labels}: does not exist{cli.nearest_path(args.labels)}. Correct it, or leave it out."
-        )
-    if args.labels and not set(ids) & read_label_table(args.labels, data.classes, True, data.photos.names).keys():
-        raise UserError(f"--labels {args.labels}: labels no photo of {args.image_list}. Correct it, or leave it out.")
-
-
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
+    if args.labels and not Path(args.labels).exists():
+        nearest = cli.nearest_path(args.labels)
+        raise UserError(f"--labels {args.labels}: does not exist{nearest}. Correct it, or leave it out.")
     ids = read_image_list(args.image_list)
-    data = Dataset(args.voc12_root, args.ignore_foreign, need_photos=args.labels is None)
-    if data.photos.folder.is_dir():
-        report_problems(check_inputs(ids, [data.photos]), ids, None, "paired")
-    check_files(args, ids, data)
+    data = Dataset(args.voc12_root, args.ignore_foreign)
+    report_problems(check_inputs(ids, [data.photos]), ids, None, "paired")
     labels = data.image_labels(ids, args.image_list, labels_path=args.labels)
     pairs = make_pairs(labels, args.epochs, args.seed)
     write_text(args.out, format_pairs(pairs))

@@ -45,48 +45,44 @@ def finish(
     labels: Mapping[str, np.ndarray] | None = None,
     published: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
-    """Write lists, training pairs and labels; print the findings and the next command.
+    """Write lists (path -> text) and, next to the first, training pairs and labels; print findings and the next command.
 
     Args:
         args: holds the flags of `pairs.add_flags`.
-        lists: path -> text; the pairs are written next to the first.
         trained: id -> (C,) multi-hot of the training photos. UserError: none shows one of the dataset's classes.
         labels: the same of all photos, for cls_labels.npy; None if the dataset has a labels.csv.
         published: list -> number of its images.
     """
     names, out = data.classes.names, next(iter(lists)).parent
-    counts = sum((label > 0 for label in trained.values()), np.zeros(len(names), int)).tolist()
-    missing = [name for name, count in zip(names, counts, strict=True) if not count]
+    counts = dict(zip(names, np.count_nonzero(list(trained.values()), 0).tolist(), strict=True))
+    missing = [name for name, count in counts.items() if not count]
     if missing and data.classes != VOC:
         problem = f"no training photo shows {summarize_ids(missing)}"
         raise UserError(f"{data.root / CLASSES_FILE}: {problem}. Label some, or remove the name.")
     pairs = make_pairs(trained, args.epochs, args.seed)
 
-    for path, text in {**lists, out / PAIRS_FILE: format_pairs(pairs)}.items():
-        make_folder(path.parent)
-        state = "written" if write_text(path, text) else "already right"
-        lines, known = text.count("\n"), published.get(path.stem)
-        note = f" (published: {known})" if known not in (None, lines) else ""
-        print(f"{path}: {counted(lines, 'lines')}{note}, {state}")
+    files: dict[Path, str | bytes] = {**lists, out / PAIRS_FILE: format_pairs(pairs)}
     if labels is not None:
         np.save(content := io.BytesIO(), np.array(dict(labels), dtype=object), allow_pickle=True)
-        state = "written" if write_text(out / LABELS_FILE, content.getvalue()) else "already right"
-        print(f"{out / LABELS_FILE}: {counted(len(labels), 'labels')}, {state}")
+        files[out / LABELS_FILE] = content.getvalue()
+    for path, text in files.items():
+        make_folder(path.parent)
+        state = "written" if write_text(path, text) else "already right"
+        lines = text.count("\n") if isinstance(text, str) else len(labels or ())
+        known = published.get(path.stem)
+        note = f" (published: {known})" if known not in (None, lines) else ""
+        print(f"{path}: {counted(lines, 'lines')}{note}, {state}")
 
-    print("\ntraining photos:", ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True)))
+    print("\ntraining photos:", ", ".join(f"{name} {count}" for name, count in counts.items()))
     found = [f"  {counted(len(items), kind)}: {summarize_ids(items)}" for kind, items in findings.items()]
     print("\n".join(["please look at these:", *found] if found else ["nothing looks wrong"]))
-    print("\nNext, train (--weights: the ImageNet ResNet-38; without it, from random weights):")
-    print(f"  {train_command(data.root, out / PAIRS_FILE, len(pairs), bool(published) and data.classes == VOC)}")
-
-
-def train_command(root: Path, pair_list: Path, pairs: int, is_voc: bool) -> str:
-    """Return the command that trains on a pair list. is_voc: on the whole VOC 2012, which the defaults are for."""
+    print("\nNext, train (--weights: the ImageNet ResNet-38, see README.md; without it, from random weights):")
     script = os.path.relpath(Path(__file__).parents[1] / "train_EDAM_cls.py")
-    command = ["python", script, "--voc12_root", str(root), "--train_list", str(pair_list)]
+    command = ["python", script, "--voc12_root", str(data.root), "--train_list", str(out / PAIRS_FILE)]
     command += ["--batch_size", "4", "--lr", "0.001", "--weights", "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"]
-    session = "resnet38_EDAM_cls"
-    if not is_voc:
-        command += ["--warmup_steps", str(pairs // 64)]  # VOC's 2000 steps are a sixteenth of its run
-        session = re.sub("[^A-Za-z0-9_]+", "_", root.resolve().name)[:100]
-    return shlex.join([*command, "--session_name", session])
+    if data.classes == VOC and published:
+        session = "resnet38_EDAM_cls"
+    else:
+        command += ["--warmup_steps", str(len(pairs) // 64)]  # VOC's 2000 steps are a sixteenth of its run
+        session = re.sub("[^A-Za-z0-9_]+", "_", data.root.resolve().name)[:100]
+    print(" ", shlex.join([*command, "--session_name", session]))
