@@ -32,15 +32,12 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--img_path", required=True, metavar="DIR", type=Path, help="label PNGs, <id>.png: 0, class + 1, or 255")
     add("--out_path", required=True, metavar="DIR", type=Path, help="folder for the pictures, <id>.png")
-    root = "folder of the dataset, or a folder of photos <id>.jpg: draw over the photos"
-    add("--img_root", metavar="DIR", type=Path, help=root)
+    add("--img_root", metavar="DIR", type=Path, help="dataset, or folder of photos <id>.jpg: draw over the photos")
     add("--opacity", type=cli.number(float, 0, 1), default=0.6, help="of the labels over the photo, 0..1")
     add("--gt_path", metavar="DIR", type=Path, help="ground truth <id>.png, a third column of the sheet")
-    sheet = f"contact sheet PNG of the first {SHEET_IMAGES} images; needs --img_root"
-    add("--sheet", metavar="FILE", type=Path, help=sheet)
-    grey = "write class values as grey PNGs, as the published code does: cv2.imread(FILE, 0) reads them as they are"
-    add("--grey", action="store_true", help=grey)
-    add("--list", metavar="FILE", help="the images to draw, as infer_cls.py's list (default: every PNG of --img_path)")
+    add("--sheet", metavar="FILE", type=Path, help=f"contact sheet of the first {SHEET_IMAGES}; needs --img_root")
+    add("--grey", action="store_true", help="write class values as grey PNGs, as the published code does")
+    add("--list", metavar="FILE", help="images to draw (default: every PNG of --img_path)")
     add("--limit", type=cli.count(1), metavar="N", help="only the first N images (default: all)")
     return parser
 
@@ -55,9 +52,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--gt_path: is a column of the contact sheet. Name its file with --sheet.")
     if args.sheet:
         check_writable(args.sheet)
-    for flag, folder in (("--img_path", args.img_path), ("--img_root", args.img_root), ("--gt_path", args.gt_path)):
-        if folder is not None and args.out_path.resolve() in (folder.resolve(), (folder / "JPEGImages").resolve()):
-            raise UserError(f"--out_path {args.out_path}: is the {flag} folder, too. Name another folder.")
 
 
 def main() -> None:
@@ -102,7 +96,7 @@ def main() -> None:
     if args.sheet:
         headings = ["photo", "pseudo label", "ground truth"][: len(rows[0])]
         key = {names[value]: PALETTE[value] for value in sorted(shown - {0, VOID})}
-        save_rgb(args.sheet, contact_sheet(rows, headings, ids, key=key, across=1 if len(rows) < 4 else 2))
+        save_rgb(args.sheet, contact_sheet(rows, headings, ids, key))
         print(f"contact sheet of {counted(len(rows), 'images')}: {args.sheet}")
 
 

@@ -6,12 +6,10 @@ Dense CRF:   python eval.py --voc12_root VOC2012 --predict_dir OUT_CRF --type np
 DeepLab-v2:  python eval.py --voc12_root VOC2012 --predict_dir PRED --list voc12/val.txt
 Saliency:    python eval.py --saliency --gt_dir DUTS-TE-Mask --predict_dir SALIENCY
 
-mIoU is the mean over the labels that occur in ground truth or prediction. DeepLab's published tables leave out a label that is only
-predicted: if there is one, that mean is printed too, as "DeepLab's mIoU". Mean accuracy (TP / T) and frequency-weighted IoU
-(weights T) are over the labels of the ground truth; pixel accuracy is the share of right pixels. --json holds all, in percent.
-
-Saliency maps get, in 0..1, the mean absolute error and the maximum F-measure (beta^2 = 0.3) of the precisions and recalls at
-256 thresholds, which are means over the images. Ground truth is grey masks, salient above one half, or the devkit's label maps.
+mIoU is over the labels that occur in ground truth or prediction. "DeepLab's mIoU", mean accuracy (TP / T) and frequency-weighted
+IoU (weights T) are over those of the ground truth; pixel accuracy is the share of right pixels. --json holds all, in percent.
+Saliency maps get, in 0..1, the mean absolute error, and the maximum F-measure (beta^2 = 0.3) of the precisions and recalls at
+256 thresholds, means over the images. Ground truth is grey masks, salient above one half, or the devkit's label maps.
 """
 
 import argparse
@@ -28,25 +26,17 @@ from pseudo_label.manifest import check_classes, read_manifest
 from tool import VOID, cli
 from tool.cli import UserError, counted
 from tool.files import atomic_write, check_writable
-from voc12.dataset import (
-    Dataset,
-    Files,
-    check_inputs,
-    deeper_root,
-    grey_masks,
-    label_maps,
-    read_image_list,
-    report_problems,
-    saliency_maps,
-    score_files,
-)
+from voc12.dataset import Dataset, Files, check_inputs, label_maps, report_problems, saliency_maps
 from voc12.labels import find_suspicion, report_suspicion
-from voc12.lists import read_classes
+from voc12.lists import read_classes, read_image_list
 
 # What a folder holds by its manifest -> the flags to evaluate it.
-REMEDIES = {"out_cam": "--type npy", "out_crf": "--type npy --crf", "out_sal": "--saliency"}
-REMEDIES["out_prob"] = "the folder of --out_pred"
-NEARLY_ALL = 0.9
+REMEDIES = {
+    "out_cam": "--type npy",
+    "out_crf": "--type npy --crf",
+    "out_sal": "--saliency",
+    "out_prob": "that of --out_pred",
+}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -57,21 +47,17 @@ def get_parser() -> argparse.ArgumentParser:
     add("--gt_dir", metavar="DIR", type=Path, help="ground truth <id>.png, instead of the dataset's SegmentationClass")
     listed = "images to evaluate (default: voc12/train.txt; with --saliency and --gt_dir alone every mask there)"
     add("--list", metavar="FILE", help=listed)
-    saliency = "score saliency maps against grey masks in --gt_dir or, with --voc12_root, any class of its label maps"
-    add("--saliency", action="store_true", help=saliency)
+    add("--saliency", action="store_true", help="score saliency maps: against grey masks without --voc12_root")
     add("--type", choices=("png", "npy"), default="png", help="png: label maps; npy: class maps")
     add("--crf", action="store_true", help="npy: the files hold CRF probabilities, background included (--out_crf)")
-    theta = "npy: background score; with --sal_path, saliency up to theta x 100 is background"
-    add("--theta", type=number, default=0.5, help=theta)
+    add("--theta", type=number, default=0.5, help="npy: background score; with --sal_path: of its maps, times 100")
     add("--sal_path", metavar="DIR", type=Path, help="npy: grey saliency maps <id>.png, fused as in infer_cls.py")
     add("--alpha", type=number, default=0.0, help="npy with --sal_path: scores below it are out")
     add("--beta", type=number, default=1.0, help="npy with --sal_path: scores above it win")
     add("--curve", action="store_true", help="npy: every theta from 0.00 to 0.99; prints each mIoU and the best")
-    skip = "skip images whose files are missing or wrong, and name them (default: fail)"
-    add("--skip_errors", action="store_true", help=skip)
+    add("--skip_errors", action="store_true", help="skip images whose files are missing or wrong, and name them")
     add("--json", metavar="FILE", help="also write the result to this file, as JSON")
-    log = "append the result to this text file (default: none, evallog.txt with --comment)"
-    add("--logfile", metavar="FILE", help=log)
+    add("--logfile", metavar="FILE", help="append the result to this file (default with --comment: evallog.txt)")
     add("--comment", default="", metavar="TEXT", help="a title for the entry in the log file")
     add("--num_workers", type=cli.count(1), default=min(8, os.cpu_count() or 1), metavar="N", help="processes")
     return parser
@@ -88,39 +74,26 @@ def make_source(args: argparse.Namespace, data: Dataset | None) -> tuple[Source,
         raise UserError("--crf, --curve and --sal_path: turn scores into labels. They need --type npy.")
     if args.curve and args.crf and args.sal_path is None:
         raise UserError("--curve: the CRF has its own background, without a threshold. Give --sal_path too.")
-    gt_dir = args.gt_dir or (data.mask_dir if data else None)
+    gt_dir = args.gt_dir or (data.masks.folder if data else None)
     if gt_dir is None:
         raise UserError("the ground truth is missing. Give --voc12_root, or its label PNGs with --gt_dir.")
-    if args.gt_dir is None and not gt_dir.is_dir():
-        raise UserError(f"--voc12_root: {gt_dir} does not exist. {deeper_root(args.voc12_root)}")
     given = "--saliency" if args.saliency else f"--type {args.type}{' --crf' * args.crf}"
     output = read_manifest(args.predict_dir).get("output")
     if output in REMEDIES and REMEDIES[output] != given:
         raise UserError(f"--predict_dir {args.predict_dir}: was written with --{output}. Give {REMEDIES[output]}.")
     names = (data.classes if data else read_classes(gt_dir.parent)).labels
     if args.saliency:
-        truth = label_maps if data else grey_masks
+        truth = label_maps if data else saliency_maps
         files = [truth(gt_dir, "ground truth"), saliency_maps(args.predict_dir)]
         return SaliencySource(len(names) if data else None), files
     if args.sal_path or (args.type == "npy" and not args.crf):
-        theta = 0.5 if args.curve else args.theta  # a curve tries its own
-        check_fusion(theta, args.alpha, args.beta, saliency=args.sal_path is not None)
+        check_fusion(args.theta, args.alpha, args.beta, saliency=args.sal_path is not None)
     check_classes(args.predict_dir, names[1:])
-    predictions = score_files if args.type == "npy" else label_maps
-    files = [label_maps(gt_dir, "ground truth"), predictions(args.predict_dir)]
+    scores = Files("score file", args.predict_dir, (".npy",))
+    files = [label_maps(gt_dir, "ground truth"), scores if args.type == "npy" else label_maps(args.predict_dir)]
     files += [saliency_maps(args.sal_path)] if args.sal_path else []
     fusion = {name: getattr(args, name) for name in ("crf", "theta", "alpha", "beta", "curve")}
     return LabelSource(names, npy=args.type == "npy", fused=args.sal_path is not None, **fusion), files
-
-
-def read_ids(args: argparse.Namespace) -> list[str]:
-    """Return the images to evaluate, each once."""
-    if args.saliency and not args.list and not args.voc12_root:
-        masks = grey_masks(args.gt_dir)
-        masks.check()
-        return masks.ids()
-    args.list = args.list or "voc12/train.txt"
-    return list(dict.fromkeys(read_image_list(args.list)))
 
 
 def warn_unused(args: argparse.Namespace) -> None:
@@ -137,7 +110,12 @@ def main() -> None:
     data = Dataset(args.voc12_root, need_photos=False) if args.voc12_root else None
     source, files = make_source(args, data)
     warn_unused(args)
-    ids = read_ids(args)
+    if args.saliency and not args.list and data is None:
+        files[0].check()
+        ids = files[0].ids()
+    else:
+        args.list = args.list or "voc12/train.txt"
+        ids = list(dict.fromkeys(read_image_list(args.list)))
     logfile = args.logfile or ("evallog.txt" if args.comment else None)
     for path in filter(None, (args.json, logfile)):  # fail now, not after the work
         check_writable(path)
@@ -145,16 +123,14 @@ def main() -> None:
     left = report_problems(check_inputs(ids, files), ids, args.skip_errors, "evaluated")
     total, values, empty, problems = evaluate(left, files, source, args.num_workers)
     left = report_problems(problems, left, args.skip_errors, "evaluated")
-    labels = data.find_labels(left, args.list) if data and args.list else {}
+    labels = data.find_labels(left, args.list) if data else {}
     report_suspicion(find_suspicion(files[0].folder, values, labels), None)
     objects = sum(not {0, VOID}.issuperset(held) for held in values.values())
     is_baseline = read_manifest(args.predict_dir).get("output") == "baseline_background"
-    if empty and len(empty) >= NEARLY_ALL * objects and not is_baseline:
-        predictions = f"{len(empty)} of the {objects} predictions for photos with objects are background only"
-        print(
-            f"note: {predictions}. Check the weights, labels, --theta and saliency of {args.predict_dir}.",
-            file=sys.stderr,
-        )
+    if 0 < 0.9 * objects <= empty and not is_baseline:
+        problem = f"{empty} of the {objects} predictions for photos with objects are background only"
+        remedy = f"Check the weights, labels, --theta and saliency of {args.predict_dir}."
+        print(f"note: {problem}. {remedy}", file=sys.stderr)
     lines, figures = source.report(total, len(left))
     text = "\n".join([*lines, f"{counted(len(left), 'images')} of {args.predict_dir} against {files[0].folder}"])
     print(text)

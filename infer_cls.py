@@ -54,8 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--image", type=Path, metavar="FILE", help="label this photo instead of a dataset; needs --classes and --out")
     add("--classes", metavar="A,B", help="with --image: the classes that the photo shows")
     add("--out", type=Path, metavar="DIR", help="with --image: write class maps, label PNG, labelled photo")
-    theta = "background score of class maps; with --sal_path: saliency up to theta x 100 is background"
-    add("--theta", type=number, default=0.5, help=theta)
+    add("--theta", type=number, default=0.5, help="background score; with --sal_path: of its maps, times 100")
     add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
     add("--beta", type=number, default=1.0, help="with --sal_path: scores above it always win")
     share = "with --sal_path: in photos of several classes, restore one with less than this share of its CRF pixels"
@@ -101,36 +100,32 @@ def write_labels(
 ) -> str | None:
     """Write the files of one photo: class maps -> CRF -> fusion -> files. Return a remark if nothing was labelled.
 
-    `maps` are the class maps, float32 (n, H, W) in 0..1, of the n classes that the photo shows, from 0; n may be 0.
-    BadPhoto: they are not finite, or the saliency map does not fit.
+    `maps` are the class maps, float32 (n, H, W) in 0..1, of the n `classes`, from 0, that the photo shows; n may be 0.
     """
     if not np.isfinite(maps).all():
         raise BadPhoto(f"{photo.id}: class maps are not finite. Compute in float32 (--amp off) or check the weights.")
-    numbers, name, written = np.array(classes, np.int64), photo.id, []
+    numbers = np.array(classes, np.int64)
     fusion: dict[str, Any] = {"theta": args.theta, "alpha": args.alpha, "beta": args.beta}
     if saliency_path:
         fusion["saliency"] = load_saliency(saliency_path, maps.shape[1:])
     if args.out_cam:
-        save_npy_dict(args.out_cam / f"{name}.npy", dict(zip(classes, maps, strict=True)))
+        save_npy_dict(args.out_cam / f"{photo.id}.npy", dict(zip(classes, maps, strict=True)))
+    labels: dict[Path, np.ndarray] = {}  # by folder
     if args.out_cam_pred:
-        written.append(pseudo_label(maps, numbers, **fusion))
-        save_label(args.out_cam_pred / f"{name}.png", written[-1])
+        labels[args.out_cam_pred] = pseudo_label(maps, numbers, **fusion)
     if args.out_crf or args.out_crf_pred or args.out_plain_pred:
         probability = dense_crf(photo.pixels, with_background(maps))  # (n + 1, H, W), background first
         if args.out_crf:
-            labels = [0, *(number + 1 for number in classes)]
-            save_npy_dict(args.out_crf / f"{name}.npy", dict(zip(labels, probability, strict=True)))
-        plain = pseudo_label(probability[1:], numbers, background=probability[0])
-        if args.out_crf_pred:
-            label = plain
-            if saliency_path:
-                label = restore_classes(pseudo_label(probability[1:], numbers, **fusion), plain, args.keep_share)
-            written.append(label)
-            save_label(args.out_crf_pred / f"{name}.png", label)
-        if args.out_plain_pred:
-            written.append(plain)
-            save_label(args.out_plain_pred / f"{name}.png", plain)
-    all_background = bool(classes) and not all(label.any() for label in written)
+            keys = [0, *(number + 1 for number in classes)]
+            save_npy_dict(args.out_crf / f"{photo.id}.npy", dict(zip(keys, probability, strict=True)))
+        plain = fused = pseudo_label(probability[1:], numbers, background=probability[0])
+        if saliency_path:
+            fused = restore_classes(pseudo_label(probability[1:], numbers, **fusion), plain, args.keep_share)
+        labels |= {args.out_plain_pred: plain, args.out_crf_pred: fused}
+    labels = {folder: label for folder, label in labels.items() if folder}
+    for folder, label in labels.items():
+        save_label(folder / f"{photo.id}.png", label)
+    all_background = bool(classes) and not all(label.any() for label in labels.values())
     return "with image labels but an all-background pseudo label" if all_background else None
 
 
@@ -141,8 +136,7 @@ def load_saliency(path: Path, size: tuple[int, ...]) -> np.ndarray:
     except UserError as error:
         raise BadPhoto(str(error)) from error
     if saliency.shape != size:
-        found, wanted = (f"{width}x{height}" for height, width in (saliency.shape, size))
-        raise BadPhoto(f"saliency map {path}: {found} pixels, but its photo has {wanted}. Resize it.")
+        raise BadPhoto(f"saliency map {path}: is {saliency.shape} pixels (height, width), its photo {size}. Resize it.")
     return saliency
 
 
@@ -164,7 +158,7 @@ def check_flags(args: argparse.Namespace) -> None:
         check_fusion(args.theta, args.alpha, args.beta, saliency=args.sal_path is not None)
 
 
-def settings_of(args: argparse.Namespace, output: str, sal_sha256: str | None = None) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace, output: str, sal_sha256: str | None) -> dict[str, Any]:
     """Return the settings that the files of an output depend on besides the network, for its manifest."""
     settings: dict[str, Any] = {"scales": list(SCALES)}
     if output == "out_plain_pred":  # the same files as out_crf_pred of a run without saliency
@@ -179,12 +173,12 @@ def settings_of(args: argparse.Namespace, output: str, sal_sha256: str | None = 
 
 def warn_unused(args: argparse.Namespace, outputs: dict[str, Path]) -> None:
     """Print which flags were given without effect on the outputs."""
+    unused = ["classes", "out"]
+    if not (args.sal_path and (args.out_cam_pred or args.out_crf_pred)):
+        unused += [name for name in FUSION if name != "theta" or not args.out_cam_pred]
+    elif not args.out_crf_pred:
+        unused += ["keep_share"]
     if is_main_process():
-        cli.warn_unused_flags(args, get_parser(), ["classes", "out"], "without --image")
-        fuses = args.sal_path and (args.out_cam_pred or args.out_crf_pred)
-        unused = [name for name in FUSION if name != "theta" or not args.out_cam_pred]
-        if fuses:
-            unused = [] if args.out_crf_pred else ["keep_share"]
         without = "" if args.sal_path else " without --sal_path"
         cli.warn_unused_flags(args, get_parser(), unused, f"on --{', --'.join(outputs)}{without}")
 
@@ -200,8 +194,6 @@ def label_image(args: argparse.Namespace) -> None:
     classes = make_classes(names, args.weights) if names else VOC
     numbers = sorted({class_number(one, classes, "--classes") for one in args.classes.split(",")})
     saliency_path = saliency_maps(args.sal_path).find(name) if args.sal_path else None
-    if saliency_path:
-        load_saliency(saliency_path, photo.pixels.shape[:2])  # a bad one fails before the work
     vars(args).update(dict.fromkeys(outputs), out_cam=args.out, crf_workers=0, skip_errors=False)
     with loop.start(args) as run:
         net = run.prepare(make_edam(args, classes), {"out_cam": {"output": "one photo"}})

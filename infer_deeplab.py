@@ -34,8 +34,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--out_pred", type=Path, metavar="DIR", help="write label PNGs")
     add("--out_crf_pred", type=Path, metavar="DIR", help="write label PNGs of the CRF")
     add("--out_prob", type=Path, metavar="DIR", help="write probabilities, <id>.npy: float16 (labels, H, W)")
-    scales = "scales besides 1; the maximum of all logits is used; default: the network's own, 0.5 and 0.75"
-    add("--scales", type=cli.number(float, 0.1, 4), nargs="+", metavar="S", help=scales)
+    scale = cli.number(float, 0.1, 4)
+    add("--scales", type=scale, nargs="+", metavar="S", help="scales besides 1 (default: the network's, 0.5 and 0.75)")
     add("--flip", action="store_true", help="average the probabilities of each photo and its mirror image")
     loop.add_flags(parser, workers="compute CRFs and write files")
     return parser

@@ -6,8 +6,8 @@ Rerun the same command to resume. On several GPUs: torchrun --nproc_per_node 4 i
 """
 
 import argparse
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tool.script import run_script
 
@@ -19,7 +19,7 @@ from pseudo_label.loop import Photo, Run
 from pseudo_label.onnx_saliency import PACKAGES, OnnxSaliency, find_weights, stretch
 from tool import cli
 from tool.cli import BadPhoto, UserError
-from tool.processes import is_main_process
+from tool.processes import is_main_process, on_main
 from voc12.dataset import ROOT, Dataset, Files, photos, read_image_list
 from voc12.images import save_label
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def find_photos(args: argparse.Namespace) -> tuple[Files, list[str]]:
-    """Return where the photos are, and their ids. UserError: neither or both of the two ways to name them, or no photo."""
+    """Return where the photos are, and their ids. UserError: not one of the two ways to name them, or no photo."""
     if (args.voc12_root is None) == (args.img_root is None):
         raise UserError("give the photos: either --voc12_root with --infer_list, or --img_root")
     if args.voc12_root is not None:
@@ -72,7 +72,7 @@ def infer_poolnet(run: Run, ids: list[str], files: Files) -> None:
     import torch
 
     from network.weights import make_poolnet
-    from pseudo_label.predict import enlargement, grey_map, saliency_logits
+    from pseudo_label.predict import grey_map, saliency_logits
 
     args = run.args
     net = make_poolnet(args.network, args.weights, ("input", "smallest_side"), init_weights=False)
@@ -80,19 +80,13 @@ def infer_poolnet(run: Run, ids: list[str], files: Files) -> None:
     for photo, _ in run.read_ahead(ids, files):
         with run.attempt(photo):
             logits = saliency_logits(net, torch.from_numpy(photo.pixels), run.device).cpu().numpy()
-            remark = "too small for PoolNet, therefore enlarged" if enlargement(net, photo.pixels.shape) > 1 else None
-            run.write_behind(write_map, photo, logits, grey_map, args.out_sal, remark)
+            run.write_behind(write_map, photo, logits, grey_map, args.out_sal)
 
 
 def infer_onnx(run: Run, ids: list[str], files: Files) -> None:
     """Write the maps of an ONNX network."""
     args = run.args
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # each machine's first process downloads them
-        find_weights(args.weights)
-    if run.world > 1:
-        from tool.distributed import barrier
-
-        barrier()
+    on_main(partial(find_weights, args.weights))  # one download for all ranks that share its cache
     args.weights = find_weights(args.weights)
     scaling = {"mean": args.mean, "std": args.std, "highest": 255} if args.mean or args.std else None
     net = OnnxSaliency(args.weights, args.input_size, scaling)
@@ -103,18 +97,12 @@ def infer_onnx(run: Run, ids: list[str], files: Files) -> None:
             run.write_behind(write_map, photo, net(picture), stretch, args.out_sal)
 
 
-def write_map(
-    photo: Photo, values: np.ndarray, to_grey: Callable, folder: Path, remark: str | None = None
-) -> str | None:
-    """Write the saliency map of one photo to <id>.png, as large as the photo; return `remark`.
-
-    to_grey: makes the map, uint8 (h, w), of `values`, the network's float output (h, w).
-    """
+def write_map(photo: Photo, values: np.ndarray, to_grey: Callable, folder: Path) -> None:
+    """Write <id>.png: what `to_grey` makes of the network's output, float (h, w) -> uint8 (h, w), as large as the photo."""
     if not np.isfinite(values).all():
         raise BadPhoto(f"{photo.id}: saliency is not finite. Use --amp off or check the weights.")
     resized = Image.fromarray(to_grey(values)).resize(photo.pixels.shape[1::-1], Image.Resampling.LANCZOS)
     save_label(folder / f"{photo.id}.png", np.array(resized), grey=True)
-    return remark
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -34,19 +34,16 @@ CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Label PNGs or, with `npy`, class maps or CRF probabilities that become label maps as in `pseudo_label.fusion`.
+    """Label PNGs or, with `npy`, class maps or CRF probabilities that become label maps as in `pseudo_label.fusion`."""
 
-    names: of the label values, background first. fused: with saliency maps. curve: score every background score of CURVE.
-    """
-
-    names: Sequence[str]
+    names: Sequence[str]  # of the label values, background first
     npy: bool = False
     crf: bool = False
-    fused: bool = False
+    fused: bool = False  # with saliency maps
     theta: float = 0.5
     alpha: float = 0.0
     beta: float = 1.0
-    curve: bool = False
+    curve: bool = False  # score every background score of CURVE
 
     def score(self, paths: Sequence[Path]) -> tuple[np.ndarray, list[int]]:
         """Return the confusion of one image, int64 (1, n, n) for n labels, (100, n, n) for a curve; and its truth's values.
@@ -57,6 +54,8 @@ class LabelSource:
         values = check_values(paths[0], truth, n)
         if not self.npy:
             predicted = load_label(paths[1])
+            if len(values_in(predicted)) > n + 1:
+                raise UserError(f"{paths[1]}: holds more values than there are labels. Give --saliency for such maps.")
             # Void predicted on void is allowed, so that ground truth can be scored against itself.
             check_values(paths[1], np.where((truth == VOID) & (predicted == VOID), 0, predicted), n, None)
             return metrics.confusion(truth, predicted, n, VOID)[None], values
@@ -75,11 +74,20 @@ class LabelSource:
         """Return the scores in percent as lines and as a dict, None where nothing was counted."""
         means = [metrics.mean_iou(matrix) for matrix in total]
         best = int(np.argmax(means))
-        scores = {name: _percent(score) for name, score in metrics.segmentation_scores(total[best]).items()}
-        result: dict[str, Any] = {"miou": _percent(means[best]), "deeplab_miou": scores.pop("mean_iou"), **scores}
-        ious = zip(self.names, metrics.iou(total[best]).tolist(), strict=True)
-        result |= {"iou": {name: _percent(value) for name, value in ious}, "images": images}
-        lines = label_table(result, true_labels=int(total[best].any(1).sum()))
+        ious = dict(zip(self.names, metrics.iou(total[best]).tolist(), strict=True))
+        scores = {"miou": means[best], "deeplab_miou": math.nan, **metrics.segmentation_scores(total[best])}
+        scores["deeplab_miou"] = scores.pop("mean_iou")
+        result: dict[str, Any] = {name: _percent(score) for name, score in scores.items()}
+        result |= {"iou": {name: _percent(value) for name, value in ious.items()}, "images": images}
+
+        occurring, true = np.isfinite([*ious.values()]).sum(), total[best].any(1).sum()  # numbers of labels
+        notes = {"deeplab_miou": f"mean of the {true} labels that occur in the ground truth"}
+        notes |= {"miou": f"mean of the {occurring} labels that occur"} if occurring < len(ious) else {}
+        rows = [(name, "absent" if math.isnan(value) else f"{100 * value:.2f}", "") for name, value in ious.items()]
+        for name, title in TITLES.items():
+            if name != "deeplab_miou" or true != occurring:
+                rows.append((title, f"{100 * scores[name]:.2f}", notes.get(name, "")))
+        lines = table(rows)
         if self.curve:
             points = [{"theta": theta, "miou": _percent(mean)} for theta, mean in zip(CURVE, means, strict=True)]
             curve = [f"theta {theta:.2f}  mIoU {100 * mean:6.2f}" for theta, mean in zip(CURVE, means, strict=True)]
@@ -126,66 +134,57 @@ class SaliencySource:
 
 
 Source = LabelSource | SaliencySource
-# Sum of the images' scores; id -> values of its ground truth; images with objects that are predicted all background;
-# (id, message) of images that cannot be scored.
-Scored = tuple[Any, dict[str, list[int]], list[str], list[tuple[str, str]]]
+Scored = tuple[Any, dict[str, list[int]], int, list[tuple[str, str]]]  # as `evaluate` returns it
 
 
 def evaluate(ids: Sequence[str], files: Sequence[Files], source: Source, workers: int) -> Scored:
-    """Score all images, whose `files` are those of the source, in `workers` processes."""
+    """Score all images, whose `files` are those of the source, in `workers` processes.
+
+    Return the sum of their scores; id -> values of the ground truth; the number of images with objects that are predicted all
+    background; (id, message) of images that cannot be scored.
+    """
     images = [(image_id, [one.find(image_id) for one in files]) for image_id in ids]
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     workers = min(workers, len(chunks))
+    total, values, empty, problems = 0, {}, 0, []
     try:
         with WorkerPool(workers) if workers > 1 else contextlib.nullcontext() as pool:
-            parts = (pool.map if pool else map)(partial(evaluate_chunk, source), chunks)
-            return _merge(tqdm(parts, "eval", len(chunks), unit=f"{CHUNK} images", disable=None))
+            parts = (pool.map if pool else map)(partial(_score_chunk, source), chunks)
+            for part in tqdm(parts, "eval", len(chunks), unit=f"{CHUNK} images", disable=None):
+                total = total + part[0]
+                values |= part[1]
+                empty += part[2]
+                problems += part[3]
     except BrokenProcessPool as error:
         raise UserError("--num_workers: a process was killed (out of memory?). Lower it and rerun.") from error
+    return total, values, empty, problems
 
 
-def evaluate_chunk(source: Source, images: Sequence[tuple[str, Sequence[Path]]]) -> Scored:
-    """Score some images, (id, paths)."""
-    return _merge(_evaluate_image(source, image_id, paths) for image_id, paths in images)
-
-
-def _evaluate_image(source: Source, image_id: str, paths: Sequence[Path]) -> Scored:
-    try:
-        scores, values = source.score(paths)
-    except UserError as error:
-        return 0, {}, [], [(image_id, str(error))]
-    # For a curve, the first matrix is of the lowest theta, with most foreground.
-    is_empty = isinstance(source, LabelSource) and scores[0, 1:].any() and not scores[0, :, 1:].any()
-    return scores, {image_id: values}, [image_id] if is_empty else [], []
-
-
-def _merge(parts: Iterable[Scored]) -> Scored:
-    """Return the scores of all images of the parts."""
-    total: Any = 0
-    values: dict[str, list[int]] = {}
-    empty: list[str] = []
-    problems: list[tuple[str, str]] = []
-    for part in parts:
-        total = total + part[0]
-        values |= part[1]
-        empty += part[2]
-        problems += part[3]
+def _score_chunk(source: Source, images: Sequence[tuple[str, Sequence[Path]]]) -> Scored:
+    total, values, empty, problems = 0, {}, 0, []
+    for image_id, paths in images:
+        try:
+            scores, values[image_id] = source.score(paths)
+        except UserError as error:
+            problems.append((image_id, str(error)))
+            continue
+        total = total + scores
+        # For a curve, the first matrix is of the lowest theta, with most foreground.
+        empty += isinstance(source, LabelSource) and bool(scores[0, 1:].any() and not scores[0, :, 1:].any())
     return total, values, empty, problems
 
 
 def read_scores(
     path: Path, shape: tuple[int, ...], labels: int, crf: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Read a .npy dict of class maps or, with `crf`, CRF probabilities of `labels` labels, background included.
+    """Return classes (n,), their scores float32 (n, H, W), and the CRF's background (H, W) or None, of a .npy dict.
 
-    Return classes (n,), their scores float32 (n, H, W), and the CRF's background (H, W) or None. shape: (H, W).
+    It holds class maps or, with `crf`, probabilities of `labels` labels, background included. shape: (H, W).
     """
-    scores, expected = load_npy_dict(path), range(labels if crf else labels - 1)
-    if unknown := [key for key in scores if key not in expected]:
-        hint = "" if crf else " Files of infer_cls.py --out_crf need --crf."
-        raise UserError(f"{path}: holds {unknown[0]!r:.40} as a class, where 0..{expected[-1]} was expected.{hint}")
-    if crf and 0 not in scores:
-        raise UserError(f"{path}: holds no background (0), as the CRF's files do. Read class maps without --crf.")
+    scores, expected = load_npy_dict(path), set(range(labels if crf else labels - 1))
+    if not scores.keys() <= expected or (crf and 0 not in scores):
+        hint = "Files of --out_crf hold the background, 0, and need --crf; class maps do not."
+        raise UserError(f"{path}: holds {[*scores]!s:.60}, where 0..{max(expected)} was expected. {hint}")
     for value in scores.values():
         if value.shape != shape:
             raise UserError(f"{path}: is {value.shape} (height, width), the ground truth {shape}")
@@ -196,20 +195,6 @@ def read_scores(
     classes = sorted(scores)
     stacked = np.array([scores[key] for key in classes], np.float32).reshape(-1, *shape)
     return np.array(classes, np.int64) - crf, stacked, background
-
-
-def label_table(result: dict[str, Any], true_labels: int) -> list[str]:
-    """Return the IoU of each label and the other scores as lines. `true_labels`: number of labels in the ground truth."""
-    ious = result["iou"]
-    present = sum(value is not None for value in ious.values())
-    notes = {"deeplab_miou": f"mean of the {true_labels} labels that occur in the ground truth"}
-    if present < len(ious):
-        notes["miou"] = f"mean of the {present} labels that occur"
-    rows = [(name, "absent" if value is None else f"{value:.2f}", "") for name, value in ious.items()]
-    for name, title in TITLES.items():
-        if name != "deeplab_miou" or true_labels != present:
-            rows.append((title, "nan" if result[name] is None else f"{result[name]:.2f}", notes.get(name, "")))
-    return table(rows)
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:

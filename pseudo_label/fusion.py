@@ -26,27 +26,34 @@ def pseudo_label(
       theta       the background score of class maps; `alpha`, `beta` are not used
     A tie goes to the background, and between classes to the first, as in np.argmax with the background in front.
     """
+    label, level = levels(scores, classes, saliency=saliency, alpha=alpha, beta=beta)
+    limit = theta if background is None else background
     if saliency is not None:
-        scores = suppress(scores, alpha, beta)
-        background = (saliency <= theta * 100).astype(np.float32)
-    if len(scores) == 0:
-        return np.zeros(scores.shape[1:], np.uint8)
-    best, label = strongest(scores, classes)
-    return np.where(best > (theta if background is None else background), label, np.uint8(0))
+        limit = theta * 100
+    return np.where(level > limit, label, np.uint8(0))
 
 
-def strongest(scores: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the highest score at each pixel, (H, W), and the label (class + 1) that has it, uint8 (H, W)."""
-    best, label = scores[0], np.full(scores.shape[1:], classes[0] + 1, np.uint8)
-    for score, category in zip(scores[1:], classes[1:], strict=True):  # several times faster than argmax over axis 0
+def levels(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    *,
+    saliency: np.ndarray | None = None,
+    alpha: float = 0.0,
+    beta: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (label, level), both (H, W), that hold `pseudo_label` for every theta at once.
+
+    The label map of theta is `label` where `level > theta` (with a saliency map: `level > theta * 100`), else 0.
+    """
+    if saliency is not None:
+        scores = np.where(scores < alpha, -2, np.where(scores > beta, 2, scores)).astype(scores.dtype)
+    best, label = np.full(scores.shape[1:], -np.inf, np.float32), np.zeros(scores.shape[1:], np.uint8)
+    for score, category in zip(scores, classes, strict=True):  # several times faster than argmax over axis 0
         label[score > best] = category + 1
         best = np.maximum(best, score)
-    return best, label
-
-
-def suppress(scores: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-    """Return a copy of `scores` where those below `alpha` are -2 and those above `beta` are 2."""
-    return np.where(scores < alpha, -2, np.where(scores > beta, 2, scores)).astype(scores.dtype)
+    if saliency is None:
+        return label, best
+    return label, np.where(best > 1, np.inf, np.where(best > 0, saliency, -np.inf))
 
 
 def restore_classes(fused: np.ndarray, plain: np.ndarray, share: float) -> np.ndarray:
@@ -63,34 +70,10 @@ def restore_classes(fused: np.ndarray, plain: np.ndarray, share: float) -> np.nd
 
 
 def check_fusion(theta: float, alpha: float = 0.0, beta: float = 1.0, *, saliency: bool) -> None:
-    """Raise UserError if a setting of `pseudo_label` is on a wrong scale.
-
-    saliency: whether saliency maps, 0..255, are fused: then `theta * 100` is a threshold on them.
-    """
+    """Raise UserError if a setting of `pseudo_label` is on a wrong scale; `saliency`: maps 0..255 are fused."""
     limit = 2.55 if saliency else 1
     if not 0 <= theta < limit:
         example = f"; for {theta:g} % write {theta / 100:g}" if 1 <= theta <= 100 else ""
         raise UserError(f"--theta {theta:g}: must be at least 0 and below {limit:g}{example}")
     if saliency and not 0 <= alpha <= beta <= 1:
         raise UserError(f"--alpha {alpha:g} --beta {beta:g}: must be 0 <= alpha <= beta <= 1")
-
-
-def levels(
-    scores: np.ndarray,
-    classes: np.ndarray,
-    *,
-    saliency: np.ndarray | None = None,
-    alpha: float = 0.0,
-    beta: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (label, level), both (H, W), that hold `pseudo_label` for every theta at once.
-
-    The label map of theta is `label` where `level > theta` (with a saliency map: `level > theta * 100`), else 0.
-    """
-    if len(scores) == 0:
-        return np.zeros(scores.shape[1:], np.uint8), np.full(scores.shape[1:], -np.inf, np.float32)
-    if saliency is None:
-        best, label = strongest(scores, classes)
-        return label, best
-    best, label = strongest(suppress(scores, alpha, beta), classes)
-    return label, np.where(best > 1, np.inf, np.where(best > 0, saliency, -np.inf))

@@ -29,7 +29,7 @@ from tool.processes import WorkerPool, cores, is_main_process, on_main
 from voc12.dataset import Files, check_inputs, report_problems
 from voc12.images import load_photo
 
-MORE_MEMORY = "use smaller photos or --amp bf16; --device cpu can use all of the machine's memory"
+MORE_MEMORY = "use smaller photos, --amp bf16 or fewer --crf_workers; --device cpu can use all of the machine's memory"
 
 
 class Photo(NamedTuple):
@@ -42,8 +42,7 @@ class Photo(NamedTuple):
 def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
     """Add the flags that all inference scripts share. workers: what the processes of --crf_workers do."""
     add, count = parser.add_argument, cli.count()
-    readers = "threads that read and resize photos (default: up to 4 with a GPU, 0 on a CPU)"
-    add("--num_workers", type=count, help=readers)
+    add("--num_workers", type=count, help="threads that read photos (default: up to 4 with a GPU, 0 on a CPU)")
     add("--crf_workers", type=count, default=max(1, min(16, cores() - 1)), help=f"processes that {workers}; 0: none")
     add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
@@ -58,30 +57,27 @@ def start(args: argparse.Namespace, needs_torch: bool = True) -> Iterator["Run"]
 
     UserError: no folder among the flags out_..., two outputs in one, no such device, or a process was killed.
     """
-    flags = {name: folder for name, folder in vars(args).items() if name.startswith("out_")}
-    folders = {name: folder for name, folder in flags.items() if folder}
+    flags = [name for name in vars(args) if name.startswith("out_")]
+    folders = {name: getattr(args, name) for name in flags if getattr(args, name)}
     if not folders:
         raise UserError(f"nothing to write. Name an output folder: --{', --'.join(flags)}.")
     if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise UserError(f"--{', --'.join(folders)} must be different folders")
-    pool = WorkerPool(args.crf_workers) if args.crf_workers else None
     try:
-        if pool is not None:
-            pool.submit(os.getpid).result()  # forks all processes, before a GPU is touched
-        if needs_torch or "WORLD_SIZE" in os.environ:
-            from tool import distributed
+        with WorkerPool(args.crf_workers) if args.crf_workers else contextlib.nullcontext() as pool:
+            if pool:
+                pool.submit(os.getpid).result()  # forks all processes, before a GPU is touched
+            if needs_torch or "WORLD_SIZE" in os.environ:
+                from tool import distributed
 
-            device, rank, world = distributed.setup(args.device if needs_torch else "cpu", independent=True)
-            with distributed.translate_errors(MORE_MEMORY):
-                yield Run(args, folders, pool, device, rank, world)
-        else:
-            yield Run(args, folders, pool)
+                device, rank, world = distributed.setup(args.device if needs_torch else "cpu", independent=True)
+                with distributed.translate_errors(MORE_MEMORY):
+                    yield Run(args, folders, pool, device, rank, world)
+            else:
+                yield Run(args, folders, pool)
     except BrokenProcessPool as error:
         problem = "a process that writes results was killed; memory may be full"
         raise UserError(f"--crf_workers: {problem}. Lower it and rerun; finished photos are kept.") from error
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -95,52 +91,41 @@ class Run:
     rank: int = 0
     world: int = 1
     _precision: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
-    _pending: deque[tuple[str, Callable[[], str | None]]] = field(default_factory=deque)  # id, result of `write`
+    _pending: deque[tuple[Photo, Callable[[], str | None]]] = field(default_factory=deque)  # and result of `write`
+    _results: list[tuple[str, str | None, str | None]] = field(default_factory=list)  # id, remark, problem
+    _usable: int = 0
     _unusable: int = 0
-    _done: int = 0
-    _remarks: list[tuple[str, str]] = field(default_factory=list)  # id, text
-    _failures: list[tuple[str, str]] = field(default_factory=list)  # id, message
+    _finished: int = 0  # before this run
 
     def photos_left(
         self, ids: Sequence[str], files: Sequence[Files], problems: Sequence[tuple[str, str]] = ()
     ) -> list[str]:
-        """Return the photos that lack a file in an output folder. UserError: unusable inputs, unless --skip_errors is set.
+        """Return those of the photos `ids` that lack a file in an output folder; each needs files of all kinds in `files`.
 
-        Args:
-            ids: photos, each once.
-            files: kinds of files that each photo needs.
-            problems: (id, message) known before.
+        problems: (id, message) known before. UserError: unusable inputs, unless --skip_errors is set.
         """
         inputs = {one.folder.resolve(): one.what for one in files}
         for name, folder in self.folders.items():
             if what := inputs.get(folder.resolve()):
                 raise UserError(f"--{name} {folder}: is the folder of the {what}s. Name another one.")
-        left = ids if self.args.overwrite else self._unfinished(ids)
+        left = on_main(lambda: self._unfinished(ids))  # other ranks may see a shared folder a little later
         bad = dict(problems)
         bad |= check_inputs([image_id for image_id in left if image_id not in bad], files)
         usable = report_problems(list(bad.items()), ids, self.args.skip_errors, "labelled")
         left = [image_id for image_id in left if image_id not in bad]
-        self._unusable = len(bad)
-        if is_main_process() and len(left) < len(usable):
-            self._done = len(usable) - len(left)
-            print(f"{self._done} of {counted(len(usable), 'photos')} finished already", flush=True)
+        self._usable, self._unusable, self._finished = len(usable), len(bad), len(usable) - len(left)
         return left
 
     def _unfinished(self, ids: Sequence[str]) -> list[str]:
-        """Return the photos that lack at least one of their files; each file is written whole or not at all."""
-
-        def unfinished() -> list[str]:  # listings, as each file's own stat takes longer
-            names = [os.listdir(folder) if folder.is_dir() else [] for folder in self.folders.values()]
-            found = [{name[:-4] for name in listed if name.endswith((".png", ".npy"))} for listed in names]
-            return [image_id for image_id in ids if not all(image_id in finished for finished in found)]
-
-        return on_main(unfinished)  # others may see a shared folder a little later
+        if self.args.overwrite:
+            return list(ids)
+        # Listings, as each file's own stat takes longer; a file is written whole or not at all.
+        listings = [os.listdir(folder) if folder.is_dir() else [] for folder in self.folders.values()]
+        finished = [{name[:-4] for name in names if name.endswith((".png", ".npy"))} for names in listings]
+        return [image_id for image_id in ids if not all(image_id in done for done in finished)]
 
     def claim(self, report: object, settings: Mapping[str, Mapping[str, Any]]) -> None:
-        """Print `report`, a line about the weights, and claim the output folders for files made with them.
-
-        settings: by output, what its files depend on besides the weights; for its manifest.
-        """
+        """Print `report`, on the weights, and claim the output folders; their manifests get the weights' digest and `settings`."""
 
         def claim_all() -> None:
             print(report, flush=True)
@@ -148,20 +133,19 @@ class Run:
             for claim in (check_folder, claim_folder):  # check all of them before one is changed
                 for name, folder in self.folders.items():
                     claim(folder, {"output": name, "weights_sha256": weights, **settings[name]}, self.args.overwrite)
+            if self._finished:
+                print(f"{self._finished} of {counted(self._usable, 'photos')} finished already", flush=True)
 
         on_main(claim_all)  # other ranks write after old results are deleted
         for folder in self.folders.values():
             make_folder(folder)  # another machine may have a disk of its own
 
     def prepare(self, net: Any, settings: Mapping[str, Mapping[str, Any]]) -> Any:
-        """Load --weights into a PyTorch network, claim the output folders, and return it ready for inference on the device.
-
-        settings: as for `claim`, besides the flags of the network.
-        """
+        """Load --weights into a PyTorch network, claim the output folders, and return it ready for inference on the device."""
         from network import options
         from network.weights import load_weights
         from tool.distributed import describe
-        from tool.precision import autocast, inference_form, setup_precision, warn_of_emulation
+        from tool.precision import autocast, inference_form, setup_precision
 
         args, report = self.args, load_weights(net, self.args.weights)
         if report.missing:
@@ -169,10 +153,8 @@ class Run:
         shared = {"network": args.network, **options(args), "amp": args.amp, "tf32": args.tf32}
         if names := getattr(net, "class_names", ()):
             shared["classes"] = list(names)
-        if is_main_process():
-            warn_of_emulation(self.device, args.amp)
-        line = f"{report}\n{describe(self.device, self.world)}"
-        self.claim(line, {name: {**shared, **settings[name]} for name in self.folders})
+        report = f"{report}\n{describe(self.device, self.world)}"
+        self.claim(report, {name: {**shared, **settings[name]} for name in self.folders})
         setup_precision(args.tf32)
         self._precision = partial(autocast, self.device, args.amp)
         return inference_form(net, self.device, args.amp, args.tf32)
@@ -227,49 +209,43 @@ class Run:
         write: function of a module; writes a photo's files and may return a remark for the summary.
         """
         call = self.pool.submit(write, photo, *results).result if self.pool else partial(write, photo, *results)
-        self._pending.append((photo.id, call))
+        self._pending.append((photo, call))
         while len(self._pending) > 2 * self.args.crf_workers:
             self._wait_for_oldest()
 
     def _wait_for_oldest(self) -> None:
-        image_id, call = self._pending.popleft()
-        try:
-            if remark := call():
-                self._remarks.append((image_id, remark))
-            self._done += 1
-        except BadPhoto as error:
-            self._skip(image_id, str(error))
-        except MemoryError:
-            self._skip(image_id, f"photo {image_id}: out of memory; lower --crf_workers")
+        photo, call = self._pending.popleft()
+        with self.attempt(photo):
+            self._results.append((photo.id, call(), None))
 
     def _skip(self, image_id: str, message: str) -> None:
         if not self.args.skip_errors:
             raise UserError(f"{message}; --skip_errors skips it")
-        self._failures.append((image_id, message))
+        self._results.append((image_id, None, message))
 
     def finish(self) -> None:
         """Wait for all files and print a summary of all ranks. UserError on rank 0 if photos were skipped."""
         while self._pending:
             self._wait_for_oldest()
-        ranks = [(self._done, self._remarks, self._failures)]
+        results = self._results
         if self.world > 1:
             from tool import distributed
 
-            ranks = distributed.gather(ranks[0])
-            distributed.barrier()
+            results = [result for rank in distributed.gather(results) for result in rank]
             distributed.cleanup()
         if self.rank > 0:
             return
-        done = sum(count for count, _, _ in ranks)
+        remarks = {image_id: remark for image_id, remark, _ in results if remark}
+        problems = {image_id: problem for image_id, _, problem in results if problem}
+        done = self._finished + len(results) - len(problems)
         made = "saliency maps" if "out_sal" in self.folders else "photos labelled"
         print(f"{counted(done, made)} in {', '.join(map(str, self.folders.values()))}", flush=True)
-        if remarks := dict(remark for _, remarks, _ in ranks for remark in remarks):
+        if remarks:
             text = f"{counted(len(remarks), 'photos')} {next(iter(remarks.values()))}"  # a script's are all the same
             print(f"note: {text}: {summarize_ids(list(remarks))}", file=sys.stderr)
-        failures = [failure for _, _, failures in ranks for failure in failures]
-        for image_id, message in failures:
-            print(f"skipped {image_id}: {message}", file=sys.stderr)
-        if skipped := self._unusable + len(failures):
+        for image_id, problem in problems.items():
+            print(f"skipped {image_id}: {problem}", file=sys.stderr)
+        if skipped := self._unusable + len(problems):
             raise UserError(f"skipped {counted(skipped, 'photos')}, listed above")
 
 

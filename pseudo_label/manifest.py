@@ -14,10 +14,9 @@ OLDER = {"scales": [1.0, 0.5, 1.5, 2.0], "keep_share": 0.0}  # values of setting
 
 
 def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool | None = None) -> list[Path]:
-    """Return the .png and .npy files in `folder`, which may be missing. Change nothing.
+    """Return the .png and .npy files in `folder`, which may be missing.
 
-    UserError: they were made with other settings, without `overwrite` (None: the script has no such flag), or they have
-    no manifest: perhaps the user's own.
+    UserError: they have no manifest (perhaps the user's own), or other settings without `overwrite` (None: no such flag).
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, not a folder. Name another one.")
@@ -32,9 +31,8 @@ def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool | No
     if results and differing and not overwrite:
         before, now = (", ".join(f"{name} {values.get(name)}" for name in differing) for values in (found, settings))
         remedy = "" if overwrite is None else ", or replace them with --overwrite"
-        raise UserError(
-            f"{folder}: its files were made with {before}; this run has {now}. Name another folder{remedy}."
-        )
+        problem = f"its files were made with {before}; this run has {now}"
+        raise UserError(f"{folder}: {problem}. Name another folder{remedy}.")
     return results
 
 
@@ -46,8 +44,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool | No
     for path in results if overwrite else ():
         path.unlink()
     with atomic_write(folder / MANIFEST, "w") as file:
-        json.dump(dict(settings), file, indent=2)
-        file.write("\n")
+        file.write(json.dumps(dict(settings), indent=2) + "\n")
 
 
 def check_classes(folder: Path, names: Sequence[str]) -> None:
@@ -69,10 +66,7 @@ def weights_digest(path: str | Path) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the settings of the files in `folder`: "output", "classes" of other datasets than VOC 2012, and others.
-
-    It is empty without a manifest, or if that is damaged.
-    """
+    """Return the settings of the files in `folder`, such as "output"; none without a manifest, or if it is damaged."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -8,8 +8,7 @@ BETA_SQUARED = 0.3  # precision counts more than recall (Achanta et al., CVPR 20
 def confusion(truth: np.ndarray, predicted: np.ndarray, n: int, void: int) -> np.ndarray:
     """Return the pixel counts, int64 (n, n): row = ground truth, column = prediction.
 
-    Both label maps are uint8 of one shape. Pixels whose ground truth is `void` are left out; elsewhere both hold
-    values 0..n-1.
+    Both label maps are uint8 of one shape with values 0..n-1, except where the ground truth is `void`, which is left out.
     """
     counted = truth != void
     pairs = truth[counted].astype(np.int64) * n + predicted[counted]
@@ -52,11 +51,11 @@ def segmentation_scores(matrix: np.ndarray) -> dict[str, float]:
 
     Means are over the labels of the ground truth: unlike in `mean_iou`, a label that is only predicted is left out.
     """
-    truth, hit, union = matrix.sum(1), np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    truth, hit = matrix.sum(1), np.diag(matrix)
     if not truth.any():
         return dict.fromkeys(("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"), float("nan"))
     there = truth > 0
-    of_label = hit[there] / union[there]
+    of_label = iou(matrix)[there]
     return {
         "pixel_accuracy": float(hit.sum() / truth.sum()),
         "mean_accuracy": float((hit[there] / truth[there]).mean()),

@@ -54,10 +54,7 @@ def find_weights(weights: str) -> Path:
 
 
 class OnnxSaliency:
-    """A network in an ONNX file, run on the CPU: a square picture in, its map out first. It can run no code (docs/saliency.md).
-
-    The picture's `side` is by default that of the file, and its `scaling` that of SCALINGS.
-    """
+    """An ONNX network on the CPU, which runs no code (docs/saliency.md). By default its file gives `side`, SCALINGS `scaling`."""
 
     def __init__(self, path: Path, side: int | None = None, scaling: dict[str, Any] | None = None) -> None:
         try:

@@ -30,17 +30,11 @@ def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor
 def class_maps(
     net: Any, views: Sequence[Tensor], classes: Sequence[int], size: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """Return the class maps of one photo: masks of all views and their mirror images, upsampled, summed, divided by each maximum.
+    """Return class maps, float32 (n, H, W) in 0..1: masks of all views and their mirror images, upsampled, summed, over each maximum.
 
-    Args:
-        net: in eval mode on `device`. `forward_cam`: images (N, 3, h, w), normalised as `net.input` says
-            -> masks (N, classes + 1, h', w') in 0..1, background last.
-        views: the photo at several scales, uint8 (h, w, 3).
-        classes: the n classes to return, from 0.
-        size: (H, W) of the maps.
-
-    Returns:
-        float32 (n, H, W) in 0..1, on `device`.
+    `net` is in eval mode on `device`; its `forward_cam` takes images (N, 3, h, w), normalised as `net.input` says, and returns
+    masks (N, classes + 1, h', w') in 0..1, background last. `views` are the photo at several scales, uint8 (h, w, 3),
+    `classes` the n classes to return, from 0, `size` is (H, W).
     """
     total = torch.zeros(len(classes), *size, device=device)
     if not classes:
@@ -104,17 +98,13 @@ def saliency_logits(net: Any, photo: Tensor, device: torch.device) -> Tensor:
     A photo with a side below `net.smallest_side` is enlarged, and its logits are reduced again.
     """
     picture = input_form(net.input.normalise(photo.to(device))[None])
-    size, factor = picture.shape[2:], enlargement(net, photo.shape)
-    if factor > 1:
-        larger = [max(net.smallest_side, round(side * factor)) for side in size]
-        picture = F.interpolate(picture, larger, mode="bilinear", align_corners=False)
-    logits = net(picture).float()
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0] if factor > 1 else logits[0, 0]
-
-
-def enlargement(net: Any, shape: tuple[int, ...]) -> float:
-    """Return the factor by which a photo of this shape, (H, W, 3), is enlarged: above 1 if a side is too short for the network."""
-    return max(1.0, net.smallest_side / min(shape[:2]))
+    size = picture.shape[2:]
+    factor = net.smallest_side / min(size)
+    if factor <= 1:
+        return net(picture).float()[0, 0]
+    larger = [max(net.smallest_side, round(side * factor)) for side in size]
+    logits = net(F.interpolate(picture, larger, mode="bilinear", align_corners=False)).float()
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def grey_map(logits: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER = (32, 32, 32), (110, 110, 110), (255, 255, 255)
-MARGIN, GAP, TEXT = 16, 8, 14  # pixels
+MARGIN, GAP, TEXT, CELL = 16, 8, 14, (300, 225)  # pixels
 
 
 def overlay(photo: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.6) -> np.ndarray:
@@ -16,17 +16,19 @@ def overlay(photo: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: 
     `palette`, uint8 (values, 3), holds the colour of each label. `opacity` is 0 (photo alone) .. 1 (flat colours).
     Outlines of labels are drawn in full colour.
     """
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    values = label.astype(np.uint8)  # OpenCV takes no int64
     weight = np.where(label == 0, 0.0, opacity)
-    weight[outline(label) & (label != 0)] = 1.0 if opacity > 0 else 0.0
+    weight[(cv2.dilate(values, cross) != cv2.erode(values, cross)) & (label != 0)] = 1.0 if opacity > 0 else 0.0
     return blend(photo, palette[label], weight)
 
 
-def heat(photo: np.ndarray, score: np.ndarray, opacity: float = 0.7) -> np.ndarray:
+def heat(photo: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Return the photo, uint8 (H, W, 3), under a class map, float (H, W) in 0..1: transparent at 0, blue to red."""
     score = np.clip(score, 0.0, 1.0)
     # Up to 225 of 255: the colour map's end is a dark red that would hide the strongest places.
     colours = cv2.applyColorMap((score * 225).round().astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
-    return blend(photo, colours, opacity * np.sqrt(score))
+    return blend(photo, colours, 0.7 * np.sqrt(score))
 
 
 def blend(below: np.ndarray, above: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -35,49 +37,33 @@ def blend(below: np.ndarray, above: np.ndarray, weight: np.ndarray) -> np.ndarra
     return (below * (1 - weight) + above * weight).round().astype(np.uint8)
 
 
-def outline(label: np.ndarray) -> np.ndarray:
-    """Return where a label map (H, W) differs from the pixel above, below, left or right: bool (H, W)."""
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    label = label.astype(np.uint8)  # OpenCV takes no int64
-    return cv2.dilate(label, cross) != cv2.erode(label, cross)
-
-
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray]],
     headings: Sequence[str],
     captions: Sequence[str],
-    *,
-    key: Mapping[str, np.ndarray] | None = None,
-    cell: tuple[int, int] = (300, 225),
-    across: int = 1,
+    key: Mapping[str, np.ndarray],
 ) -> np.ndarray:
     """Return one picture of all `rows`: a row is one photo's pictures, uint8 (h, w, 3), one for each heading.
 
-    Pictures are scaled to fit a cell (width, height), each row has a caption below its first picture, a line of the sheet
-    holds `across` rows, and a legend shows `key`: name -> colour (3,).
+    Each row has a caption below its first picture; a legend shows `key`: name -> colour (3,).
     """
-    fitted = [[fit(picture, cell) for picture in pictures] for pictures in rows]
-    lines = [fitted[start : start + across] for start in range(0, len(rows), across)]
-    heights = [max(image.height for images in line for image in images) for line in lines]
-    stride = len(headings) * (cell[0] + GAP) + 2 * GAP  # from a row to the next on the same line
-    width = 2 * MARGIN + across * stride - 3 * GAP
-    swatches = legend(key or {}, width - 2 * MARGIN)
-    upper, below = MARGIN + TEXT + GAP, TEXT + 2 * GAP  # of the first line; for a caption
-
-    height = upper + sum(heights) + len(lines) * below + GAP // 2 + swatches.shape[0] + MARGIN
-    sheet = Image.new("RGB", (width, height), PAPER)
-    draw, font, names = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT), iter(captions)
-    for line, line_height in zip(lines, heights, strict=True):
-        for column, images in enumerate(line):
-            left = MARGIN + column * stride
-            draw.text((left, upper + line_height + GAP // 2), next(names), FAINT, font)
-            for heading, image in zip(headings, images, strict=True):
-                if line is lines[0]:
-                    draw.text((left + cell[0] // 2, MARGIN - GAP // 2), heading, INK, font, anchor="ma")
-                sheet.paste(image, (left + (cell[0] - image.width) // 2, upper + (line_height - image.height) // 2))
-                left += cell[0] + GAP
-        upper += line_height + below
-    sheet.paste(Image.fromarray(swatches), (MARGIN, upper + GAP // 2))
+    across = 1 if len(rows) < 4 else 2  # rows side by side
+    stride, step = len(headings) * (CELL[0] + GAP) + 2 * GAP, CELL[1] + TEXT + 2 * GAP
+    width, upper = 2 * MARGIN + across * stride - 3 * GAP, MARGIN + TEXT + GAP
+    bottom = upper + -(-len(rows) // across) * step + GAP // 2
+    swatches = legend(key, width - 2 * MARGIN)
+    sheet = Image.new("RGB", (width, bottom + swatches.shape[0] + MARGIN), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
+    for number, (pictures, caption) in enumerate(zip(rows, captions, strict=False)):
+        left, top = MARGIN + number % across * stride, upper + number // across * step
+        draw.text((left, top + CELL[1] + GAP // 2), caption, FAINT, font)
+        for heading, picture in zip(headings, pictures, strict=True):
+            if number < across:
+                draw.text((left + CELL[0] // 2, MARGIN - GAP // 2), heading, INK, font, anchor="ma")
+            image = fit(picture, CELL)
+            sheet.paste(image, (left + (CELL[0] - image.width) // 2, top + (CELL[1] - image.height) // 2))
+            left += CELL[0] + GAP
+    sheet.paste(Image.fromarray(swatches), (MARGIN, bottom))
     return np.array(sheet)
 
 
@@ -89,9 +75,9 @@ def fit(picture: np.ndarray, cell: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def with_legend(picture: np.ndarray, key: Mapping[str, np.ndarray], least: int = 480) -> np.ndarray:
-    """Return a picture, uint8 (h, w, 3), enlarged to at least `least` pixels, over the legend of `key`."""
-    side = max(least, *picture.shape[:2])
+def with_legend(picture: np.ndarray, key: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return a picture, uint8 (h, w, 3), enlarged to at least 480 pixels, over the legend of `key`."""
+    side = max(480, *picture.shape[:2])
     enlarged = np.array(fit(picture, (side, side)))
     gap = np.full((GAP, enlarged.shape[1], 3), PAPER, np.uint8)
     return np.concatenate([enlarged, gap, legend(key, enlarged.shape[1])])
