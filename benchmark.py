@@ -33,7 +33,7 @@ from tool import cli, distributed
 from tool.cli import UserError
 from tool.files import atomic_write, check_writable
 from tool.optim import make_sgd
-from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, training_form, warn_of_emulation
+from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, training_form
 
 POOLNET = "network.poolnet"
 Settings = argparse.Namespace  # the flags, and what get_settings adds
@@ -201,7 +201,6 @@ def main() -> None:
     if args.markdown:
         check_writable(args.markdown)
     add_settings(args)
-    warn_of_emulation(args.device, "bf16")
     lines: list[str] = []
     with distributed.translate_errors("lower --batch_size, or --quick"):
         for line in table(args, args.only or ROWS):

@@ -33,23 +33,19 @@ from voc12.pairs import check_pairs
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add, count, positive, number = parser.add_argument, cli.count(), cli.count(1), cli.number(float, 0)
-    pairs = "list of training pairs, made by voc12/prepare.py"
     add("--voc12_root", required=True, metavar="DIR", help=f"{ROOT}, Annotations")
-    add("--train_list", default="voc12/EDAM_train.txt", metavar="FILE", help=pairs)
+    add("--train_list", default="voc12/EDAM_train.txt", metavar="FILE", help="training pairs, made by voc12/prepare.py")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add_flags(parser, "network.resnet38_EDAM_cls")
-    weights = "initial weights: ImageNet's of ResNet-38 (.params) or a PyTorch checkpoint (.pth); default: random"
-    add("--weights", metavar="FILE", help=weights)
+    add("--weights", metavar="FILE", help="initial weights: ResNet-38's (.params) or any .pth file; default: random")
     add("--batch_size", type=positive, default=8, help="pairs per step, over all GPUs and processes")
-    epochs = "passes over the pair list, which holds 25 epochs' worth of pairs"
-    add("--max_epoches", type=positive, default=1, help=epochs)
+    add("--max_epoches", type=positive, default=1, help="passes over the pair list, which holds 25 epochs of pairs")
     add("--crop_size", type=cli.count(32), default=368, help="side of the square training crops in pixels")
     long_side = "range of the photos' longer side in pixels before cropping"
     add("--long_side", type=positive, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help=long_side)
     add("--lr", type=number, default=0.01, help="learning rate of the backbone; new layers have ten times as much")
     add("--warmup_steps", type=count, default=2000, help="linear warm-up steps (from lr / 10)")
-    frozen = "train EDAM's head alone: faster, and better with only hundreds of photos"
-    add("--freeze_backbone", action="store_const", const=True, help=frozen)
+    add("--freeze_backbone", action="store_const", const=True, help="train EDAM's head alone, for hundreds of photos")
     dropout = "dropout on the attention weights, 0 is faster on CPUs; default: the network's own, 0.1"
     add("--attn_dropout", type=cli.number(float, 0, 1), metavar="P", help=dropout)
     training.add_flags(parser, session_name="EDAM", pictures="the class maps")
@@ -72,10 +68,6 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     check_pairs(pairs, labels, args.train_list, dataset.classes)
     report_problems(check_inputs(ids, [dataset.photos]), ids, None, "trained on")
     max_step = len(pairs) // args.batch_size * args.max_epoches
-    if max_step == 0:
-        raise UserError(
-            f"--batch_size {args.batch_size}: larger than the {len(pairs)} pairs of {args.train_list}. Lower it."
-        )
 
     net = training_form(make_network(args, dataset), device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, args.lr, args.wt_dec)

@@ -34,26 +34,22 @@ def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add, positive, number = parser.add_argument, cli.count(1), cli.number(float, 0)
     add("--voc12_root", required=True, metavar="DIR", help=ROOT)
-    labels = "label PNGs, <id>.png: 0 background, class + 1, or 255 for unknown"
-    add("--label_dir", required=True, metavar="DIR", help=labels)
+    add("--label_dir", required=True, metavar="DIR", help="label PNGs, <id>.png: 0 background, class + 1, 255 unknown")
     add("--train_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to train on")
     add_flags(parser, "network.deeplab_v2")
-    weights = "initial weights, such as deeplabv1_resnet101-coco.pth, or a trained DeepLab-v2 (.pth); default: random"
-    add("--weights", metavar="FILE", help=weights)
+    add("--weights", metavar="FILE", help="initial weights (.pth) of a backbone or DeepLab-v2; default: random")
     add("--max_iters", type=positive, default=20000, metavar="N", help="training steps")
     add("--batch_size", type=positive, default=10, help="photos per step, over all GPUs and processes")
     add("--iter_size", type=positive, default=2, help="gradient accumulation: micro-batches per step")
     add("--crop_size", type=cli.count(32), default=321, help="side of the square training crops in pixels")
     add("--lr", type=number, default=2.5e-4, help="learning rate of the backbone; new layers have ten times as much")
-    adamw = "train by AdamW, with --lr for all layers, instead of SGD as published; for small networks"
-    add("--adamw", action="store_const", const=True, help=adamw)
+    add("--adamw", action="store_const", const=True, help="train by AdamW, with --lr for all layers, instead of SGD")
     add("--warmup_steps", type=positive, metavar="N", help="linear warm-up steps, from --lr / 10; default: none")
     balanced = "give background and objects equal weight in the loss; with ImageNet weights the plain loss may diverge"
     add("--balanced_loss", action="store_true", help=balanced)
     freeze = "keep the batch norms of --weights, as published; without weights they must learn"
     add("--freeze_bn", action=argparse.BooleanOptionalAction, default=True, help=freeze)
-    frozen = "train the ASPP alone: faster, and steadier with only hundreds of photos"
-    add("--freeze_backbone", action="store_const", const=True, help=frozen)
+    add("--freeze_backbone", action="store_const", const=True, help="train the ASPP alone, for hundreds of photos")
     add("--skip_errors", action="store_true", help="skip photos whose files are missing or bad, and list them")
     add("--accept_labels", action="store_true", help=ACCEPT)
     training.add_flags(parser, session_name="DeepLabV2", pictures="the predicted labels")
@@ -61,9 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    training.run(
-        get_parser().parse_args(), make_task, "raise --iter_size, lower --batch_size or --crop_size, or --amp bf16"
-    )
+    training.run(get_parser().parse_args(), make_task, "raise --iter_size, lower --crop_size, or --amp bf16")
 
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:

@@ -14,6 +14,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 from tool.script import run_script
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,8 @@ from pseudo_label.predict import saliency_pictures
 from tool import cli, training
 from tool.checkpoint import digest
 from tool.cli import UserError
-from tool.image_ops import Normalization
 from tool.optim import set_learning_rate
 from tool.precision import training_form
-from tool.processes import is_main_process
 from voc12.data import MaskedPhotos, PairedPhotos
 from voc12.dataset import Dataset, label_maps, read_image_list
 from voc12.labels import ACCEPT
@@ -42,19 +41,14 @@ def get_parser() -> argparse.ArgumentParser:
     add, positive, number = parser.add_argument, cli.count(1), cli.number(float, 0)
     add("--root", metavar="DIR", help="folder that the paths in --train_list are relative to")
     add("--voc12_root", metavar="DIR", help="instead of --root: VOC2012 folder of the devkit, which holds JPEGImages")
-    masks = "with --voc12_root: label PNGs, <id>.png with values 0..20, or 255 for unknown"
-    add("--mask_dir", metavar="DIR", help=masks)
-    pairs = "photos to train on: lines `image mask`; with --voc12_root ids, default voc12/train_aug.txt"
-    add("--train_list", metavar="FILE", help=pairs)
-    network = "network.poolnet"
-    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the networks")
-    weights = "initial weights: resnet50_caffe.pth, or a PoolNet with or without its edge branch; default: random"
-    add("--weights", metavar="FILE", help=weights)
+    add("--mask_dir", metavar="DIR", help="with --voc12_root: label PNGs, <id>.png: 0 background, 255 unknown")
+    add("--train_list", metavar="FILE", help="lines `image mask`; with --voc12_root ids, default voc12/train_aug.txt")
+    add("--network", type=cli.module_name, default="network.poolnet", metavar="MODULE", help="module of the networks")
+    add("--weights", metavar="FILE", help="initial weights: resnet50_caffe.pth, or a PoolNet; default: random")
     decay = "passes over the list; after two thirds, Adam restarts with a tenth of the learning rate"
     add("--max_epoches", type=positive, default=24, help=decay)
     add("--batch_size", type=positive, default=10, help="photos per step, over all GPUs and processes")
-    crop = "side of square crops, which fill a GPU better; default: whole photos, one by one, as published"
-    add("--crop_size", type=positive, metavar="N", help=crop)
+    add("--crop_size", type=positive, metavar="N", help="side of square crops; default: whole photos, one by one")
     add("--iter_size", type=positive, default=1, help="with --crop_size: micro-batches per step")
     add("--lr", type=number, default=5e-5, help="learning rate")
     add("--skip_errors", action="store_true", help="skip photos whose files are missing or bad, and list them")
@@ -67,16 +61,12 @@ def main() -> None:
     args = get_parser().parse_args()
     given = (args.voc12_root, args.mask_dir) if args.root is None else (args.root, args.train_list)
     if None in given or (args.root and (args.voc12_root or args.mask_dir)):
-        raise UserError(
-            "--root: give either --root and --train_list, lines `image mask`, or --voc12_root and --mask_dir."
-        )
+        raise UserError("--root: give either --root and --train_list, or --voc12_root and --mask_dir.")
     training.run(args, make_task, "lower --crop_size or raise --iter_size, take smaller photos, or --amp bf16")
 
 
 def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     """Return PoolNet, its data and loss. UserError: missing files, or flags that do not fit."""
-    if args.crop_size is None and is_main_process():
-        cli.warn_unused_flags(args, get_parser(), ["iter_size"], "without --crop_size")
     net = make_poolnet(args.network, args.weights, ("input", "smallest_side", "get_parameter_groups"))
     if args.crop_size is not None and args.crop_size < net.smallest_side:
         raise UserError(f"--crop_size {args.crop_size}: {args.network} needs {net.smallest_side} or more")
@@ -84,15 +74,12 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
         net.freeze_edges()
     net = training_form(net, device, args.amp, args.tf32).train()
     torch.backends.cudnn.benchmark &= args.crop_size is not None  # it would try out the size of each photo
-    data, listed = find_photos(args, net.input)
-    data.smallest_side = net.smallest_side
+    data, listed = find_photos(args, net)
     skipped = data.drop_unusable(args.skip_errors, args.accept_labels)
     groups = [{"params": parameters, "initial_lr": args.lr} for parameters in net.get_parameter_groups()]
     optimizer = torch.optim.Adam(groups, args.lr, weight_decay=args.wt_dec)
     max_step = len(data) * args.max_epoches // args.batch_size
     decay_step = -(-2 * len(data) * args.max_epoches // (3 * args.batch_size))  # two thirds, rounded up
-    if max_step == 0:
-        raise UserError(f"--batch_size {args.batch_size}: larger than the number of photos in all epochs. Lower it.")
 
     def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
         """Return the cross-entropy summed over pixels, divided by the photos of a step."""
@@ -118,17 +105,19 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     )
 
 
-def find_photos(
-    args: argparse.Namespace, normalization: Normalization
-) -> tuple[MaskedPhotos | PairedPhotos, list[str]]:
+def find_photos(args: argparse.Namespace, net: Any) -> tuple[MaskedPhotos | PairedPhotos, list[str]]:
     """Return the photos of the flags, unchecked, and the entries of their list."""
-    shared = (args.crop_size, args.seed, normalization)
+    data: MaskedPhotos | PairedPhotos
     if args.root is not None:
         pairs = read_mask_pairs(args.train_list)
-        return PairedPhotos.listed(pairs, Path(args.root), *shared), [f"{photo} {pairs[photo]}" for photo in pairs]
-    ids = list(dict.fromkeys(read_image_list(args.train_list or "voc12/train_aug.txt")))
-    dataset = Dataset(args.voc12_root)
-    return MaskedPhotos(ids, dataset.photos, label_maps(args.mask_dir), *shared, dataset), ids
+        data = PairedPhotos.listed(pairs, Path(args.root), args.crop_size, args.seed, net.input)
+        listed = [f"{photo} {mask}" for photo, mask in pairs.items()]
+    else:
+        listed = list(dict.fromkeys(read_image_list(args.train_list or "voc12/train_aug.txt")))
+        dataset, masks = Dataset(args.voc12_root), label_maps(args.mask_dir)
+        data = MaskedPhotos(listed, dataset.photos, masks, args.crop_size, args.seed, net.input, dataset)
+    data.smallest_side = net.smallest_side
+    return data, listed
 
 
 if __name__ == "__main__":

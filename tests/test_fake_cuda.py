@@ -46,7 +46,6 @@ def fake(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     with FakeTensorMode():
         yield
-    image_ops.Normalization._tensors.cache_clear()
     image_ops._nearest.cache_clear()
     setup_precision(tf32=False)
 

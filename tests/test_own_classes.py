@@ -165,13 +165,13 @@ def test_devkit_with_classes_of_its_own(tmp_path, capsys):
 
 
 def saved(path: Path, module: str, **options) -> Path:
-    save_network(path, make_net(module, **options), 1)
+    save_network(path, make_net(module, **options))
     return path
 
 
 def test_checkpoint_of_vocs_classes_is_flat(tmp_path):
     net = make_net("tests.small_net")
-    save_network(tmp_path / "a.pth", net, 1)
+    save_network(tmp_path / "a.pth", net)
     torch.save({name: tensor.cpu() for name, tensor in net.state_dict().items()}, flat := io.BytesIO())
     assert (tmp_path / "a.pth").read_bytes() == flat.getvalue()
 

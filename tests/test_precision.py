@@ -3,14 +3,12 @@
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
-import pytest
 import torch
 from conftest import REPO, without_dropout
 
 from network.resnet38_EDAM_tiny import Net
-from tool.precision import Autocast, warn_of_emulation
+from tool.precision import Autocast
 
 
 def test_autocast_in_other_threads(device):
@@ -37,23 +35,6 @@ def test_bf16_logits_and_gradients(device):
     assert 0 < (rounded - exact).norm() / exact.norm() < 0.03
     assert (rounded_grad - exact_grad).norm() / exact_grad.norm() < 0.1
     assert rounded_grad.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("features", "amp", "warns"),
-    [
-        ("flags\t\t: fpu avx2 avx512f amx_tile", "bf16", True),
-        ("flags\t\t: fpu avx2 avx512f avx512_bf16", "bf16", False),
-        ("Features\t: fp asimd asimdhp bf16", "bf16", False),
-        ("flags\t\t: fpu avx2 avx512_bf16", "fp16", True),
-        ("flags\t\t: fpu avx2", "off", False),
-    ],
-)
-def test_note_on_precisions_that_the_cpu_emulates(features, amp, warns, monkeypatch, capsys):
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor\t: 0\n{features}\n")
-    warn_of_emulation(torch.device("cpu"), amp)
-    note = capsys.readouterr().err
-    assert note.startswith(f"note: --amp {amp}") if warns else not note
 
 
 COUNT_FAULTS = """

@@ -99,9 +99,9 @@ def test_signal_to_the_readers_too_is_no_error(make, tmp_path, monkeypatch):
     run = make(nn.Linear(1, 1))
     read_next = run._next
 
-    def end_reader(source, step):
+    def end_reader(step):
         if step < 3:
-            return read_next(source, step)
+            return read_next(step)
         run.signals.append(signal.SIGTERM)
         run.problem = "a process that reads photos was killed"
         return []

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 from tool.cli import UserError
-from tool.files import atomic_write, make_folder, remove_leftovers
+from tool.files import atomic_write, back_up, make_folder, remove_leftovers
 from tool.torch_file import read_torch_file
 
 STATE = "state.pth"
-# Settings that are no flags, in words.
-_DATA = {"classes": "the classes of another dataset", "train_list_crc32": "another --train_list"}
-_DATA["skipped_crc32"] = "other photos skipped by --skip_errors"
+_DATA = {  # settings that are no flags, in words
+    "classes": "the classes of another dataset",
+    "train_list_crc32": "another --train_list",
+    "skipped_crc32": "other photos skipped by --skip_errors",
+}
 
 
 def digest(names: Iterable[str]) -> int:
@@ -34,11 +36,7 @@ def save_torch(path: str | Path, value: Any) -> None:
         with atomic_write(path) as file:
             torch.save(value, file)
     except RuntimeError as error:  # PyTorch's zip writer hides the OSError of a failed write
-        cause: BaseException | None = error
-        while cause and not isinstance(cause, OSError):
-            cause = cause.__context__
-        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
-        raise UserError(f"cannot write {path}: {reason}") from error
+        raise UserError(f"cannot write {path}: {error.__context__ or error}") from error
 
 
 def check_finite(net: torch.nn.Module, step: int) -> None:
@@ -48,12 +46,11 @@ def check_finite(net: torch.nn.Module, step: int) -> None:
             raise UserError(f"{name} is not finite after step {step}. Lower --lr; earlier checkpoints are intact.")
 
 
-def save_network(path: Path, net: torch.nn.Module, step: int) -> None:
-    """Write the network's state dict after `step` finished steps, on the CPU.
+def save_network(path: Path, net: torch.nn.Module) -> None:
+    """Write the network's state dict, on the CPU.
 
     If the network has `class_names`, the dict has them as the attribute `classes`, which `load_state_dict` ignores.
     """
-    check_finite(net, step)
     tensors = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
     if names := getattr(net, "class_names", ()):
         tensors = OrderedDict(tensors)
@@ -81,13 +78,16 @@ def lock_session(folder: Path) -> None:
     os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
-def prepare_session(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Create a run's folder, remove temporary files of a killed run, and write settings.json."""
-    make_folder(folder)
-    remove_leftovers(folder)
+def prepare_session(folder: Path, events_dir: Path, resumes: bool, settings: Mapping[str, Any]) -> Path | None:
+    """Write settings.json into a run's folder. Back up an earlier run unless this one `resumes` it; return the backup."""
+    backup = None if resumes else back_up(folder)
+    if not resumes:
+        back_up(events_dir)
+    remove_leftovers(make_folder(folder))
     with atomic_write(folder / "settings.json", "w") as file:
         json.dump(dict(settings), file, indent=2)
         file.write("\n")
+    return backup
 
 
 def find_state(resume: str, session: Path) -> Path | None:
@@ -120,42 +120,29 @@ def catch_signals() -> list[int]:
     return caught
 
 
-class TrainingState:
-    """State of a run in a file, to resume from. It holds no random states: they follow from seed and step.
+def save_state(path: Path, step: int, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Write the state after `step` finished steps. It holds no random states: they follow from seed and step.
 
-    Args:
-        settings: JSON values that a resumed run must share with the interrupted one.
-        parts: network, optimizer and others with a state dict.
+    settings: JSON values that a resumed run must share. parts: network, optimizer and others with a state dict.
     """
-
-    def __init__(self, settings: Mapping[str, Any], **parts: Any) -> None:
-        self.settings, self.parts = dict(settings), parts
-
-    def save(self, path: Path, step: int) -> None:
-        """Write the state after `step` finished steps."""
-        states = {name: part.state_dict() for name, part in self.parts.items()}
-        save_torch(path, {**states, "step": step, "settings": self.settings})
-
-    def restore(self, path: Path) -> int:
-        """Load a state file and return its finished steps. UserError: damaged, no state, other network or settings."""
-        saved = read_torch_file(path)
-        if not isinstance(saved, dict) or not {*self.parts, "step", "settings"} <= saved.keys():
-            raise UserError(f"{path} is not the state of a training run. Resume from a {STATE}.")
-        for name in ("classes", *self.settings):
-            before, value = saved["settings"].get(name), self.settings.get(name)
-            if before != value:
-                difference = _DATA.get(name, f"--{name} {_typed(before)}, this run has {_typed(value)}")
-                remedy = "Resume with the same settings or choose another --session_name."
-                raise UserError(f"{path} was written with {difference}. {remedy}")
-        for name, part in self.parts.items():
-            try:
-                part.load_state_dict(saved[name])
-            except (RuntimeError, ValueError, KeyError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(f"{path}: does not match this run's {name} ({reason})") from error
-        return saved["step"]
+    states = {name: part.state_dict() for name, part in parts.items()}
+    save_torch(path, {**states, "step": step, "settings": settings})
 
 
-def _typed(value: Any) -> str:
-    """Return a flag's value as it is typed."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def restore_state(path: Path, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> int:
+    """Load a state file and return its finished steps. UserError: damaged, no state, other network or settings."""
+    saved = read_torch_file(path)
+    if not isinstance(saved, dict) or not {*parts, "step", "settings"} <= saved.keys():
+        raise UserError(f"{path} is not the state of a training run. Resume from a {STATE}.")
+    for name in ("classes", *settings):
+        before, value = saved["settings"].get(name), settings.get(name)
+        if before != value:
+            difference = _DATA.get(name, f"--{name} {before}, this run has {value}")
+            remedy = "Resume with the same settings or choose another --session_name."
+            raise UserError(f"{path} was written with {difference}. {remedy}")
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(saved[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: does not match this run's {name} ({str(error)[:200]})") from error
+    return saved["step"]

@@ -30,8 +30,6 @@ class Help(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is False or action.default in (None, "", argparse.SUPPRESS):  # 0 is shown
             return action.help
-        if isinstance(action.default, list):
-            return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return f"{action.help} (default: %(default)s)"
 
 
@@ -79,13 +77,10 @@ def plain_name(text: str) -> str:
     return text
 
 
-def warn_unused_flags(
-    args: argparse.Namespace, parser: argparse.ArgumentParser, names: Sequence[str], when: str
-) -> None:
+def warn_unused_flags(args: argparse.Namespace, parser: argparse.ArgumentParser, names: list[str], when: str) -> None:
     """Print which of the flags `names` differ from their defaults although they have no effect `when`."""
-    given = [f"--{name}" for name in names if getattr(args, name) != parser.get_default(name)]
-    if given:
-        print(f"note: {', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect {when}", file=sys.stderr)
+    if given := [f"--{name}" for name in names if getattr(args, name) != parser.get_default(name)]:
+        print(f"note: {', '.join(given)}: no effect {when}", file=sys.stderr)
 
 
 def print_error(error: Exception | str) -> None:

@@ -1,4 +1,4 @@
-"""Device and process group of a script, also under torchrun. Without torchrun there is one process, rank 0."""
+"""Device and process group of a script. Without torchrun there is one process, rank 0."""
 
 import contextlib
 import hashlib
@@ -23,16 +23,16 @@ _PATIENT = timedelta(days=7)  # for ranks that wait while the main process check
 
 
 def setup(device: str | None, independent: bool = False) -> tuple[torch.device, int, int]:
-    """Make the device ready and join the process group of torchrun; return device, rank and number of processes.
+    """Make the device (None: a GPU if there is one) ready and join the process group of torchrun.
 
-    UserError: no such device, or no process group.
-
-    Args:
-        device: value of `--device`: "cpu", "cuda" or "cuda:1"; None takes a GPU if there is one.
-        independent: the ranks share no steps and only meet at the end, where some wait long for others.
+    Return device, rank and number of processes. `independent` ranks share no steps and only meet at the end, where some
+    wait long for others. UserError: no such device, or no process group.
     """
-    chosen = _choose_device(device)
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"--device {device}: not a device. Use cpu, cuda or cuda:0.")
+    chosen, world = torch.device(device), int(os.environ.get("WORLD_SIZE", 1))
     if chosen.type == "cpu":
         keep_freed_memory()
     else:
@@ -52,38 +52,26 @@ def setup(device: str | None, independent: bool = False) -> tuple[torch.device, 
     return chosen, dist.get_rank(), dist.get_world_size()
 
 
-def _choose_device(device: str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise UserError(f"--device {device}: not a device. Use cpu, cuda or cuda:0.")
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {device}: this PyTorch sees no GPU. Use --device cpu.")
-    return chosen
-
-
 def _take_gpu(chosen: torch.device, world: int) -> torch.device:
     """Return the GPU of this rank on its machine, or the one that the user chose."""
     if world > 1 and chosen.index is not None:
         raise UserError(f"--device {chosen}: torchrun gives each rank a GPU of its own. Use --device cuda.")
     index = chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", 0))
     if index >= torch.cuda.device_count():
-        raise UserError(
-            f"--device cuda:{index}: visible GPUs: {torch.cuda.device_count()}. Name one of them, or lower --nproc_per_node."
-        )
+        remedy = "Name one of them, lower --nproc_per_node, or use --device cpu."
+        raise UserError(f"--device cuda:{index}: visible GPUs: {torch.cuda.device_count()}. {remedy}")
     torch.cuda.set_device(gpu := torch.device("cuda", index))
     return gpu
 
 
 @contextlib.contextmanager
 def translate_errors(remedy: str) -> Iterator[None]:
-    """Raise UserError in place of PyTorch's errors about a lost rank, or lack of memory, with the `remedy` against it."""
+    """Raise UserError in place of PyTorch's errors about a lost rank, or lack of memory, against which `remedy` helps."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            raise UserError(f"out of memory ({_first_line(error, 'allocate')}); {remedy}") from error
+            raise UserError(f"out of memory ({_first_line(error)}); {remedy}") from error
         lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
         if dist.is_initialized() and lost:
             problem = f"rank {dist.get_rank()}: lost connection to another rank ({_first_line(error)})"
@@ -96,10 +84,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _first_line(error: BaseException, word: str = "") -> str:
-    """Return the first line of an error that holds `word`, shortened, or the name of the error's type."""
-    lines = (line.strip() for line in str(error).splitlines() if word in line)
-    return next(filter(None, lines), type(error).__name__)[:200]
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -139,15 +125,10 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def barrier() -> None:
-    """Wait for all ranks."""
+def cleanup() -> None:
+    """Wait for all ranks and leave the process group."""
     if dist.is_initialized():
         dist.barrier()
-
-
-def cleanup() -> None:
-    """Leave the process group."""
-    if dist.is_initialized():
         dist.destroy_process_group()
 
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import select
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,22 +20,29 @@ HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:30] or "host"
 
 
 @contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Raise UserError naming `path` in place of an OSError: no folder, no permission, disk full."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a hidden temporary file that replaces `path` when the block ends without an error, else is removed.
 
-    mode: "wb" or "w" (UTF-8). UserError: the file cannot be written (no folder, no permission, disk full).
+    mode: "wb" or "w" (UTF-8). UserError: the file cannot be written.
     """
-    path = Path(path)
     temporary = _temporary(path)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
-        with open(temporary, mode, encoding=encoding, newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # or the new name could reach the disk before the contents do
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            with open(temporary, mode, encoding=encoding, newline=newline) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # or the new name could reach the disk before the contents do
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # it has replaced `path`, or could not be made
             temporary.unlink()
@@ -44,18 +50,15 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def check_writable(path: str | Path) -> None:
     """Raise UserError if `atomic_write` would fail now. The contents of `path` do not change."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-    try:
+    with writing(path):
+        if Path(path).is_dir():
+            raise IsADirectoryError("it is a folder")
         _temporary(path).touch()
         _temporary(path).unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+def _temporary(path: str | Path) -> Path:
+    return Path(path).with_name(f".{Path(path).name}.{HOST}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -70,13 +73,10 @@ def remove_leftovers(folder: str | Path) -> None:
 def _is_running(process: int) -> bool:
     """Return whether a process exists and is not a zombie, which a container may never reap."""
     try:
-        descriptor = os.pidfd_open(process)
+        with open(os.pidfd_open(process), "rb", buffering=0) as descriptor:
+            return not select.select([descriptor], [], [], 0)[0]
     except ProcessLookupError:
         return False
-    try:
-        return not select.select([descriptor], [], [], 0)[0]
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(path: str | Path) -> Path:
@@ -91,27 +91,22 @@ def make_folder(path: str | Path) -> Path:
 def back_up(path: str | Path, copy: bool = False) -> Path | None:
     """Rename a file or folder to the first free `<path>.1`, `<path>.2`, ... and return the new path.
 
-    If it is missing or an empty folder, return None. UserError: it cannot be renamed or copied.
-
-    copy: copy a file instead of renaming it; an older backup with the same bytes is enough.
+    If it is missing or an empty folder, return None. `copy` copies a file instead; an older backup with the same bytes
+    is enough. OSError, UserError: it cannot be renamed or copied.
     """
     path = Path(path)
-    try:
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            return None
-        for number in itertools.count(1):
-            backup = path.with_name(f"{path.name}.{number}")
-            if copy and backup.is_file() and backup.read_bytes() == path.read_bytes():
-                return backup
-            if not backup.exists():
-                break
-        if not copy:
-            return path.rename(backup)
-        with open(path, "rb") as source, atomic_write(backup) as target:
-            shutil.copyfileobj(source, target)
-        return backup
-    except OSError as error:
-        raise UserError(f"{path}: cannot be backed up ({error.strerror or error})") from error
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    for number in itertools.count(1):
+        backup = path.with_name(f"{path.name}.{number}")
+        if not backup.exists() or (copy and backup.is_file() and backup.read_bytes() == path.read_bytes()):
+            break
+    if not copy:
+        return path.rename(backup)
+    if not backup.exists():
+        with atomic_write(backup) as file:
+            file.write(path.read_bytes())
+    return backup
 
 
 def save_npy_dict(path: str | Path, mapping: Mapping[int, np.ndarray] | Mapping[str, np.ndarray]) -> None:
@@ -138,10 +133,6 @@ def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("a value of the dict is not a numeric array")
         return arrays
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: truncated or damaged. Copy or make it again.") from error
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(f"{path}: not a dict of arrays saved with np.save ({str(error)[:200]})") from error
 

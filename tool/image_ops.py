@@ -12,12 +12,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normalization:
-    """Normalization of a network's input: (x / scale - mean) / std for x in 0..255.
+    """Normalization of a network's input: (x / scale - mean) / std for x in 0..255."""
 
-    order: channel order of the input, "RGB" or "BGR", which mean and std follow.
-    """
-
-    order: str
+    order: str  # of the input's channels, "RGB" or "BGR", which mean and std follow
     mean: tuple[float, float, float]
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     scale: float = 1.0
@@ -25,13 +22,8 @@ class Normalization:
     def normalise(self, image: Tensor) -> Tensor:
         """Return RGB images (..., H, W, 3), uint8 or float in 0..255, as normalised float32 (..., 3, H, W)."""
         channels = ["RGB".index(channel) for channel in self.order]
-        mean, std = self._tensors(image.device)
+        mean, std = (torch.tensor(values, device=image.device) for values in (self.mean, self.std))
         return ((image[..., channels].float() / self.scale - mean) / std).movedim(-1, -3).contiguous()
-
-    @functools.cache  # noqa: B019, few, and kept as long as the process
-    def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation on a device."""
-        return torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
 
 
 IMAGENET = Normalization("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), scale=255)

@@ -11,24 +11,19 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tool.cli import UserError
 
-# Errors of a DataLoader whose process ended between announcing a batch and sending it, or that lacks resources
-_BROKEN = (ConnectionError, EOFError, FileNotFoundError)
-_EXHAUSTED = re.compile("exited unexpectedly|shared memory|No space left|Too many open files|ancdata")
+_EXHAUSTED = re.compile("shared memory|No space left|Too many open files")  # errors of a DataLoader
 _PROBLEM = "a process that reads photos was killed; memory, /dev/shm or open files (`ulimit -n`) ran out"
 
 
 def positions(start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
-    """Yield the dataset's positions of steps start..stop-1 in batches.
-
-    Step s takes positions s * batch_size to (s + 1) * batch_size - 1; rank r of `world` takes every world-th, from r.
-    """
+    """Yield the dataset's positions of steps start..stop-1, `batch_size` each; rank r takes every world-th, from r."""
     for step in range(start, stop):
         first = step * batch_size
         yield list(range(first + rank, first + batch_size, world))
 
 
 def batches(dataset: Any, indices: Iterable[list[int]], num_workers: int, pin_memory: bool) -> Iterator[Any]:
-    """Yield batches of a map-style dataset, read by a DataLoader that draws nothing from the global random state.
+    """Yield batches of a map-style dataset, drawing nothing from the global random state.
 
     UserError: an item cannot be read, or a worker was killed.
     """
@@ -51,8 +46,8 @@ def batches(dataset: Any, indices: Iterable[list[int]], num_workers: int, pin_me
                 raise batch
             yield batch
     except (RuntimeError, OSError, EOFError) as error:
-        broken = isinstance(error, _BROKEN) and "Caught" not in str(error)  # not the dataset's own error
-        if not broken and not _EXHAUSTED.search(str(error)):
+        is_own = num_workers == 0 or "Caught" in str(error)  # raised by the dataset
+        if is_own and not _EXHAUSTED.search(str(error)):
             raise
         raise UserError(f"--num_workers: {_PROBLEM}. Lower it (0: no processes) and rerun.") from error
 

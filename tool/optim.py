@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+Groups = Sequence[Sequence[nn.Parameter]]
+Factors = Sequence[tuple[float, float]]  # of each group, on the learning rate and on the weight decay
+
 
 def lr_factor(step: int, max_step: int, warmup_steps: int) -> float:
     """Return the factor on the learning rate at a step, from 0: linear warm-up from 0.1 to 1, then polynomial, power 0.9."""
@@ -22,17 +25,15 @@ def stepwise_lr_factor(step: int, max_step: int, warmup_steps: int = 0) -> float
     return warm_up * max(0.0, 1 - step // 10 * 10 / max_step) ** 0.9
 
 
-def freeze(groups: Sequence[Sequence[nn.Parameter]]) -> None:
+def freeze(groups: Groups) -> None:
     """Exclude the parameters of these groups from training."""
     for group in groups:
         for parameter in group:
             parameter.requires_grad_(False)
 
 
-def make_sgd(
-    groups: Sequence[Sequence[nn.Parameter]], factors: Sequence[tuple[float, float]], lr: float, weight_decay: float
-) -> torch.optim.SGD:
-    """Return SGD with momentum 0.9. factors: of each group, on the learning rate and on the weight decay."""
+def make_sgd(groups: Groups, factors: Factors, lr: float, weight_decay: float) -> torch.optim.SGD:
+    """Return SGD with momentum 0.9."""
     options = [
         {"params": parameters, "lr": lr * on_lr, "initial_lr": lr * on_lr, "weight_decay": weight_decay * on_decay}
         for parameters, (on_lr, on_decay) in zip(groups, factors, strict=True)
@@ -40,10 +41,8 @@ def make_sgd(
     return torch.optim.SGD(options, momentum=0.9)
 
 
-def make_adamw(
-    groups: Sequence[Sequence[nn.Parameter]], factors: Sequence[tuple[float, float]], lr: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """Return AdamW with one learning rate. Of `factors`, as for `make_sgd`, it uses only those on the weight decay."""
+def make_adamw(groups: Groups, factors: Factors, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Return AdamW with one learning rate: `factors` on it are not used."""
     options = [
         {"params": parameters, "initial_lr": lr, "weight_decay": weight_decay * on_decay}
         for parameters, (_, on_decay) in zip(groups, factors, strict=True)

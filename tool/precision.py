@@ -2,9 +2,7 @@
 
 import contextlib
 import ctypes
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -13,8 +11,6 @@ from torch import nn
 _Net = TypeVar("_Net", bound=nn.Module)
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# CPU features in /proc/cpuinfo with which matrix products are computed in these types: x86, ARM
-_INSTRUCTIONS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 
 
 def setup_precision(tf32: bool) -> None:
@@ -23,21 +19,10 @@ def setup_precision(tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
 
 
-def warn_of_emulation(device: torch.device, amp: str) -> None:
-    """Print a note if this CPU has no instructions for the precision `amp`, if the system lists them (Linux)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if device.type != "cpu" or amp == "off" or not cpuinfo.exists():
-        return
-    if not _INSTRUCTIONS[amp] & set(cpuinfo.read_text(encoding="utf-8").split()):
-        problem = f"this CPU emulates {amp}, many times slower than float32. Leave out --amp."
-        print(f"note: --amp {amp}: {problem}", file=sys.stderr, flush=True)
-
-
 def keep_freed_memory() -> bool:
-    """Let malloc reuse freed blocks of any size, as PyTorch does on GPUs; return whether it took effect.
+    """Let glibc's malloc reuse freed blocks of any size; return whether it took effect.
 
-    By default glibc maps each block above 32 MB afresh and the kernel zeroes its pages, a fifth of a training step.
-    No-op with other C libraries.
+    By default it maps each block above 32 MB afresh and the kernel zeroes its pages, a fifth of a training step.
     """
     trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1  # parameters in malloc.h; the largest C int
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -57,11 +42,9 @@ def training_form(net: _Net, device: torch.device, amp: str, tf32: bool) -> _Net
 
 
 def inference_form(net: _Net, device: torch.device, amp: str = "off", tf32: bool = False) -> _Net:
-    """Make a network ready for inference and return it: on the device, frozen, batch norms folded.
+    """Make a network ready for inference and return it: on the device, frozen, batch norms folded, weights cast to `amp`.
 
     It is in channels-last format on CPUs, and on GPUs with TF32 or mixed precision. It cannot be trained afterwards.
-
-    amp: "off", "bf16" or "fp16", precision of the autocast context it will run in; convolution weights are cast once.
     """
     net.eval().requires_grad_(False)
     fold = getattr(net, "fold_batch_norms", None)
@@ -84,14 +67,10 @@ def input_form(images: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode for the block; afterwards restore each module's mode."""
-    modes = [(module, module.training) for module in net.modules()]
+    """Put a network in training into eval mode for the block."""
     net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    yield
+    net.train()
 
 
 class Autocast(nn.Module):
@@ -108,6 +87,4 @@ class Autocast(nn.Module):
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:
     """Return the context in which networks compute; amp is "off", "bf16" or "fp16"."""
-    if amp == "off":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=AMP_DTYPES[amp])
+    return torch.autocast(device.type, dtype=AMP_DTYPES.get(amp), enabled=amp != "off")

@@ -19,7 +19,7 @@ _WAIT = 0.5  # seconds that other ranks stay, or torchrun would end the failed o
 
 
 def _process_group() -> Any:
-    """Return torch.distributed if this process has joined a group, else None."""
+    """Return torch.distributed if this process has joined a group, otherwise None."""
     dist = sys.modules.get("torch.distributed")
     return dist if dist and dist.is_initialized() else None
 
@@ -53,10 +53,7 @@ def on_main(compute: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def shared_failure() -> Iterator[None]:
-    """End all ranks within a second if the block fails in one of them, which prints its error.
-
-    Without it, a rank that waits for the failed one on a GPU notices nothing until torchrun kills it after 30 seconds.
-    """
+    """End all ranks if the block fails in one of them, which prints its error; torchrun would do so after 30 seconds."""
     dist = _process_group()
     if dist is None:
         yield
@@ -98,8 +95,7 @@ def _leave(seconds: float) -> None:
 class WorkerPool(ProcessPoolExecutor):
     """A pool of `workers` >= 1 processes, which leave Ctrl-C to this process and end with it.
 
-    They are forked on Linux: make the pool before a GPU is used. As a context manager it waits for all tasks; after an
-    exception, such as Ctrl-C, it cancels those that have not begun.
+    They are forked on Linux: make the pool before a GPU is used. An exception in its block cancels tasks not yet begun.
     """
 
     def __init__(self, workers: int) -> None:

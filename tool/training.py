@@ -1,7 +1,7 @@
 """Training loop shared by all scripts: flags, resuming, multi-process training, logging.
 
-A script makes a `Task`: its network, its data, its loss. `run` trains it: items of the data become micro-batches in
-`Training._next`, gradients in `_backward`, and updates of the weights in `_train_step`.
+A script makes a `Task`; `run` trains it: items of its data become micro-batches in `Training._next`, gradients in
+`_backward`, and updates of the weights in `_train_step`.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import math
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tool import checkpoint, cli, distributed
 from tool.cli import UserError, counted, print_error
 from tool.loading import batches, positions
 from tool.monitor import Monitor
-from tool.precision import Autocast, setup_precision, warn_of_emulation
+from tool.precision import Autocast, setup_precision
 from tool.processes import cores, is_main_process, on_main, shared_failure
 
 # Flags of the scripts that a resumed run must share with the interrupted one.
@@ -37,9 +37,8 @@ MUST_MATCH += ("freeze_backbone", "freeze_bn", "balanced_loss", "adamw")
 class Task:
     """A network, its data and its loss.
 
-    `data` is a map-style dataset over positions in the whole run: position p belongs to step p // batch_size. Tensors at a
-    position depend on the seed and the position alone, so that a resumed run repeats them. `data.ids_at(position)` are the
-    ids of its photos, and its length is that of an epoch.
+    `data` is a map-style dataset over positions in the whole run: position p belongs to step p // batch_size, and its
+    tensors depend on the seed and p alone. `data.ids_at(p)` are the ids of its photos; its length is that of an epoch.
     """
 
     net: nn.Module  # in training mode, on the run's device
@@ -60,40 +59,25 @@ def add_flags(parser: argparse.ArgumentParser, session_name: str, pictures: str)
     add, count = parser.add_argument, cli.count()
     add("--wt_dec", type=cli.number(float, 0), default=5e-4, help="weight decay")
     add("--seed", type=count, default=0, help="seed of initial weights, augmentation and dropout")
-    workers = "processes per rank that read and augment photos; 0: none"
-    add("--num_workers", type=count, default=min(8, cores()), help=workers)
-    device = "cpu, cuda (one GPU) or cuda:N; default: all visible GPUs (torchrun: one per process) or the CPU"
-    add("--device", help=device)
+    add("--num_workers", type=count, default=min(8, cores()), help="processes per rank that read photos; 0: none")
+    add("--device", help="cpu, cuda (one GPU) or cuda:N; default: all visible GPUs (torchrun: one each) or the CPU")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--tf32", action="store_true", help="let GPUs round float32 products to TF32: faster, 1e-3 relative error")
-    name = "name of the run, its folder and its checkpoints"
-    add("--session_name", type=cli.plain_name, default=session_name, help=name)
-    folder = "write checkpoints, settings and log to DIR/SESSION_NAME"
-    add("--checkpoint_dir", default="checkpoints", metavar="DIR", help=folder)
+    add("--session_name", type=cli.plain_name, default=session_name, help="name of the run and its checkpoints")
+    add("--checkpoint_dir", default="checkpoints", metavar="DIR", help="write checkpoints and log to DIR/SESSION_NAME")
     add("--log_dir", default="runs", metavar="DIR", help="write TensorBoard events to DIR/SESSION_NAME")
-    resume = "resume this session or, with PATH, the run of that state.pth or folder"
-    add("--resume", nargs="?", const="latest", metavar="PATH", help=resume)
-    save = "also write the state to resume from every N steps; always: at the 25 checkpoints and when stopped"
-    add("--save_every", type=count, default=0, metavar="N", help=save)
-    vis = f"show {pictures} of a few photos in TensorBoard every N steps; 0: never"
-    add("--vis_every", type=count, default=0, metavar="N", help=vis)
+    add("--resume", nargs="?", const="latest", metavar="PATH", help="resume this session, or a state.pth or its folder")
+    add("--save_every", type=count, default=0, metavar="N", help="also write the state for --resume every N steps")
+    add("--vis_every", type=count, default=0, metavar="N", help=f"show {pictures} in TensorBoard every N steps")
 
 
 def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch.device], Task], remedy: str) -> None:
-    """Train the task of `make_task(args, device)`. UserError: bad input, or a loss that is not finite.
-
-    remedy: what to do against lack of memory.
-    """
-    if args.batch_size % (iter_size := getattr(args, "iter_size", 1)):
-        raise UserError(f"--batch_size {args.batch_size}: not a multiple of --iter_size {iter_size}. Change one.")
+    """Train the task of `make_task(args, device)`; `remedy` helps against lack of memory. UserError: bad input or loss."""
     device, rank, world = distributed.setup(args.device)
     with shared_failure(), distributed.translate_errors(remedy):
         setup_precision(args.tf32)
-        if is_main_process():
-            warn_of_emulation(device, args.amp)
         torch.manual_seed(args.seed)
         Training(args, make_task(args, device), device, rank, world).run()
-    distributed.cleanup()
 
 
 class Training:
@@ -101,12 +85,13 @@ class Training:
 
     def __init__(self, args: argparse.Namespace, task: Task, device: torch.device, rank: int, world: int) -> None:
         self.args, self.task, self.device, self.rank, self.world = args, task, device, rank, world
-        if task.accumulation_steps is None and args.batch_size % world:
-            raise UserError(f"--batch_size {args.batch_size}: not a multiple of {world} processes. Change one.")
         self.accumulation_steps = task.accumulation_steps or args.batch_size // world
-        if args.batch_size < world * self.accumulation_steps:
-            needed = f"{world} processes x {self.accumulation_steps} micro-batches (--iter_size)"
-            raise UserError(f"--batch_size {args.batch_size}: too small for {needed}. Raise it.")
+        self.micro_batch = args.batch_size // task.accumulation_steps if task.accumulation_steps else world
+        if self.micro_batch * self.accumulation_steps != args.batch_size or self.micro_batch < world:
+            shares = f"{world} processes with --iter_size {task.accumulation_steps or 1}"
+            raise UserError(f"--batch_size {args.batch_size}: cannot be divided among {shares}. Change it.")
+        if task.max_step == 0:
+            raise UserError(f"--batch_size {args.batch_size}: larger than the number of {task.unit}. Lower it.")
         batch_norms = [module for module in task.net.modules() if isinstance(module, nn.BatchNorm2d)]
         self.norms = [norm for norm in batch_norms if norm.training]  # these learn
         # SyncBatchNorm is there on GPUs alone.
@@ -114,55 +99,63 @@ class Training:
         if world > 1 and self.norms and not shareable:
             problem = "its batch norms learn, and need all photos of a step in one process"
             raise UserError(f"--network {args.network}: {problem}. Start it without torchrun.")
-        settings = {name: getattr(args, name) for name in MUST_MATCH if hasattr(args, name)} | dict(task.settings)
+        self.settings = {name: getattr(args, name) for name in MUST_MATCH if hasattr(args, name)} | dict(task.settings)
         if names := getattr(task.net, "class_names", ()):
-            settings["classes"] = list(names)
+            self.settings["classes"] = list(names)
         self.skipped = 0  # updates, whose gradients overflowed in float16
         self.problem: str | None = None  # with the next step's photos
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
-        self.state = checkpoint.TrainingState(settings, network=task.net, optimizer=task.optimizer, scaler=self.scaler)
+        self.parts = {"network": task.net, "optimizer": task.optimizer, "scaler": self.scaler}  # of the state
         self.session = Path(args.checkpoint_dir, args.session_name)
         on_main(lambda: checkpoint.lock_session(self.session))  # before the state in it is read
-        state_path = checkpoint.find_state(args.resume, self.session) if args.resume else None
+        state_path = on_main(lambda: checkpoint.find_state(args.resume, self.session)) if args.resume else None
         self.start, origin = self._initialise(state_path, frozen=len(batch_norms) > len(self.norms))
-        self.monitor: Monitor | None = None  # the main process alone writes files
-        if is_main_process():
-            resumes = state_path is not None and state_path.parent.resolve() == self.session.resolve()
-            photos = len(task.data.ids_at(0))  # at each position
-            self.monitor = Monitor(args, self.session, resumes, self.start, task.max_step, photos)
-            written = {**vars(args), **settings, "steps": task.max_step, "command": sys.argv}
-            checkpoint.prepare_session(self.session, written)
-            self.monitor.say(distributed.describe(device, world))
-            self.monitor.say(origin)
-            steps = f"{counted(task.max_step, 'steps')} of {counted(args.batch_size, task.unit)}"
-            self.monitor.say(f"{counted(len(task.data), task.unit)}, {steps}, checkpoints in {self.session}")
+        # The main process alone writes files.
+        self.monitor = self._make_monitor(state_path, origin) if is_main_process() else None
+
+    def _make_monitor(self, state_path: Path | None, origin: str) -> Monitor:
+        """Prepare the run's folder and return its monitor, which has reported what will be trained."""
+        args, task = self.args, self.task
+        resumes = state_path is not None and state_path.parent.resolve() == self.session.resolve()
+        events_dir = Path(args.log_dir, args.session_name)
+        written = {**vars(args), **self.settings, "steps": task.max_step, "command": sys.argv}
+        backup = checkpoint.prepare_session(self.session, events_dir, resumes, written)
+        photos = len(task.data.ids_at(0)) * args.batch_size
+        monitor = Monitor(self.session / "train.log", events_dir, self.start, task.max_step, photos)
+        if backup:
+            monitor.say(f"{self.session}: an earlier run is kept as {backup}. To resume it, use --resume {backup}.")
+        monitor.say(distributed.describe(self.device, self.world))
+        monitor.say(origin)
+        if (getattr(args, "warmup_steps", None) or 0) > task.max_step:
+            monitor.say(f"--warmup_steps {args.warmup_steps}: more than all steps, so --lr is never reached. Lower it.")
+        steps = f"{counted(task.max_step, 'steps')} of {counted(args.batch_size, task.unit)}"
+        monitor.say(f"{counted(len(task.data), task.unit)}, {steps}, checkpoints in {self.session}")
+        return monitor
 
     def run(self) -> None:
         """Train all steps that are left."""
         task, args = self.task, self.args
         model, count = self._parallel_model(), self.accumulation_steps
-        size, stop = args.batch_size // count, task.max_step * count
-        micro_batches = positions(self.start * count, stop, size, self.rank, self.world)
-        source = batches(task.data, micro_batches, args.num_workers, self.device.type == "cuda")
+        stop = task.max_step * count
+        micro_batches = positions(self.start * count, stop, self.micro_batch, self.rank, self.world)
+        self.source = batches(task.data, micro_batches, args.num_workers, self.device.type == "cuda")
         self.signals = checkpoint.catch_signals()
         with contextlib.closing(self.monitor) if self.monitor else contextlib.nullcontext():
-            batch = self._next(source, self.start)
+            batch = self._next(self.start)
             self._end_if_agreed(self._all_reduce(torch.zeros((), device=self.device)).tolist()[1:], self.start)
             for step in range(self.start, task.max_step):
                 lr = task.set_learning_rate(step)
-                value, batch, flags = self._train_step(model, step, batch, source)
+                value, batch, flags = self._train_step(model, step, batch)
                 if self.monitor:
                     self._report(self.monitor, step, value, lr)
                 self._end_if_agreed(flags, step + 1)
             if self.monitor:
                 path = self.session / f"{args.session_name}.pth"
-                checkpoint.save_network(path, task.net, task.max_step)
+                checkpoint.save_network(path, task.net)
                 self.monitor.say(f"finished: {path}")
-        distributed.barrier()
+        distributed.cleanup()
 
-    def _train_step(
-        self, model: nn.Module, step: int, batch: list[Any], source: Iterator[Any]
-    ) -> tuple[float, list[Any], list[float]]:
+    def _train_step(self, model: nn.Module, step: int, batch: list[Any]) -> tuple[float, list[Any], list[float]]:
         """Return the loss, the next step's micro-batches and the flags of `_all_reduce`.
 
         In float16, repeat the step with smaller scales of the loss until its gradients do not overflow.
@@ -171,7 +164,7 @@ class Training:
         while True:
             loss = self._backward(model, step, batch)
             if following is None:
-                following = self._next(source, step + 1)  # a GPU computes meanwhile
+                following = self._next(step + 1)  # a GPU computes meanwhile
             outcome = self._all_reduce(loss)
             scale = self.scaler.get_scale()
             self.scaler.step(self.task.optimizer)
@@ -187,16 +180,14 @@ class Training:
             if scale < 1:
                 raise UserError(f"--amp fp16: the gradients of step {step} overflow at any scale. Use --amp bf16.")
 
-    def _backward(self, model: nn.Module, step: int, batch: list[Any]) -> Tensor:
+    def _backward(self, model: Any, step: int, batch: list[Any]) -> Tensor:
         """Compute the gradients of a step; return this rank's share of its loss."""
         distributed.seed_step(self.args.seed, step, self.rank)  # a resumed run repeats its dropout
         self.task.optimizer.zero_grad(set_to_none=True)  # the forward pass can use the gradients' memory
         loss = torch.zeros((), device=self.device)
         for number, micro_batch in enumerate(batch, 1):
-            exchanging: contextlib.AbstractContextManager = contextlib.nullcontext()
-            if isinstance(model, DistributedDataParallel) and number < len(batch):
-                exchanging = model.no_sync()  # ranks exchange gradients in the last micro-batch
-            with exchanging:
+            is_last = number == len(batch) or not isinstance(model, DistributedDataParallel)
+            with contextlib.nullcontext() if is_last else model.no_sync():  # ranks exchange gradients in the last one
                 share = self.task.loss(model, [tensor.to(self.device, non_blocking=True) for tensor in micro_batch])
                 # DistributedDataParallel averages gradients over the ranks, hence `world`.
                 self.scaler.scale(share * self.world).backward()
@@ -212,15 +203,13 @@ class Training:
         """Load the state or the initial weights; return the first step and a line to report."""
         start, origin = 0, "random initial weights: no --weights, nothing to resume"
         if state_path:
-            start = self.state.restore(state_path)
-            origin = f"resumed {state_path} after step {start} of {self.task.max_step}"
+            start = checkpoint.restore_state(state_path, self.settings, self.parts)
+            unread = f", without reading --weights {self.args.weights}" if self.args.weights else ""
+            origin = f"resumed {state_path} after step {start} of {self.task.max_step}{unread}"
         elif self.args.weights:
             origin = str(self.task.load_weights(self.task.net, self.args.weights))
         elif frozen:
             origin += ". With frozen batch norms they may diverge: give --weights."
-        if len(starts := set(distributed.gather(start))) > 1:
-            remedy = "Put --checkpoint_dir on a disk that all machines share."
-            raise UserError(f"--resume: the ranks found states after steps {sorted(starts)}. {remedy}")
         return start, origin
 
     def _parallel_model(self) -> nn.Module:
@@ -238,11 +227,11 @@ class Training:
             self.monitor.say("one GPU: batch norms that learn need the whole batch. For several GPUs use torchrun.")
         return model if self.norms else nn.DataParallel(model)
 
-    def _next(self, source: Iterator[Any], step: int) -> list[Any]:
+    def _next(self, step: int) -> list[Any]:
         """Return the micro-batches of a step; keep the problem if its photos cannot be read."""
         try:
             if not self.signals and step < self.task.max_step:
-                return [next(source) for _ in range(self.accumulation_steps)]
+                return [next(self.source) for _ in range(self.accumulation_steps)]
         except UserError as error:
             self.problem = str(error)
         return []
@@ -252,16 +241,15 @@ class Training:
         if not any(flags) or step == self.task.max_step:
             return
         if self.monitor and step > 0:
-            self._save_state(step)
+            self._save(self.monitor, step)
         # A signal to the whole process group ends the processes that read photos, too.
         problem = None if flags[0] else next(filter(None, distributed.gather(self.problem)), None)
         if self.monitor and problem is None:
             self.monitor.say(f"stopped by a signal after step {step} of {self.task.max_step}. Rerun with --resume.")
         elif self.monitor:
-            saved = f" (--resume continues after step {step})" if step > 0 else ""
             self.monitor.bar.close()  # its line ends
-            print_error(f"{problem}{saved}")
-        distributed.barrier()  # torchrun ends all processes as soon as one has left
+            print_error(f"{problem} (--resume continues after step {step})")
+        distributed.cleanup()  # torchrun ends all processes as soon as one has left
         sys.exit(1 if problem else 128 + (self.signals[0] if self.signals else signal.SIGTERM))
 
     def _report(self, monitor: Monitor, step: int, value: float, lr: float) -> None:
@@ -271,14 +259,13 @@ class Training:
         monitor.step(step, value, lr, fp16 if self.scaler.is_enabled() else "")
         if args.vis_every and (done % args.vis_every == 0 or done == task.max_step):
             monitor.pictures(step, task.pictures(task.net))
-        number = checkpoint.checkpoint_steps(task.max_step).get(done)
-        if number:
-            checkpoint.save_network(self.session / f"{args.session_name}_{number:02d}.pth", task.net, done)
-        if number or (args.save_every and done % args.save_every == 0):
-            self._save_state(done)
+        if done in checkpoint.checkpoint_steps(task.max_step) or (args.save_every and done % args.save_every == 0):
+            self._save(monitor, done)
 
-    def _save_state(self, step: int) -> None:
+    def _save(self, monitor: Monitor, step: int) -> None:
+        """Write the state after `step` finished steps, and the checkpoint if it is due."""
         checkpoint.check_finite(self.task.net, step)
-        if self.monitor:
-            self.monitor.flush()  # curves reach as far as the state
-        self.state.save(self.session / checkpoint.STATE, step)
+        monitor.flush()  # curves reach as far as the state
+        if number := checkpoint.checkpoint_steps(self.task.max_step).get(step):
+            checkpoint.save_network(self.session / f"{self.args.session_name}_{number:02d}.pth", self.task.net)
+        checkpoint.save_state(self.session / checkpoint.STATE, step, self.settings, self.parts)
