@@ -11,8 +11,6 @@ from torch.overrides import TorchFunctionMode
 from tool import cli
 from tool.cli import UserError
 
-OPTIONS = ("backbone", "output_stride")  # options of some networks, each with a flag
-
 
 def add_flags(parser: argparse.ArgumentParser, network: str) -> None:
     """Add the flags that choose a network. network: the default."""
@@ -24,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser, network: str) -> None:
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `make_net` that are given as flags."""
-    given = {name: getattr(args, name, None) for name in OPTIONS}
+    given = {name: getattr(args, name, None) for name in ("backbone", "output_stride")}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -44,35 +42,19 @@ def make_net(
     init_weights: bool = True,
     **options,
 ) -> Any:
-    """Return `Net(**options)`, an nn.Module, of a module such as "network.resnet38_EDAM_cls".
+    """Return `Net(**options)`, or another class `kind`, of a module such as "network.resnet38_EDAM_cls".
 
-    Args:
-        needs: attributes that the network must have.
-        kind: another class of the module than Net.
-        class_names: stored in checkpoints and checked on load; empty for VOC 2012, the default.
-        init_weights: False if a file will fill all tensors; skips random initialisation.
-
-    Raises:
-        UserError: no such module, no Net in it, an unknown option, or an attribute is missing.
+    needs: attributes that the network must have. class_names: stored in checkpoints and checked on load; empty for VOC 2012.
+    init_weights: False if a file will fill all tensors.
+    UserError: no such module, no Net in it, an unknown option, or an attribute is missing.
     """
     try:
         with contextlib.nullcontext() if init_weights else _SkipInit():
             net = getattr(importlib.import_module(module), kind)(**options)
     except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise
-        raise UserError(f"--network {module}: no such module. Name one such as network.resnet38_EDAM_cls.") from error
-    except AttributeError as error:
-        if error.name != kind:
-            raise
-        raise UserError(f"--network {module}: the module has no class {kind}") from error
-    except TypeError as error:  # raised by Net or by one of its bases
-        unknown = [name for name in options if f"unexpected keyword argument '{name}'" in str(error)]
-        if not unknown:
-            raise
-        raise UserError(
-            f"--network {module}: its Net takes no {unknown[0]}. Leave that out or name another."
-        ) from error
+        raise UserError(f"--network {module}: no such module ({error}). Name one of network/.") from error
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"--network {module}: {error}. Name another module, or correct its options.") from error
     if lacking := [name for name in needs if not hasattr(net, name)]:
         raise UserError(f"--network {module}: this script needs {kind}.{lacking[0]}, which {module} does not define")
     if class_names:

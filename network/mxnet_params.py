@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from tool.cli import UserError
-from tool.torch_file import MXNET, open_weights
 
 _DTYPES = [np.dtype(name) for name in ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")]  # by MXNet's number
 _MAGIC_1_0, _MAGIC_1_X = 0xF993FAC8, 0xF993FAC9
@@ -29,25 +28,15 @@ _TENSOR = re.compile(
     r"(?:arg|aux):(?:(conv1a|bn7)|(res|bn)([2-7])(a|b[1-5])_(branch1|branch2a|branch2b[12]))"
     r"_(weight|gamma|beta|moving_mean|moving_var)"
 )
-_KINDS = {
-    "weight": "weight",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_var": "running_var",
-}
-_DROPPED = {"arg:linear1000_weight", "arg:linear1000_bias"}  # the 1000-way ImageNet classifier
+_KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
 
 
 def read_params(path: str | Path) -> dict[str, np.ndarray]:
     """Return the arrays of a `.params` file by their names in it, such as "arg:conv1a_weight".
 
-    The arrays are read-only views of the file, which is mapped. UserError: missing, another format, truncated, damaged.
+    The arrays are read-only views of the file, which is mapped. UserError: another format, truncated, damaged.
     """
-    file, kind = open_weights(path)
-    with file:
-        if kind != MXNET:
-            raise UserError(f"{path}: not an MXNet .params file, but {kind}")
+    with open(path, "rb") as file:
         reader = _Reader(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
         _, _, count = reader.take("<QQQ")
@@ -61,14 +50,13 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def to_resnet38d(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of `ResNet38d` (float32, CPU, own memory) from the arrays of the ImageNet ResNet-38.
+    """Return the tensors of `ResNet38d` (float32, own memory) from the ImageNet ResNet-38's, without its classifier.
 
-    "arg:res4b3_branch2b1_weight" becomes "b4_3.conv_branch2b1.weight", "aux:bn2a_branch2a_moving_var" becomes
-    "b2.bn_branch2a.running_var"; the 1000-way classifier is dropped. UserError, naming `path`: any other name.
+    "arg:res4b3_branch2b1_weight" becomes "b4_3.conv_branch2b1.weight". UserError, naming the file `path`: any other name.
     """
     tensors = {}
     for name, array in arrays.items():
-        if name in _DROPPED:
+        if name.startswith("arg:linear1000_"):  # the classifier
             continue
         match = _TENSOR.fullmatch(name)
         if match is None:
@@ -77,8 +65,7 @@ def to_resnet38d(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, T
         if layer is None:
             block = "" if block == "a" else f"_{block[1:]}"
             layer = f"b{stage}{block}.{'conv' if kind == 'res' else 'bn'}_{branch}"
-        with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which `load_weights` refuses
-            tensors[f"{layer}.{_KINDS[tensor]}"] = torch.from_numpy(array.astype(np.float32))
+        tensors[f"{layer}.{_KINDS.get(tensor, tensor)}"] = torch.from_numpy(array.astype(np.float32))
     return tensors
 
 
@@ -94,16 +81,13 @@ class _Reader:
         return values
 
     def array(self) -> np.ndarray:
-        side = "q"
+        side = "I"
         (ndim,) = self.take("<I")
-        if ndim == _MAGIC_1_X:
-            storage, ndim = self.take("<iI")
-            if storage != 0:
+        if ndim in (_MAGIC_1_0, _MAGIC_1_X):
+            if ndim == _MAGIC_1_X and self.take("<i") != (0,):
                 raise ValueError("sparse arrays are not supported")
-        elif ndim == _MAGIC_1_0:
+            side = "q"
             (ndim,) = self.take("<I")
-        else:
-            side = "I"
         *shape, _, _, code = self.take(f"<{ndim}{side}iii")
         if min(shape, default=0) < 1 or not 0 <= code < len(_DTYPES):
             raise ValueError(f"array of shape {shape} and type {code}")

@@ -17,27 +17,19 @@ class Net(EDAM, TimmBackbone):
     With so few photos, masks that learn through the CMA alone stay flat, so
     - masks are a softmax over classes and background, initially uniform, instead of the components of a unit vector, which are
       about the square root of a probability, and far from 0 for improbable classes;
-    - two extra losses supervise the masks directly: the mean of their top 20 % and their overall mean.
+    - two extra losses supervise the masks directly: the mean of their largest values and their overall mean.
 
-    Args:
-        mask_share: share of a photo's positions, those with the largest values, whose mean is its probability of the class.
-        mask_dropout: of channels of the features before `mask_layer`.
+    mask_share: of a photo's positions, those with the largest values.
     """
 
     logits_per_class = 3
 
     def __init__(
-        self,
-        num_classes: int = 20,
-        dim: int = 64,
-        hidden: int = 256,
-        mask_share: float = 0.2,
-        mask_dropout: float = 0.3,
-        **options,
+        self, num_classes: int = 20, dim: int = 64, hidden: int = 256, mask_share: float = 0.2, **options
     ) -> None:
         super().__init__(num_classes, dim, hidden=hidden, **options)
         self.mask_share = mask_share
-        self.mask_dropout = nn.Dropout2d(mask_dropout)
+        self.mask_dropout = nn.Dropout2d(0.3)  # of channels
         nn.init.zeros_(self.mask_layer.weight)
 
     def activate(self, features: Tensor) -> Tensor:
@@ -58,13 +50,7 @@ class Net(EDAM, TimmBackbone):
 
 
 def mean_of_largest(values: Tensor, counted: Tensor, share: float) -> Tensor:
-    """Return the mean (N, C) of the largest values of each row.
-
-    Args:
-        values: (N, C, T), >= 0.
-        counted: bool (N, 1, T), positions that count.
-        share: of those positions.
-    """
+    """Return the mean (N, C) of the largest values (N, C, T), >= 0, of each row: of a share of the positions `counted` (N, 1, T)."""
     number = (share * counted.sum(2, keepdim=True)).round().clamp_min(1)  # (N, 1, 1)
     ordered = values.masked_fill(~counted, 0).sort(2, descending=True).values
     rank = torch.arange(values.shape[2], device=values.device)

