@@ -136,7 +136,7 @@ def test_line_n_is_label_n(tmp_path):
 @pytest.mark.parametrize(
     ("text", "keyword"),
     [
-        *(("\n".join(names(255)), "254"), ("cat\n\ndog", "line 2"), ("background\ncat", "background"), ("", "empty")),
+        *(("\n".join(names(255)), "254"), ("cat\n\ndog", "''"), ("background\ncat", "background"), ("", "empty")),
         *(("cat\nCAT", "CAT"), ("cat;dog", "cat;dog"), ("['cat']", "cat"), ("cat\nUnknown", "Unknown"), ("-", "-")),
     ],
 )

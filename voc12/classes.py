@@ -70,7 +70,7 @@ def make_classes(names: Sequence[str], where: str) -> Classes:
     for name in names:
         key = fold(name)
         if not name.isprintable() or name != name.strip() or not 0 < len(name) <= 100 or set(name) & set(",;|[]{}"):
-            raise UserError(f"{where}: {name[:80]!r} is not a class name (100 printable characters, none of ,;|[]{{}})")
+            raise UserError(f"{where}: {name[:80]!r} is not a class name (1 to 100 printable characters, no ,;|[]{{}})")
         if key == "background" or key in NO_CLASS:
             raise UserError(f"{where}: {name!r} is no class; background is always label 0. Remove or rename it")
         if key in seen:
@@ -90,8 +90,7 @@ LABELS = VOC.labels
 
 
 def _palette() -> np.ndarray:
-    """Return uint8 (256, 3) RGB as the devkit's VOCcolormap.m: bits 0, 1, 2 of the value, then of value >> 3, ...
-    become the bits 7, 6, ... of red, green, blue."""
+    """Return uint8 (256, 3) RGB as the devkit's VOCcolormap.m: bit 3 k + c of a value is bit 7 - k of its colour c."""
     values, colours = np.arange(256), np.zeros((256, 3), np.uint8)
     for bit in range(8):
         colours[:, bit % 3] |= ((values >> bit & 1) << 7 - bit // 3).astype(np.uint8)

@@ -19,7 +19,7 @@ from tool.processes import is_main_process, on_main
 from voc12.classes import VOC
 from voc12.images import GREY_FORMATS, LABEL_FORMATS, OTHER_ENDINGS, PHOTO_ENDINGS, PHOTO_FORMATS, size_of
 from voc12.labels import CSV_FILE, LABELS_FILE, check_label, read_annotation, read_label_table
-from voc12.lists import PREPARE, check_id, path_id, read_classes, read_pairs
+from voc12.lists import PREPARE, check_id, read_classes, read_pairs
 from voc12.lists import read_image_list as read_image_list
 
 ROOT = "folder of the dataset, such as VOC2012; it holds JPEGImages"  # help of --voc12_root
@@ -49,8 +49,8 @@ class Files:
         for name, paths in self.by_name.items():
             is_clear = len({os.path.dirname(path) for path in paths}) == 1
             for path in paths:
-                image_id = name if is_clear else _normal(path_id(os.path.join(os.path.dirname(path), name)))
-                names.setdefault(image_id, []).append(path)
+                whole = _normal(os.path.join(os.path.dirname(path), name)).replace("/", "_")
+                names.setdefault(name if is_clear else whole, []).append(path)
         return names
 
     @cached_property
@@ -154,24 +154,23 @@ class Dataset:
     ) -> dict[str, np.ndarray]:
         """Return the multi-hot label (C,) float32 of each id, and, if `verbose`, print how many came from where.
 
-        Labels are read from the first of labels.csv, cls_labels.npy (VOC's: next to the list, or in voc12/), XML.
+        They are read from labels.csv, else cls_labels.npy (VOC's: next to the list, else in voc12/), and images missing
+        there from their XML.
 
-        Args:
-            listed_in: list that the ids are from.
-            failures: receives (id, message) of each image without a usable label; without it they raise one UserError.
-            labels_path: .csv or .npy to read in place of the dataset's own; images that it lacks are read from their XML.
+        listed_in: list that the ids are from.
+        failures: receives (id, message) of each image without a usable label; without it they raise one UserError.
+        labels_path: .csv or .npy to read in place of the dataset's own.
         """
         folders = (Path(listed_in).parent, Path("voc12")) if self.classes == VOC else (self.root,)
-        places = [self.root / CSV_FILE, *(folder / LABELS_FILE for folder in folders)]
-        labels_path = Path(labels_path or next(filter(Path.exists, places), places[-1]))
+        paths = [self.root / CSV_FILE, *(folder / LABELS_FILE for folder in folders)]
+        labels_path = Path(labels_path or next(filter(Path.exists, paths), paths[-1]))
         table = read_label_table(labels_path, self.classes, self.ignore_foreign, self.photos.names)
         labels: dict[str, np.ndarray] = {}
-        problems = []
+        problems = [] if failures is None else failures
         for image_id in dict.fromkeys(ids):
             try:
                 if image_id in table:
-                    where = f"{labels_path}, {image_id}"
-                    labels[image_id] = check_label(table[image_id], len(self.classes), where)
+                    labels[image_id] = check_label(table[image_id], len(self.classes), f"{labels_path}, {image_id}")
                 elif (path := self.annotations.find(image_id)).is_file():
                     labels[image_id] = read_annotation(path, self.ignore_foreign, self.classes)
                 else:
@@ -180,12 +179,9 @@ class Dataset:
                 problems.append((image_id, str(error)))
         if failures is None:
             report_problems(problems, [*labels, *dict(problems)], None, "labelled")
-        else:
-            failures += problems
         if verbose and is_main_process():
-            counts = Counter(labels_path if image_id in table else self.annotations.folder for image_id in labels)
-            origins = (f"{number} from {place}" for place, number in counts.items())
-            print("labels:", ", ".join(origins) or "none", flush=True)
+            places = Counter(labels_path if image_id in table else self.annotations.folder for image_id in labels)
+            print("labels:", ", ".join(f"{number} from {place}" for place, number in places.items()), flush=True)
         return labels
 
     def find_labels(self, ids: Iterable[str], listed_in: str | Path = "voc12/train_aug.txt") -> dict[str, np.ndarray]:
@@ -200,11 +196,8 @@ def check_inputs(
 ) -> list[tuple[str, str]]:
     """Return (id, message) of each image with an unusable file: missing, twice, empty, truncated, of another format or size.
 
-    Sizes are those of the upright images. Only the main process reads; all get its result.
-
-    Args:
-        files: kinds of files that each image needs, all of one size. UserError if the folder of one holds no such file.
-        check: further check of an image, which raises UserError.
+    The main process reads them for all. UserError: the folder of one kind of `files` holds none.
+    check: further check of an image, which raises UserError.
     """
 
     def find_problem(image_id: str) -> str | None:
@@ -247,18 +240,16 @@ def report_problems(
 
     UserError if there are problems and `skip_errors` is not set, or no id is left.
 
-    Args:
-        skip_errors: flag of the script; None if it has none.
-        what: participle of what cannot be done with them, such as "labelled".
+    skip_errors: flag of the script, None if it has none. what: participle of what cannot be done, such as "labelled".
     """
     bad = dict(problems)
     left = [image_id for image_id in ids if image_id not in bad]
     if bad and not (skip_errors and left):
-        first = next(iter(bad.values()))
+        problem = next(iter(bad.values())).rstrip(".")
         if len(ids) > 1:
-            total = len(bad) + len(left)
-            first = f"{len(bad)} of {total} images cannot be {what} ({summarize_ids(list(bad))}), the first: {first}"
-        raise UserError(f"{first.rstrip('.')}. --skip_errors skips them." if skip_errors is False and left else first)
+            number = f"{len(bad)} of {len(set(ids))} images cannot be {what} ({summarize_ids(list(bad))})"
+            problem = f"{number}, the first: {problem}"
+        raise UserError(f"{problem}. --skip_errors skips them." if skip_errors is False and left else problem)
     if is_main_process():
         for image_id, message in bad.items():
             print(f"skipped {image_id}: {message}", file=sys.stderr)

@@ -1,7 +1,4 @@
-"""Reading photos, label maps and saliency maps, and writing label maps.
-
-EXIF orientation is applied to all images. Errors name the file.
-"""
+"""Reading photos, label maps and saliency maps, upright as EXIF data say; writing label maps. Errors name the file."""
 
 import contextlib
 import os
@@ -33,10 +30,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # damaged EXI
 
 
 def load_photo(path: str | Path) -> Image.Image:
-    """Return the photo at `path`, 8-bit RGB. 16-bit values lose their lower byte; transparent pixels become white.
-
-    UserError if it cannot be read.
-    """
+    """Return the photo at `path`, 8-bit RGB. 16-bit values lose their lower byte; transparent pixels become white."""
     image = _decode(path, "photo", PHOTO_FORMATS)
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -62,19 +56,17 @@ def read_label(path: str | Path) -> tuple[np.ndarray, bool]:
     image = _decode(path, "label map", LABEL_FORMATS)
     if image.mode == "L":
         return np.array(image), True
-    values = None
     if image.mode == "P":
         stored, table = np.array(image), np.zeros(256, np.uint8)
         used = np.unique(stored)
         table[used] = _palette_labels(used, np.array(image.getpalette(), np.uint8).reshape(-1, 3))
         return table[stored], np.array_equal(table[used], used)
+    values = None
     if image.mode in ("RGB", "RGBA"):
         pixels = np.array(image.convert("RGBA"))
-        values = labels_of_colours(pixels[..., :3]) if (pixels[..., 3] == 255).all() else None
+        values = _labels_of_colours(pixels[..., :3]) if (pixels[..., 3] == 255).all() else None
     if values is None:
-        raise UserError(
-            f"{path}: an image of mode {image.mode} is not a label map. Save class indices as 8-bit palette PNG"
-        )
+        raise UserError(f"{path}: a label map of mode {image.mode} cannot be read. Save it as an 8-bit palette PNG")
     return values, False
 
 
@@ -92,24 +84,26 @@ def load_grey(path: str | Path, what: str = "saliency map") -> np.ndarray:
         if (pixels[..., 3] == 255).all() and (pixels[..., :3] == pixels[..., :1]).all():
             grey = np.ascontiguousarray(pixels[..., 0])
     if grey is None:
-        raise UserError(
-            f"{path}: an image of mode {image.mode} is not a {what}. Save {what}s as 8-bit grey PNGs, opaque"
-        )
+        raise UserError(f"{path}: a {what} of mode {image.mode} cannot be read. Save it as an opaque 8-bit grey PNG")
     if grey.max(initial=0) == 1:
         raise UserError(f"{path}: {what} holds 0 and 1 only, where 0..255 was expected. Multiply it by 255")
     return grey
 
 
 def size_of(path: str | Path, what: str = "photo", formats: tuple[str, ...] = PHOTO_FORMATS) -> tuple[int, int]:
-    """Return (H, W) of the upright image at `path`, from its header, or from its pixels if the format has no end mark.
-
-    UserError if it cannot be read or is truncated.
-    """
+    """Return (H, W) of the upright image at `path`, from its header, or its pixels without an end mark. UserError: truncated."""
     with _open(path, what, formats) as image:
-        if not _has_end_mark(image):
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - 1024))
+            tail = file.read()
+        mark = END_MARKS.get(image.format or "")
+        if mark is None or mark not in tail or b"eXIf" in tail:  # a PNG's EXIF data may follow its pixels
             image.load()
-        width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+        try:  # not by a PNG's own method, which would decode it
+            orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+        except Exception:  # damaged, as in `_decode`
+            orientation = None
+        return image.size if orientation in (5, 6, 7, 8) else image.size[::-1]
 
 
 def save_label(path: str | Path, label: np.ndarray, grey: bool = False) -> None:
@@ -136,18 +130,13 @@ def check_values(path: str | Path, label: np.ndarray, count: int, void: int | No
     """Return the values that the label map at `path` holds. UserError: one is neither in 0..count - 1 nor void."""
     values = values_in(label)
     wrong = [value for value in values if value >= count and value != void]
-    if not wrong:
-        return values
-    hint = ""
-    greys = (PALETTE @ np.array([0.299, 0.587, 0.114])).round().astype(int)  # of a palette PNG that was read as grey
-    if wrong == [VOID]:
-        hint = f" ({VOID} is void, for the ground truth only: give each pixel a label, 0 for background)"
-    elif set(values) <= set(greys[[*range(count), VOID]].tolist()):
-        hint = " (these are VOC's colours turned into grey: read palette PNGs by their indices, as Pillow does)"
-    raise UserError(f"{path}: holds the value {wrong[0]}, where 0..{count - 1} was expected{hint}")
+    if wrong:
+        remedy = f"{VOID} is void, for ground truth only" if wrong == [VOID] else "Correct it"
+        raise UserError(f"{path}: holds the value {wrong[0]}, where 0..{count - 1} was expected. {remedy}")
+    return values
 
 
-def labels_of_colours(colours: np.ndarray) -> np.ndarray | None:
+def _labels_of_colours(colours: np.ndarray) -> np.ndarray | None:
     """Return the labels, uint8 (...), with these VOC colours, uint8 (..., 3); None if one is no VOC colour."""
     known = {key: label for label, key in enumerate((PALETTE @ COLOUR_KEY).tolist())}
     keys, places = np.unique(colours @ COLOUR_KEY, return_inverse=True)
@@ -161,16 +150,15 @@ def _palette_labels(used: np.ndarray, palette: np.ndarray) -> np.ndarray:
     These are the indices, unless another program re-sorted the palette: then all used colours are VOC's, or all are grey levels,
     and differ from those of the indices.
     """
-    indices = used.astype(np.uint8)
-    if used.max(initial=0) >= len(palette):
-        return indices
+    if used.max() >= len(palette):
+        return used
     colours = palette[used]
     is_filled_in = len(np.unique(colours, axis=0)) == len(used) and len(np.unique(palette, axis=0)) > 1
     if not is_filled_in or (colours == used[:, None]).all():
-        return indices
-    labels = labels_of_colours(colours)
+        return used
+    labels = _labels_of_colours(colours)
     is_grey = (colours == colours[:, :1]).all()
-    return labels if labels is not None else colours[:, 0] if is_grey else indices
+    return labels if labels is not None else colours[:, 0] if is_grey else used
 
 
 def _decode(path: str | Path, what: str, formats: tuple[str, ...]) -> Image.Image:
@@ -209,24 +197,3 @@ def _open(path: str | Path, what: str, formats: tuple[str, ...]) -> Iterator[Ima
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         reason = getattr(error, "strerror", None) or f"{error}. Copy or make it again"
         raise UserError(f"{path}: {what} cannot be read: {reason}") from error
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8; 1 if there is none."""
-    try:
-        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)  # a PNG's own method would decode it
-    except Exception:  # damaged, as in `_decode`
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _has_end_mark(image: Image.Image) -> bool:
-    """Return whether the file's last bytes hold the format's end mark, and no EXIF data, which a PNG may have after its pixels."""
-    mark, file = END_MARKS.get(image.format or ""), image.fp  # type: ignore[attr-defined]
-    if mark is None:
-        return False
-    start = file.tell()
-    file.seek(max(0, file.seek(0, os.SEEK_END) - 1024))
-    tail = file.read()
-    file.seek(start)
-    return mark in tail and b"eXIf" not in tail

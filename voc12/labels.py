@@ -16,7 +16,7 @@ from tool.cli import UserError, nearest, summarize_ids
 from tool.files import load_npy_dict
 from voc12.classes import NO_CLASS, VOC, Classes, fold, squeeze
 from voc12.images import OTHER_ENDINGS, PHOTO_ENDINGS
-from voc12.lists import PREPARE, check_id, path_id, read_text
+from voc12.lists import PREPARE, check_id, read_text
 
 # Help of --ignore_foreign and --accept_labels.
 IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
@@ -69,19 +69,14 @@ def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> i
     """Return the class of a name. UserError naming `where`, with the nearest name and the list of them: unknown."""
     if (index := classes.index(name)) is not None:
         return index
-    meant = nearest(name.casefold(), classes.names)
-    whose = "VOC's" if classes == VOC else "those of classes.txt"
-    names = summarize_ids(classes.names)
-    raise UserError(f"{where}: unknown class name {name[:40]!r}{meant}; {whose} are {names}{remedy}")
+    meant, known = nearest(name.casefold(), classes.names), summarize_ids(classes.names)
+    raise UserError(f"{where}: unknown class name {name[:40]!r}{meant}; known are {known}{remedy}")
 
 
 def read_label_table(
     path: str | Path, classes: Classes, ignore_foreign: bool = False, known: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Return id -> label, not checked, of a .csv or .npy file; empty without the file. The file cannot run code.
-
-    UserError: it cannot be read, or a .csv has an unknown class name, unless `ignore_foreign`.
-    """
+    """Return id -> label, not checked, of a .csv or .npy file; empty without it. UserError: damaged, or an unknown class."""
     path = Path(path)
     table: dict[str, np.ndarray] = {}
     if path.suffix.lower() == ".csv" and path.exists():
@@ -113,10 +108,9 @@ def read_label_csv(
     classes in one cell or a cell each, or the photo and a column of 0 and 1 for each class. An id may be the photo's path.
     UserError: the file cannot be read or is empty, or the table has another form.
 
-    Args:
-        known: ids of the photos; if several folders hold the same file name, the id starts with the folder.
-        dropped: receives `<name> (<id>)` of each name that means no class, such as "none".
-        classes_known: accept class names that look like numbers, dates, files, yes or no.
+    known: ids of the photos; if several folders hold the same file name, the id starts with the folder.
+    dropped: receives `<name> (<id>)` of each name that means no class, such as "none".
+    classes_known: accept class names that look like numbers, dates, files, yes or no.
     """
     header, rows = _read_table(path)
     found = f"{path}: has {'the header' if header else 'no header over'} {','.join(header or rows[0][1])[:100]!r}"
@@ -127,8 +121,7 @@ def read_label_csv(
         raise UserError(f"{found}. {FORMS}")
     for number, (photo, *shown) in rows:
         if not shown or (is_one_hot and (len(shown) < len(columns) or any(shown[len(columns) :]))):
-            line = ",".join([photo, *shown])
-            raise UserError(f"{path}, line {number}: {line[:80]!r} has {len(shown) + 1} columns. {FORMS}")
+            raise UserError(f"{path}, line {number}: {photo[:80]!r} has {len(shown) + 1} columns. {FORMS}")
         if is_one_hot:
             shown = [name for name, cell in zip(columns, shown, strict=False) if cell.lower() in _SHOWN]
         written = _split(",".join(filter(None, shown)))
@@ -181,16 +174,14 @@ def _image_id(photo: str, known: Collection[str]) -> str:
     """Return the image id of a photo's path, without ending, and without folder unless that belongs to a known id."""
     path = normalize("NFC", photo.replace("\\", "/"))  # as the ids of files
     stem = _PHOTO_ENDING.sub("", path)
-    return next((name for name in (path, path_id(stem)) if name in known), stem.rpartition("/")[2])
+    return next((name for name in (path, stem.replace("/", "_")) if name in known), stem.rpartition("/")[2])
 
 
 def find_suspicion(folder: str | Path, values: Mapping[str, Collection[int]], labels: Mapping[str, np.ndarray]) -> str:
     """Return what makes label maps or masks suspicious, "" if nothing. UserError: most hold 0 and 255 alone, as masks do.
 
-    Args:
-        folder: where they are, for messages.
-        values: id -> values in its label map; of a grey mask whether it holds background (0) and foreground (1).
-        labels: id -> multi-hot (C,) of the images that have image-level labels.
+    values: id -> values in its label map; of a grey mask whether it holds background (0) and foreground (1).
+    labels: id -> multi-hot (C,) of the images that have image-level labels.
     """
     masks = [i for i, held in values.items() if set(held) == {0, VOID}]
     if 2 * len(masks) > len(values):
@@ -202,8 +193,7 @@ def find_suspicion(folder: str | Path, values: Mapping[str, Collection[int]], la
     both = [i for i in labels if i in values]
     other = [i for i in both if not all(labels[i][value - 1] for value in values[i] if 0 < value < VOID)]
     if 2 * len(other) > len(both):
-        lack = "show classes that their image-level labels lack"
-        return f"{folder}: {len(other)} of {len(both)} {lack} ({summarize_ids(other)})"
+        return f"{folder}: {len(other)} of {len(both)} show classes that their labels lack ({summarize_ids(other)})"
     return ""
 
 

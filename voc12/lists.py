@@ -2,7 +2,6 @@
 
 import re
 import sys
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,41 +10,28 @@ from tool.files import atomic_write, back_up
 from voc12.classes import VOC, Classes, make_classes
 from voc12.images import PHOTO_ENDINGS
 
-CLASSES_FILE = "classes.txt"
-"""In the root of a dataset with other classes than VOC's: a name a line, line n being label n."""
+CLASSES_FILE = "classes.txt"  # in the root of a dataset with other classes than VOC's: line n names label n
 PREPARE = "Make it with voc12/prepare.py (VOC), voc12/prepare_photos.py (own photos) or voc12/prepare_coco.py (COCO)"
-_LONGEST_ID = 200  # bytes; leaves room for a suffix within the 255 that file systems allow
 _PHOTO = rf"(?:/?JPEGImages/)?([^/]+?)(?:{'|'.join(map(re.escape, PHOTO_ENDINGS))})"
 _IMAGE_LINE = re.compile(rf"{_PHOTO}(?:\s+(?:\S*/)?([^/]+?)\.png)?", re.IGNORECASE)
 _PAIR_LINE = re.compile(rf"{_PHOTO}\s+{_PHOTO}\s+([0-9]{{1,3}})", re.IGNORECASE)
 
 
 def check_id(image_id: str, where: str) -> str:
-    """Return an image id that is safe as part of a path: up to 200 bytes of printable characters of any script, and blanks.
-
-    UserError naming `where`: it could lead out of a folder, be taken for a flag, or break a list.
-    """
-    allowed = image_id.isprintable() and image_id == image_id.strip() and 0 < len(image_id.encode()) <= _LONGEST_ID
+    """Return an image id. UserError naming `where`: it could lead out of a folder, be taken for a flag, or break a list."""
+    allowed = image_id.isprintable() and image_id == image_id.strip() and 0 < len(image_id.encode()) <= 200
     if not allowed or re.search(r"[/\\]|\.\.|^[-.]|\.$", image_id):
-        limits = f"printable, no '/', '\\' or '..', no '-' or '.' first, no '.' last, at most {_LONGEST_ID} bytes"
+        limits = "printable, no '/', '\\' or '..', no '-' or '.' first, no '.' last, at most 200 bytes"
         raise UserError(f"{where}: {image_id[:80]!r} is not an image id ({limits})")
     return image_id
-
-
-def path_id(path: str) -> str:
-    """Return the image id of a photo whose name other folders hold, too: its path without ending, with _ for /."""
-    return path.replace("/", "_")
 
 
 def read_classes(root: str | Path | None) -> Classes:
     """Return the classes that the classes.txt in `root` names, VOC's without that file. UserError: not 1 to 254 different names."""
     if root is None or not (path := Path(root, CLASSES_FILE)).exists():
         return VOC
-    lines = read_lines(path, "Write the name of one class on each line, without background")
-    for expected, (number, _) in enumerate(lines, 1):
-        if number != expected:
-            raise UserError(f"{path}, line {expected} is blank, but line n names label n. Remove it")
-    return make_classes([name for _, name in lines], str(path))
+    text = read_text(path, "Write the name of one class on each line, without background")
+    return make_classes([line.strip() for line in text.rstrip().split("\n")], str(path))
 
 
 def read_image_list(path: str | Path, remedy: str = PREPARE) -> list[str]:
@@ -58,9 +44,6 @@ def read_image_list(path: str | Path, remedy: str = PREPARE) -> list[str]:
     for number, line in read_lines(path, remedy):
         where = f"{path}, line {number}"
         match = _IMAGE_LINE.fullmatch(line)
-        if not match and "/" in line:
-            form = "/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png"
-            raise UserError(f"{where}: {line[:80]!r} is not '{form}', a photo, or an id alone")
         if match and match[2] not in (None, match[1]):
             raise UserError(f"{where}: photo {match[1]} and mask {match[2]} are different images")
         ids.append(check_id(match[1] if match else line, where))
@@ -70,8 +53,7 @@ def read_image_list(path: str | Path, remedy: str = PREPARE) -> list[str]:
 def read_pairs(path: str | Path, classes: Classes = VOC) -> list[tuple[str, str, int]]:
     """Return the training pairs (id, id, class from 0) of a list in its order.
 
-    A line is `/JPEGImages/<id>.jpg /JPEGImages/<id>.jpg <class>`.
-    UserError: the list is missing, unreadable or empty, or a line has another form.
+    A line is `/JPEGImages/<id>.jpg /JPEGImages/<id>.jpg <class>`. UserError: as for `read_image_list`.
     """
     pairs = []
     for number, line in read_lines(path):
@@ -90,17 +72,14 @@ def read_pairs(path: str | Path, classes: Classes = VOC) -> list[tuple[str, str,
 def read_mask_pairs(path: str | Path) -> dict[str, str]:
     """Return photo -> mask, both relative to one root, in the order of a list as DUTS-TR's train_pair.lst.
 
-    A line is `image mask`. UserError: the list is missing, unreadable or empty, a line has another form, or a photo two masks.
+    A line is `image mask`. UserError: as for `read_image_list`, or a photo has two masks.
     """
     pairs: dict[str, str] = {}
-    for number, line in read_lines(path, "Write a line `image mask` for each photo, relative to --root"):
-        words = line.split()
-        if len(words) != 2:
-            raise UserError(
-                f"{path}, line {number}: {line[:120]!r} is not `image mask`. Write both paths, relative to --root"
-            )
-        if pairs.setdefault(words[0], words[1]) != words[1]:
-            raise UserError(f"{path}, line {number}: {words[0]} has another mask before. Remove one of them.")
+    remedy = "Write one line `image mask` for each photo, paths relative to --root"
+    for number, line in read_lines(path, remedy):
+        photo, *masks = line.split()
+        if len(masks) != 1 or pairs.setdefault(photo, masks[0]) != masks[0]:
+            raise UserError(f"{path}, line {number}: {line[:120]!r} is not `image mask`, or a second mask. {remedy}")
     return pairs
 
 
@@ -136,7 +115,7 @@ def read_text(path: str | Path, remedy: str) -> str:
     """Return the text of a file in UTF-8, or in UTF-16 with its mark. UserError: it is missing, unreadable or blank."""
     try:
         data = Path(path).read_bytes()
-        text = data.decode("utf-16" if data[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist{nearest_path(path)}. {remedy}") from None
     except UnicodeDecodeError:
