@@ -59,7 +59,7 @@ def edam_step(args: Settings, dropout: bool = True) -> Callable[[], object]:
 
     def loss(images: torch.Tensor) -> torch.Tensor:
         logits = net(images).float()
-        return F.binary_cross_entropy_with_logits(logits, torch.randint(2, logits.shape, device=logits.device).float())
+        return F.binary_cross_entropy_with_logits(logits, torch.rand_like(logits).round())
 
     return training_step(args, net, loss, (args.pairs, 2, 3, args.crop, args.crop))
 
@@ -138,15 +138,6 @@ def measure(prepare: Prepare, args: Settings, precision: str) -> tuple[float, in
     return seconds, counter.get_total_flops(), peak
 
 
-def run_alone(prepare: Prepare, args: Settings, precision: str) -> tuple[float, int, int]:
-    """Return what `measure` does, called in a new process."""
-    try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            return pool.submit(measure, prepare, args, precision).result()
-    except BrokenProcessPool as error:
-        raise UserError("a measuring process was killed; memory may be full. Use --quick or --only.") from error
-
-
 def table(args: Settings, names: Collection[str]) -> Iterator[str]:
     """Yield the table's lines, each once it is measured; the rates always, as the floors need them."""
     cuda = args.device.type == "cuda"
@@ -154,10 +145,11 @@ def table(args: Settings, names: Collection[str]) -> Iterator[str]:
     yield f"{name}, torch {torch.__version__}, photo {'x'.join(map(str, args.size))}, crop {args.crop}"
     yield from ("", "| work | time | floor | x floor | peak memory | speed |", f"|{' --- |' * 6}")
     rates: dict[str, float] = {}  # operations per second
+    pool = ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1)  # a new process for each measurement
     for title, prepare in (row for name, row in ROWS.items() if name in names or name == "rate"):
         precisions = ["fp32", "tf32", "bf16"] if cuda else ["fp32", "bf16"]
         for precision in precisions if prepare is not photo_crf else ["fp32"]:
-            seconds, work, peak = run_alone(prepare, args, precision)
+            seconds, work, peak = pool.submit(measure, prepare, args, precision).result()
             rate = rates.setdefault(precision, work / seconds)
             floor = [f"{work / rate:.3g} s", f"{seconds * rate / work:.2f}"] if work else ["-", "-"]
             speed = f"{work / seconds / 1e9:.0f} GFLOP/s" if work else "-"
@@ -184,14 +176,10 @@ def add_settings(args: Settings) -> None:
     args.poolnet = POOLNET
     with torch.device("meta"):
         make_net(args.network, needs=("forward_cam",))
-        try:
-            make_net(args.deeplab, needs=("scales",))
-        except UserError as error:
-            raise UserError(str(error).replace("--network", "--deeplab", 1)) from error
+        make_net(args.deeplab, needs=("scales",))
     args.device = distributed.setup(args.device)[0]
-    args.pairs, args.photos = (4, 10) if args.device.type == "cuda" else (1, 1)
-    if args.batch_size:
-        args.pairs = args.photos = args.batch_size
+    default = (4, 10) if args.device.type == "cuda" else (1, 1)
+    args.pairs, args.photos = (args.batch_size, args.batch_size) if args.batch_size else default
     args.size, args.crop, args.deeplab_crop = ((250, 188), 184, 161) if args.quick else ((500, 375), 368, 321)
     args.seconds = 0.1 if args.quick else 30  # for which a measurement is repeated
 
@@ -201,14 +189,17 @@ def main() -> None:
     if args.markdown:
         check_writable(args.markdown)
     add_settings(args)
-    lines: list[str] = []
-    with distributed.translate_errors("lower --batch_size, or --quick"):
-        for line in table(args, args.only or ROWS):
-            print(line, flush=True)
-            lines += line, "\n"
-            if args.markdown:
-                with atomic_write(args.markdown, "w") as file:
-                    file.writelines(lines)
+    text = ""
+    try:
+        with distributed.translate_errors("lower --batch_size, or --quick"):
+            for line in table(args, args.only or ROWS):
+                print(line, flush=True)
+                text += f"{line}\n"
+                if args.markdown:
+                    with atomic_write(args.markdown, "w") as file:
+                        file.write(text)
+    except BrokenProcessPool as error:
+        raise UserError("a measuring process was killed; memory may be full. Use --quick or --only.") from error
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from tool.script import run_script
+from typing import Any
 
 import torch
 
@@ -29,14 +30,15 @@ from tool.processes import cores
 
 TRY = "A try of a few steps and photos: its scores mean nothing."
 FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
+SAME = "sbd_root download edam edam_weights poolnet deeplab deeplab_weights seed"  # flags that are fields of a Plan
 # --laptop: in place of the published networks, and of their training on 10582 photos
-SMALL: dict[str, object] = {"network": "network.timm_EDAM", "deeplab_network": "network.deeplab_v2_timm"}
-SMALL |= {"weights": Path(IMAGENET), "deeplab_weights": Path(IMAGENET), "saliency": "u2netp"}
+SMALL: dict[str, object] = {"edam": "network.timm_EDAM", "deeplab": "network.deeplab_v2_timm", "saliency": "u2netp"}
+SMALL |= {"weights": Path(IMAGENET), "deeplab_weights": Path(IMAGENET)}
 PER_CLASS = 25  # photos of each class
-SMALL_PREPARE = ("--per_class", PER_CLASS, "--epochs", 12)
 SMALL_TRAINING = "--freeze_backbone --lr 0.002 --warmup_steps 20 --batch_size 4 --crop_size 384 --long_side 256 384"
 SMALL_SEGMENTATION = "--freeze_backbone --max_iters 400 --batch_size 8 --iter_size 1 --crop_size 321 --lr 0.00025"
-SMALL_FUSION = ("--keep_share", 0.1)
+SMALL_PLAN: dict[str, Any] = {"prepare": ("--per_class", PER_CLASS, "--epochs", 12), "theta": 0.4}
+SMALL_PLAN |= {"fusion": ("--keep_share", 0.1), "segmentation": tuple(SMALL_SEGMENTATION.split())}
 SMALL_REMARK = (
     "Not the published networks: heads like EDAM's and DeepLab-v2's on EfficientNet-Lite2, which is not trained. EDAM's masks are "
     "probabilities, which also learn from the labels directly; pixels with saliency up to 40 of 255 become background, but in photos "
@@ -61,9 +63,9 @@ def get_parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=absolute, metavar="DIR" if name == "sal_path" else "FILE", help=what)
     maps = "network that computes saliency without --sal_path and --poolnet_weights; needs requirements-onnx.txt"
     add("--saliency", choices=PACKAGES, help=maps)
-    add("--network", type=cli.module_name, default=Plan.edam, metavar="MODULE", help="EDAM's network")
-    add("--poolnet_network", type=cli.module_name, default=Plan.poolnet, metavar="MODULE", help="PoolNet's module")
-    add("--deeplab_network", type=cli.module_name, default=Plan.deeplab, metavar="MODULE", help="DeepLab-v2's")
+    for flag, name in (("--network", "edam"), ("--poolnet_network", "poolnet"), ("--deeplab_network", "deeplab")):
+        default = getattr(Plan, name)
+        add(flag, dest=name, type=cli.module_name, default=default, metavar="MODULE", help="module of the network")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--seed", type=cli.count(), default=0, help="of the pairs, initial weights and training")
     laptop = "small networks on EfficientNet-Lite2 and a few hundred photos: half an hour or more on two cores"
@@ -82,34 +84,25 @@ def make_plan(args: argparse.Namespace) -> Plan:
     out = args.out / "try" if args.few else args.out
     lists = out / "lists"
     pairs = lists / "EDAM_train.txt"
-    published = ("--lr", 0.001, "--batch_size", 4, "--train_list", pairs)
     plan = Plan(
         out=out,
         root=args.voc12_root,
         lists=lists,
         labelled=lists / "train.txt",
-        to_label=lists / ("train.txt" if args.laptop else "train_aug.txt"),
+        to_label=lists / "train_aug.txt",
         val=lists / "val.txt",
-        sbd_root=args.sbd_root,
-        download=args.download,
-        prepare=SMALL_PREPARE if args.laptop else (),
-        edam=args.network,
         weights=None if args.edam_weights else args.weights,
-        training=("--train_list", pairs, *SMALL_TRAINING.split()) if args.laptop else published,
-        edam_weights=args.edam_weights,
+        training=("--lr", 0.001, "--batch_size", 4, "--train_list", pairs),
         saliency=args.sal_path,
-        poolnet=args.poolnet_network,
         poolnet_weights=None if args.sal_path else args.poolnet_weights,
         saliency_network=None if args.sal_path or args.poolnet_weights else args.saliency,
-        deeplab=args.deeplab_network,
-        deeplab_weights=args.deeplab_weights,
-        segmentation=tuple(SMALL_SEGMENTATION.split()) if args.laptop else (),
         processes=1 if args.few else torch.cuda.device_count() or (2 if args.laptop else 1),
         precision=("--amp", args.amp) if args.amp != "off" else (),
-        seed=args.seed,
+        **{name: getattr(args, name) for name in SAME.split()},
     )
     if args.laptop:
-        plan = replace(plan, fusion=SMALL_FUSION, theta=0.4)
+        training = ("--train_list", pairs, *SMALL_TRAINING.split())
+        plan = replace(plan, to_label=plan.labelled, training=training, **SMALL_PLAN)
     return shorten(plan) if args.few else plan
 
 

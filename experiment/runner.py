@@ -1,7 +1,6 @@
 """Run the commands of an experiment one after the other: finished steps are skipped, an interrupted one resumes."""
 
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -46,24 +45,23 @@ class Mark:
     finished: bool = False
 
 
-def read_mark(out: Path, name: str) -> Mark | None:
-    """Return the mark of a step in the experiment's folder `out`; None if there is none that can be read."""
+def read_mark(out: Path, step: Step) -> Mark:
+    """Return the mark of a step in the experiment's folder `out`; a new one if there is none that can be read."""
     try:
-        return Mark(**json.loads((out / "finished" / f"{name}.json").read_text(encoding="utf-8")))
+        return Mark(**json.loads((out / "finished" / f"{step.name}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return None
+        return Mark(step.command)
 
 
-def write_mark(out: Path, name: str, mark: Mark) -> None:
-    """Write the mark of a step."""
-    with atomic_write(out / "finished" / f"{name}.json", "w") as file:
+def write_mark(out: Path, step: Step, mark: Mark) -> None:
+    with atomic_write(out / "finished" / f"{step.name}.json", "w") as file:
         json.dump(asdict(mark), file)
 
 
 def is_finished(out: Path, step: Step) -> bool:
     """Return True if this command, in any number of processes, ended with status 0 and its inputs have not changed."""
-    mark = read_mark(out, step.name)
-    return mark is not None and mark.finished and not differences(step, mark)
+    mark = read_mark(out, step)
+    return mark.finished and not differences(step, mark)
 
 
 def differences(step: Step, mark: Mark) -> list[str]:
@@ -74,21 +72,17 @@ def differences(step: Step, mark: Mark) -> list[str]:
     return changed if same_command else ["its flags", *changed]
 
 
-def flag_values(command: str) -> list[tuple[str, str]]:
+def flag_values(command: str) -> dict[str, str]:
     """Return each flag of a command with the word after it."""
-    return [(flag, word) for flag, word in itertools.pairwise(shlex.split(command)) if flag.startswith("--")]
+    return {flag: word for flag, word in itertools.pairwise(shlex.split(command)) if flag.startswith("--")}
 
 
 def input_digests(command: str) -> dict[str, str]:
     """Return path -> digest of the weights and lists that a command reads, and of its input folders' manifests."""
-    paths = [REPO / word for flag, word in flag_values(command) if flag in INPUTS]
+    paths = [REPO / word for flag, word in flag_values(command).items() if flag in INPUTS]
     paths = [path / MANIFEST if path.is_dir() else path for path in paths]
-    return {str(path): _digest(path, path.stat().st_mtime_ns) for path in paths if path.is_file()}
-
-
-@functools.cache
-def _digest(path: Path, changed: int) -> str:
-    return f"{path.stat().st_size} bytes, SHA-256 {weights_digest(path)}"
+    files = (path for path in paths if path.is_file())
+    return {str(path): f"{path.stat().st_size} bytes, SHA-256 {weights_digest(path)}" for path in files}
 
 
 def run_steps(
@@ -108,45 +102,23 @@ def run_steps(
             print("finished already", flush=True)
         else:
             for later in steps[number:]:
-                if mark := read_mark(out, later.name):
-                    write_mark(out, later.name, replace(mark, finished=False))
-            mark = read_mark(out, step.name)
-            if mark and (changed := differences(step, mark)):
-                make_room(step, changed, current)
-                mark = None
-            if status := _run_step(step, mark or Mark(step.command), out, environment):
-                raise UserError(f"step {step.name} ({step.title}) ended with status {status}. Resume with {rerun}.")
+                if (mark := read_mark(out, later)).finished:
+                    write_mark(out, later, replace(mark, finished=False))
+            if status := run_step(step, out, environment, current):
+                end = f"was killed (signal {-status})" if status < 0 else f"ended with status {status}"
+                raise UserError(f"step {step.name} ({step.title}) {end}. Resume with {rerun}.")
         current |= output_folders(step)
 
 
-def output_folders(step: Step) -> set[Path]:
-    """Return the folders that a step writes its results to."""
-    return {REPO / word for flag, word in flag_values(step.command) if flag.startswith("--out_")}
-
-
-def make_room(step: Step, changed: Sequence[str], current: set[Path]) -> None:
-    """Back up the results of an inference step whose inputs have `changed`, except those in the folders `current`.
-
-    UserError: a training's session exists.
-    """
-    values = dict(flag_values(step.command))
-    if "--resume" in shlex.split(step.command):
-        session = REPO / values["--checkpoint_dir"] / values["--session_name"]
-        if session.exists():
-            problem = f"step {step.name}: {' and '.join(changed)} changed since it began"
-            raise UserError(f"{problem}. Rename {session} to train it again, or give another --out.")
-    another_list = [str(REPO / values.get(LIST, ""))]  # for which results stay valid
-    if "infer_" in step.command and changed != another_list:
-        for folder in output_folders(step) - current:
-            if kept := back_up(folder):
-                print(f"{folder}: kept as {kept}; {' and '.join(changed)} changed", flush=True)
-
-
-def _run_step(step: Step, mark: Mark, out: Path, environment: Mapping[str, str]) -> int:
-    """Run one step, keep its mark up to date, and return the status."""
+def run_step(step: Step, out: Path, environment: Mapping[str, str], current: set[Path]) -> int:
+    """Run one step and return its status; its mark adds up time and inputs, or starts over if these have changed."""
+    mark = read_mark(out, step)
+    if changed := differences(step, mark):
+        make_room(step, changed, current)
+        mark = Mark(step.command)
     mark.command, mark.finished = step.command, False
     mark.inputs |= input_digests(step.command)
-    write_mark(out, step.name, mark)
+    write_mark(out, step, mark)
     began = time.monotonic()
     try:
         status, peak = call(step.command, environment)
@@ -154,8 +126,32 @@ def _run_step(step: Step, mark: Mark, out: Path, environment: Mapping[str, str])
         mark.finished = status == 0
     finally:
         mark.seconds += time.monotonic() - began
-        write_mark(out, step.name, mark)
+        write_mark(out, step, mark)
     return status
+
+
+def output_folders(step: Step) -> set[Path]:
+    """Return the folders that a step writes its results to."""
+    return {REPO / word for flag, word in flag_values(step.command).items() if flag.startswith("--out_")}
+
+
+def make_room(step: Step, changed: Sequence[str], current: set[Path]) -> None:
+    """Back up the results of an inference step whose inputs have `changed`, except those in the folders `current`.
+
+    UserError: a training's session exists.
+    """
+    values, problem = flag_values(step.command), f"{' and '.join(changed)} changed"
+    if "--session_name" in values:
+        session = REPO / values["--checkpoint_dir"] / values["--session_name"]
+        if session.exists():
+            remedy = f"Rename {session} to train it again, or give another --out."
+            raise UserError(f"step {step.name}: {problem} since it began. {remedy}")
+    elif "infer_" in step.command and changed != [
+        str(REPO / values.get(LIST, ""))
+    ]:  # results of another list stay valid
+        for folder in output_folders(step) - current:
+            if kept := back_up(folder):
+                print(f"{folder}: kept as {kept}; {problem}", flush=True)
 
 
 def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
@@ -166,27 +162,26 @@ def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """
     python = shlex.quote(sys.executable)
     real = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", command))
-    environment = {**os.environ, **share_threads(command, environment)}
-    process = subprocess.Popen(f"exec {real}", shell=True, cwd=REPO, env=environment)
-    signals: list[int] = []
+    launcher, threads = LAUNCHER.match(command), environment.get("OMP_NUM_THREADS")
+    if threads and launcher and launcher[1]:
+        environment = {**environment, "OMP_NUM_THREADS": str(max(1, int(threads) // int(launcher[1])))}
+    process = subprocess.Popen(f"exec {real}", shell=True, cwd=REPO, env={**os.environ, **environment})
 
-    def note(number: int, frame: object) -> None:
-        signals.append(number)
-        if number == signal.SIGTERM:  # the terminal sends Ctrl-C to the command, too
-            process.terminate()
+    def terminate(number: int, frame: object) -> None:
+        process.terminate()
+        raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    peak = 0
+    before, peak = signal.signal(signal.SIGTERM, terminate), 0
     try:
         while process.poll() is None:
             peak = max(peak, peak_memory(process.pid))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.2)
+    except KeyboardInterrupt:  # the terminal sends Ctrl-C to the command, too
+        process.wait()
+        raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if signals:
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, before)
     return process.returncode, peak
 
 
@@ -203,19 +198,11 @@ def peak_memory(process: int) -> int:
     return max([1024 * int(peak[1]) if peak else 0, *(peak_memory(int(child)) for child in children)])
 
 
-def share_threads(command: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return `environment`, its OMP_NUM_THREADS divided by the number of torchrun's processes."""
-    launcher, threads = LAUNCHER.match(command), environment.get("OMP_NUM_THREADS")
-    if not launcher or not launcher[1] or threads is None:
-        return dict(environment)
-    return {**environment, "OMP_NUM_THREADS": str(max(1, int(threads) // int(launcher[1])))}
-
-
 def select(steps: Sequence[Step], first: str | None, only: str | None) -> list[Step]:
     """Return the steps for --from and --only. UserError: no step has that name."""
     names = [step.name for step in steps]
     for flag, name in (("--from", first), ("--only", only)):
-        if name is not None and name not in names:
+        if name and name not in names:
             raise UserError(f"{flag} {name}: no such step. Choose one of {', '.join(names)}.")
     if only:
         return [steps[names.index(only)]]

@@ -9,26 +9,24 @@ from experiment.runner import Step
 
 EDAM, DEEPLAB = "EDAM", "DeepLabV2"  # sessions
 PAIRS, PHOTOS = 4, 5  # micro-batches as published: EDAM's 4 pairs, half of DeepLab-v2's 10 photos
-# EDAM's fusion of CRF and saliency, as published, with a theta of 0.2
-FUSION = ("--alpha", "0.000001", "--beta", "0.99999")
+FUSION = ("--alpha", "0.000001", "--beta", "0.99999")  # of CRF and saliency, as published, with a theta of 0.2
 
 Words = tuple[object, ...]  # of a command; tuples within it are flattened
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table, scored on the photos of `split`. `name`: of the score file and the label folder."""
+    """A row of the table."""
 
-    name: str
+    name: str  # of the score file and the label folder
     title: str
-    split: str
-    published: str = ""
-    baseline: bool = False
+    split: str  # train or val
+    published: str = ""  # the paper's figure; baselines have none
 
 
 ROWS = (
-    Row("background", "baseline: everything is background", "train", baseline=True),
-    Row("guess", "baseline: image labels and saliency, no EDAM", "train", baseline=True),
+    Row("background", "baseline: everything is background", "train"),
+    Row("guess", "baseline: image labels and saliency, no EDAM", "train"),
     Row("masks", "EDAM", "train", "52.83"),
     Row("crf", "EDAM, CRF", "train", "58.61"),
     Row("crf_saliency", "EDAM, CRF, saliency", "train", "68.11"),
@@ -87,23 +85,15 @@ class Plan:
             left_out |= {"deeplab", "deeplab_crf"}
         return [row for row in ROWS if row.name not in left_out]
 
-    def score_path(self, row: str) -> Path:
-        """Return the path of the score file of a row."""
-        return self.out / "scores" / f"{row}.json"
-
     def trained(self, name: str) -> Path:
         """Return the path of the weights that a session ends with."""
         return self.out / "checkpoints" / name / f"{name}.pth"
 
 
 def command(*words: object) -> str:
-    """Return a command as typed in a shell."""
-    return shlex.join(map(str, flatten(words)))
-
-
-def flatten(words: Words) -> Words:
-    """Return the words of nested tuples in one tuple."""
-    return tuple(inner for word in words for inner in (flatten(word) if isinstance(word, tuple) else (word,)))
+    """Return a command as typed in a shell. Tuples of words may be nested."""
+    parts = (command(*word) if isinstance(word, tuple) else shlex.quote(str(word)) for word in words)
+    return " ".join(filter(None, parts))
 
 
 def flags(**values: object) -> Words:
@@ -125,8 +115,25 @@ def session(plan: Plan, name: str) -> Words:
 
 def make_steps(plan: Plan, initial: Sequence[Step] = ()) -> list[Step]:
     """Return all steps of the plan, in order. `initial`: further steps, run once the lists are made."""
-    steps = [*preparation(plan), *initial, *saliency(plan), *training(plan), *labelling(plan)]
-    return [*steps, *segmentation(plan), *scores(plan)]
+    words = flags(voc12_root=plan.root, out_dir=plan.lists, sbd_root=plan.sbd_root, download=plan.download)
+    prepare = command("python", "voc12/prepare.py", words, plan.prepare, flags(seed=plan.seed))
+    steps = [Step("lists", "Lists, image-level labels, training pairs", prepare), *plan.fewer, *initial]
+    if plan.sal_path and not plan.saliency:
+        network = flags(network=plan.poolnet, weights=plan.poolnet_weights)
+        if plan.saliency_network:
+            network = flags(weights=plan.saliency_network)
+        words = (flags(voc12_root=plan.root, infer_list=plan.to_label), network, flags(out_sal=plan.sal_path))
+        infer = command(launch(plan), "infer_sal.py", words, plan.precision)
+        steps.append(Step("saliency", f"Saliency maps by {plan.saliency_network or 'PoolNet'}", infer))
+    if not plan.edam_weights:
+        words = (flags(voc12_root=plan.root, network=plan.edam, weights=plan.weights), plan.training)
+        words = (*words, flags(seed=plan.seed), plan.precision, session(plan, EDAM))
+        train = command(launch(plan, PAIRS), "train_EDAM_cls.py", words)
+        steps.append(Step("training", "EDAM, from image-level labels", train))
+    steps += labelling(plan)
+    if plan.deeplab_weights:
+        steps += segmentation(plan)
+    return [*steps, *scores(plan)]
 
 
 def step_names() -> list[str]:
@@ -136,49 +143,19 @@ def step_names() -> list[str]:
     return [step.name for step in make_steps(plan)]
 
 
-def preparation(plan: Plan) -> list[Step]:
-    """Make the lists, image-level labels and training pairs."""
-    words = flags(voc12_root=plan.root, out_dir=plan.lists, sbd_root=plan.sbd_root, download=plan.download)
-    prepare = command("python", "voc12/prepare.py", words, plan.prepare, flags(seed=plan.seed))
-    return [Step("lists", "Lists, image-level labels, training pairs", prepare), *plan.fewer]
-
-
-def saliency(plan: Plan) -> list[Step]:
-    """Compute saliency maps, unless they exist."""
-    if plan.saliency or not plan.sal_path:
-        return []
-    network = flags(network=plan.poolnet, weights=plan.poolnet_weights)
-    if plan.saliency_network:
-        network = flags(weights=plan.saliency_network)
-    words = (flags(voc12_root=plan.root, infer_list=plan.to_label), network, flags(out_sal=plan.sal_path))
-    infer = command(launch(plan), "infer_sal.py", words, plan.precision)
-    return [Step("saliency", f"Saliency maps by {plan.saliency_network or 'PoolNet'}", infer)]
-
-
-def training(plan: Plan) -> list[Step]:
-    """Train EDAM, unless trained weights are given."""
-    if plan.edam_weights:
-        return []
-    words = (flags(voc12_root=plan.root, network=plan.edam, weights=plan.weights), plan.training, flags(seed=plan.seed))
-    train = command(launch(plan, PAIRS), "train_EDAM_cls.py", words, plan.precision, session(plan, EDAM))
-    return [Step("training", "EDAM, from image-level labels", train)]
-
-
 def labelling(plan: Plan) -> list[Step]:
     """Make class maps, pseudo labels of them, and the baselines."""
-    weights = plan.edam_weights or plan.trained(EDAM)
-    words = flags(voc12_root=plan.root, network=plan.edam, weights=weights)
-    infer = (launch(plan), "infer_cls.py", words, plan.precision)
+    network = flags(voc12_root=plan.root, network=plan.edam, weights=plan.edam_weights or plan.trained(EDAM))
+    infer = (launch(plan), "infer_cls.py", network, plan.precision)
     labels, plain = flags(out_crf_pred=plan.label_dir), flags()
     if plan.sal_path:
         labels = (*labels, flags(sal_path=plan.sal_path, theta=plan.theta), plan.fusion)
         plain = flags(out_plain_pred=plan.out / "crf")
     few = flags(infer_list=plan.labelled, out_cam=plan.out / "cam")
-    title = "Class maps and labels of the photos that are scored"
-    steps = [Step("maps", title, command(infer, few, plain, labels))]
+    steps = [Step("maps", "Class maps and labels of the photos that are scored", command(infer, few, plain, labels))]
     if (plan.deeplab_weights or plan.sal_path) and plan.to_label != plan.labelled:
-        title = "Labels of the other photos, to train DeepLab-v2 on"
-        steps.append(Step("labels", title, command(infer, flags(infer_list=plan.to_label), labels)))
+        others = command(infer, flags(infer_list=plan.to_label), labels)
+        steps.append(Step("labels", "Labels of the other photos, to train DeepLab-v2 on", others))
     if plan.sal_path:
         words = flags(voc12_root=plan.root, infer_list=plan.labelled, sal_path=plan.sal_path, theta=plan.theta)
         outputs = flags(out_guess=plan.out / "guess", out_background=plan.out / "background")
@@ -189,17 +166,14 @@ def labelling(plan: Plan) -> list[Step]:
 
 def segmentation(plan: Plan) -> list[Step]:
     """Train DeepLab-v2 on the pseudo labels, and segment the photos of val."""
-    if not plan.deeplab_weights:
-        return []
-    words = flags(voc12_root=plan.root, label_dir=plan.label_dir, train_list=plan.to_label, network=plan.deeplab)
-    words = (*words, flags(weights=plan.deeplab_weights), plan.segmentation, flags(seed=plan.seed))
     most = 1 if "--no-freeze_bn" in plan.segmentation else PHOTOS  # batch norms that learn need the whole batch
-    train = command(launch(plan, most), "train_deeplab.py", words, plan.precision, session(plan, DEEPLAB))
-    words = (flags(voc12_root=plan.root, infer_list=plan.val, network=plan.deeplab), plan.precision)
+    data = flags(voc12_root=plan.root, label_dir=plan.label_dir, train_list=plan.to_label, network=plan.deeplab)
+    recipe = (flags(weights=plan.deeplab_weights), plan.segmentation, flags(seed=plan.seed), plan.precision)
+    train = command(launch(plan, most), "train_deeplab.py", data, recipe, session(plan, DEEPLAB))
+    data = flags(voc12_root=plan.root, infer_list=plan.val, network=plan.deeplab)
     outputs = flags(out_pred=plan.out / "deeplab", out_crf_pred=plan.out / "deeplab_crf")
-    infer = command(
-        launch(plan), "infer_deeplab.py", words, flags(weights=plan.trained(DEEPLAB)), outputs, plan.segment
-    )
+    words = (data, plan.precision, flags(weights=plan.trained(DEEPLAB)), outputs, plan.segment)
+    infer = command(launch(plan), "infer_deeplab.py", words)
     return [
         Step("segmentation", "DeepLab-v2, trained on the pseudo labels", train),
         Step("val", "DeepLab-v2 on val, without and with CRF", infer),
@@ -211,13 +185,13 @@ def scores(plan: Plan) -> list[Step]:
     steps = []
     if plan.sal_path:
         words = flags(voc12_root=plan.root, list=plan.labelled, predict_dir=plan.sal_path)
-        words = ("--saliency", *words, flags(json=plan.score_path("saliency")))
-        steps.append(Step("score_saliency", "Score: saliency maps", command("python", "eval.py", words)))
+        evaluate = command("python", "eval.py", "--saliency", words, flags(json=plan.out / "scores" / "saliency.json"))
+        steps.append(Step("score_saliency", "Score: saliency maps", evaluate))
     for row in plan.rows:
-        listed = plan.labelled if row.split == "train" else plan.val
         folder = flags(predict_dir=plan.out / row.name)
         if row.name == "masks":
             folder = (*flags(predict_dir=plan.out / "cam", type="npy"), "--curve")
-        words = (flags(voc12_root=plan.root, list=listed), folder, flags(json=plan.score_path(row.name)))
-        steps.append(Step(f"score_{row.name}", f"Score: {row.title}", command("python", "eval.py", words)))
+        words = (flags(voc12_root=plan.root, list=plan.labelled if row.split == "train" else plan.val), folder)
+        evaluate = command("python", "eval.py", words, flags(json=plan.out / "scores" / f"{row.name}.json"))
+        steps.append(Step(f"score_{row.name}", f"Score: {row.title}", evaluate))
     return steps

@@ -77,11 +77,9 @@ def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsy
     assert "its scores mean nothing" in results and all(f"\n| {label} | " in results for label in LABELS)
     page = (made / "report.html").read_text()
     addresses = re.findall(r'\b(?:src|href)="([^"]*)', page)
-    assert addresses and all(address.startswith(("data:", "#chart")) for address in addresses)
-    assert page.count("<svg") == 3 and page.count("<img") == 3 * 7 + 2 * 4 and "<script" not in page
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert page.count("image/svg") == 3 and page.count("image/jpeg") == 3 * 7 + 2 * 4 and "<script" not in page
     assert all(f"<td>{score['miou']:.2f}</td>" in page for score in scores.values())
-    ids = re.findall(r'\bid="([^"]*)', page)
-    assert len(ids) == len(set(ids)) > 50  # of three charts in one page
     titles = re.findall(r">2099_\d+ \((?:\w+(?:, )?)+\): IoU [\d.]+<", page)
     assert len(titles) == 5 and "label without CRF" in page
 

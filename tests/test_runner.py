@@ -48,7 +48,7 @@ def test_killed_step_resumes_and_its_time_adds_up(tmp_path):
     for number in range(3):
         (tmp_path / f"kill{number}").touch()
     for number in range(3):
-        with pytest.raises(UserError, match=f"step {number} .*-9.*make demo"):
+        with pytest.raises(UserError, match=rf"step {number} .*killed \(signal 9\).*make demo"):
             run(logging_steps(tmp_path), tmp_path)
         mark = json.loads((tmp_path / f"finished/{number}.json").read_text())
         assert not mark["finished"] and mark["seconds"] > 0
