@@ -59,6 +59,7 @@ def make_plan(out: Path, seed: int) -> Plan:
         poolnet="network.poolnet_tiny",
         poolnet_weights=out / "checkpoints" / POOLNET / f"{POOLNET}.pth",
         theta=1.0,  # the maps of a PoolNet that was trained for minutes are softer than the published one's
+        fusion=(),  # saliency always decides: these small networks are too sure for the published alpha and beta
         deeplab="network.deeplab_v2_tiny",
         deeplab_weights=out / "single" / "backbone.pth",
         segmentation=(*segmentation.split(), *watched.split()),
