@@ -6,7 +6,8 @@ them over the classes and compute all blocks in batches: x is (C, N, D) with C c
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +16,15 @@ from torch.utils.checkpoint import checkpoint
 
 from network.attention import attention
 
+_HEADS = 2
+_EPS = 1e-6  # added to the standard deviation of a norm
 _KEPT = 30  # activations that a block keeps for the backward pass, in multiples of its input
 _RECOMPUTE_ABOVE = 2**20  # numbers in a block's input; below it keeping them is faster
 
 
 def fits_gpu(numbers: int, device: torch.device) -> bool:
     """Return whether a GPU's free memory is over twice what blocks' activations need for an input of `numbers` elements."""
-    if device.type != "cuda" or not torch.cuda.is_available():
+    if device.type != "cuda":
         return False
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + cached > 2 * _KEPT * 4 * numbers
@@ -39,21 +42,17 @@ class PairEmbedding(nn.Module):
 
     def __init__(self, length: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.position = nn.Module()
+        self.position: Any = nn.Module()
         self.position.register_buffer("pe", sinusoidal_encoding(length, dim)[None])
         self.segment = nn.Embedding(5, dim)  # five rows as published; a pair uses the first two
         self.dropout = nn.Dropout(dropout)
 
-    def encoding(self, length: int) -> Tensor:
-        """Return the encoding of the first positions, (length, dim); beyond the fixed table it is computed."""
-        table = cast(Tensor, self.position.pe)[0]
-        return table[:length] if length <= len(table) else sinusoidal_encoding(length, table.shape[1]).to(table)
-
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embedded tokens, in the shape of `tokens` (C, P, 2, T, D)."""
-        images, length = tokens.shape[2:4]
-        encoding = self.encoding(length) + self.segment.weight[:images, None]  # (2, T, D)
-        return self.dropout(tokens + encoding)
+        table, (length, dim) = self.position.pe[0], tokens.shape[3:]
+        if length > len(table):
+            table = sinusoidal_encoding(length, dim).to(table)
+        return self.dropout(tokens + (table[:length] + self.segment.weight[:2, None]))
 
 
 class TransformerBlock(nn.Module):
@@ -77,63 +76,49 @@ class LayerNorm(nn.Module):
         self.b_2 = nn.Parameter(torch.zeros(dim))
 
 
-class CMADropout(nn.Module):
-    """Dropout layers of the transformer blocks, shared by the classes."""
-
-    def __init__(self, dropout: float) -> None:
-        super().__init__()
-        self.attention = nn.Dropout(dropout)  # on the attention weights
-        self.activation = nn.Dropout(dropout)  # in the feed-forward network
-        self.residual = nn.Dropout(dropout)  # on each residual branch
-        self.output = nn.Dropout(dropout)  # on the block's output
-
-
-def transformer_blocks(
-    x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int, dropout: CMADropout, keep: bool
-) -> Tensor:
+def transformer_blocks(x: Tensor, pairs: int, blocks: list[Any], dropout: Any, keep: bool) -> Tensor:
     """Apply the transformer block of each class, with joint attention over the tokens of both images of a pair.
 
-    Tokens x and the result are (C, N, D), N = pairs x T tokens a pair; blocks are the C classes' parameters.
-    With `keep`, activations are not recomputed in the backward pass where x is large.
+    Tokens x and the result are (C, N, D), N = pairs x T tokens a pair; `blocks` are the C classes' parameters, `dropout` is that
+    of attention weights ("attention") and of activations ("tokens"). With `keep`, activations are not recomputed in the backward
+    pass where x is large.
     """
-    again = not keep and x.numel() > _RECOMPUTE_ABOVE
-    q, k, v = call(again, _projections, x, pairs, blocks, heads)
-    attended = attention(q, k, v, dropout.attention.p if dropout.training else 0.0)
-    return call(again, _after_attention, x, attended, blocks, dropout)
+    before: Callable = _projections
+    after: Callable = _after_attention
+    if not keep and x.numel() > _RECOMPUTE_ABOVE:
+        before, after = (partial(checkpoint, function, use_reentrant=False) for function in (before, after))
+    q, k, v = before(x, pairs, blocks)
+    weights = dropout["attention"]
+    return after(x, attention(q, k, v, weights.p if weights.training else 0.0), blocks, dropout["tokens"])
 
 
-def call(recompute: bool, function: Callable, *inputs: Any) -> Any:
-    """Return function(*inputs). With `recompute`, backward computes its activations again instead of keeping them."""
-    return checkpoint(function, *inputs, use_reentrant=False) if recompute else function(*inputs)
-
-
-def _projections(x: Tensor, pairs: int, blocks: list[TransformerBlock], heads: int) -> tuple[Tensor, ...]:
+def _projections(x: Tensor, pairs: int, blocks: list[Any]) -> tuple[Tensor, ...]:
     """Return queries, keys and values, (C * P, heads, T, D / heads) each, of tokens x (C, N, D)."""
     classes, tokens, dim = x.shape
     y = norm(x, [block.input_sublayer["norm"] for block in blocks])
     return tuple(
-        linear(y, [cast(nn.ModuleList, block.attention["linear_layers"])[i] for block in blocks])
-        .view(classes * pairs, tokens // pairs, heads, dim // heads)
+        linear(y, [block.attention["linear_layers"][i] for block in blocks])
+        .view(classes * pairs, tokens // pairs, _HEADS, dim // _HEADS)
         .transpose(1, 2)
         for i in range(3)
     )
 
 
-def _after_attention(x: Tensor, attended: Tensor, blocks: list[TransformerBlock], dropout: CMADropout) -> Tensor:
+def _after_attention(x: Tensor, attended: Tensor, blocks: list[Any], dropout: nn.Dropout) -> Tensor:
     """Return the block's output (C, N, D), of its input x (C, N, D) and the attention's output (C * P, heads, T, D / heads)."""
     y = linear(attended.transpose(1, 2).reshape(x.shape), [block.attention["output_linear"] for block in blocks])
-    x = x + dropout.residual(y)
+    x = x + dropout(y)
     y = norm(x, [block.output_sublayer["norm"] for block in blocks])
     y = linear(y, [block.feed_forward["w_1"] for block in blocks])  # (C, N, hidden)
-    y = dropout.activation(F.gelu(y, approximate="tanh"))
-    x = x + dropout.residual(linear(y, [block.feed_forward["w_2"] for block in blocks]))
-    return dropout.output(x)
+    y = dropout(F.gelu(y, approximate="tanh"))
+    x = x + dropout(linear(y, [block.feed_forward["w_2"] for block in blocks]))
+    return dropout(x)
 
 
 def norm(x: Tensor, layers: list[Any]) -> Tensor:
     """Apply to each class of x (C, N, D) its own norm."""
     a, b = torch.stack([layer.a_2 for layer in layers]), torch.stack([layer.b_2 for layer in layers])
-    return _Standardise.apply(x, 1e-6) * a[:, None] + b[:, None]
+    return _Standardise.apply(x) * a[:, None] + b[:, None]
 
 
 def linear(x: Tensor, layers: list[Any]) -> Tensor:
@@ -143,26 +128,22 @@ def linear(x: Tensor, layers: list[Any]) -> Tensor:
 
 
 class _Standardise(torch.autograd.Function):
-    """(x - mean) / (std + eps) over the last dimension, with the unbiased standard deviation.
-
-    It keeps its output and one number a token; autograd would keep three copies of x.
-    """
+    """(x - mean) / (std + eps) over the last dimension; keeps its output and one number a token, not three copies of x."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, eps: float) -> Tensor:
+    def forward(ctx, x: Tensor) -> Tensor:
         y = x - x.mean(-1, keepdim=True)
         std = torch.linalg.vector_norm(y, dim=-1, keepdim=True) * (y.shape[-1] - 1) ** -0.5
-        y.div_(std + eps)
+        y.div_(std + _EPS)
         ctx.save_for_backward(y, std)
-        ctx.eps = eps
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, grad: Tensor) -> Tensor:
         y, std = ctx.saved_tensors
         # With c = x - mean, n channels: y = c / (std + eps) and d std / d c = c / ((n - 1) std), hence
         # dc = (grad - y sum(grad y) (std + eps) / ((n - 1) std)) / (std + eps), and dx = dc - mean(dc).
-        scale = std + ctx.eps
-        along = (grad * y).sum(-1, keepdim=True) * scale / ((y.shape[-1] - 1) * std.clamp_min(ctx.eps**2))
+        scale = std + _EPS
+        along = (grad * y).sum(-1, keepdim=True) * scale / ((y.shape[-1] - 1) * std.clamp_min(_EPS**2))
         grad = (grad - y * along).div_(scale)
-        return grad - grad.mean(-1, keepdim=True), None
+        return grad - grad.mean(-1, keepdim=True)

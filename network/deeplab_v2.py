@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,23 +19,23 @@ class ASPP(nn.Module):
     def __init__(self, in_channels: int, num_labels: int, rates: Sequence[int]) -> None:
         super().__init__()
         for i, rate in enumerate(rates):
-            conv = nn.Conv2d(in_channels, num_labels, 3, padding=rate, dilation=rate)
+            conv: Any = nn.Conv2d(in_channels, num_labels, 3, padding=rate, dilation=rate)
             nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(cast(Tensor, conv.bias))
+            nn.init.zeros_(conv.bias)
             self.add_module(f"c{i}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum_of_convolutions(x, [cast(nn.Conv2d, conv) for conv in self.children()])
+        return sum_of_convolutions(x, list(self.children()))
 
 
 class DeepLab(nn.Module):
     """DeepLab-v2's head on any backbone, at several scales. The ASPP is registered in the backbone, as published.
 
-    `make_backbone` returns a module with `features`, (N, 3, H, W) normalised by `input` -> (N, channels, h, w) >= 0,
-    `channels`, their number, and `fold_batch_norms`.
+    `make_backbone` returns a module with `channels`, `fold_batch_norms` and `features`, (N, 3, H, W) photos normalised by `input`
+    -> (N, channels, h, w) >= 0.
 
     Args:
-        num_labels: number of labels, background included.
+        num_labels: labels with background.
         scales: of the photo, in addition to 1.
         rates: dilations of the ASPP.
         backbone: options of the backbone.
@@ -58,26 +58,19 @@ class DeepLab(nn.Module):
         self.base = self.make_backbone(**backbone)
         self.base.aspp = ASPP(self.base.channels, num_labels, rates)
 
-    def one_scale(self, x: Tensor) -> Tensor:
-        """Return the logits (N, labels, h, w) of photos (N, 3, H, W) at their own size."""
-        return self.base.aspp(self.base.features(x))
-
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return the logits (N, labels, h, w) of photos x (N, 3, H, W), normalised by `input`: the maximum over the scales.
 
         In training mode the list of logits that each have a loss: at scale 1, at each other scale in its own size, and the
         maximum; with `scales` empty, at scale 1 only.
         """
-        logits = [self.one_scale(x)]
-        if not self.scales:
-            return logits if self.training else logits[0]
-        for scale in self.scales:  # the size is floor(side * scale), the coordinates follow the factor itself
-            scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-            logits.append(self.one_scale(scaled))
-        size = logits[0].shape[2:]
-        same_size = [logits[0], *(F.interpolate(y, size, mode="bilinear", align_corners=False) for y in logits[1:])]
-        highest = torch.stack(same_size).max(0).values
-        return [*logits, highest] if self.training else highest
+        resize = partial(F.interpolate, mode="bilinear", align_corners=False)
+        photos = [x, *(resize(x, scale_factor=scale) for scale in self.scales)]  # of floor(side * scale) pixels
+        logits = [self.base.aspp(self.base.features(photo)) for photo in photos]
+        if self.scales:
+            same_size = [logits[0], *(resize(y, logits[0].shape[2:]) for y in logits[1:])]
+            logits.append(torch.stack(same_size).max(0).values)
+        return logits if self.training else logits[-1]
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
         """Return the trained parameters in three groups: the backbone, the ASPP's weights, the ASPP's biases."""
@@ -88,7 +81,7 @@ class DeepLab(nn.Module):
         return groups
 
     def fold_batch_norms(self) -> None:
-        """Fold the backbone's batch norms into its convolutions, for inference."""
+        """Fold those of the backbone; see `frozen_norm`."""
         self.base.fold_batch_norms()
 
 

@@ -1,8 +1,4 @@
-"""DeepLab-v2 on torchvision's ResNet-101: the stride of a block is on its 3x3 convolution, photos are RGB with ImageNet's statistics.
-
-The published network starts from a Caffe model; torchvision's ImageNet weights need this one.
-Tensor names are torchvision's after "base.".
-"""
+"""DeepLab-v2 for the ImageNet weights of torchvision's ResNet-101, whose blocks have their stride on the 3x3 convolution."""
 
 from functools import partial
 
@@ -12,7 +8,7 @@ from tool.image_ops import IMAGENET
 
 
 class Net(DeepLab):
-    """DeepLab-v2 for the weights of torchvision's `resnet101`."""
+    """DeepLab-v2 with torchvision's tensor names after "base."; the published network starts from a Caffe model."""
 
     make_backbone = staticmethod(partial(CaffeResNet, depths=(3, 4, 23, 3), stride_on_3x3=True))
     input = IMAGENET

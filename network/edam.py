@@ -1,13 +1,13 @@
 """EDAM's head: the Discriminative Activation layer and the Collaborative Multi-Attention (Wu et al., CVPR 2021), on any backbone."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.cma import CMADropout, PairEmbedding, TransformerBlock, fits_gpu, transformer_blocks
+from network.cma import PairEmbedding, TransformerBlock, fits_gpu, transformer_blocks
 from tool.image_ops import IMAGENET, Normalization
 
 _CLASSES_AT_ONCE = 5  # in the CMA, whose largest tensor then has 43 MB a pair at the published crop
@@ -16,14 +16,12 @@ _CLASSES_AT_ONCE = 5  # in the CMA, whose largest tensor then has 43 MB a pair a
 class EDAM(nn.Module):
     """The head, as the first base of a network whose second base is the backbone: `class Net(EDAM, ResNet38d)`.
 
-    The backbone is a module with `features`, (N, 3, H, W) photos normalised by `input` -> (N, channels, h, w), and `channels`,
-    their number. Tensor names are those of the published checkpoint.
+    The backbone has `channels` and `features`, (N, 3, H, W) photos normalised by `input` -> (N, channels, h, w). Tensor names
+    are those of the published checkpoint.
 
     Args:
         num_classes: classes without background.
-        dim: width of the tokens.
-        heads: of the attention.
-        hidden: width of the feed-forward network.
+        dim, hidden: widths of the tokens and of the feed-forward network.
         cma_dropout: probability of every dropout in the CMA.
         crop_size: crop for which the position table is stored, at an output stride of 8; other crops work, too.
         backbone: options of the backbone.
@@ -41,41 +39,29 @@ class EDAM(nn.Module):
         self,
         num_classes: int = 20,
         dim: int = 128,
-        heads: int = 2,
         hidden: int = 512,
         cma_dropout: float = 0.1,
         crop_size: int = 368,
         **backbone,
     ) -> None:
         super().__init__(**backbone)
-        self.num_classes, self.heads = num_classes, heads
+        self.num_classes = num_classes
         self.mask_layer = nn.Conv2d(self.channels, num_classes + 1, 3, padding=1, bias=False)
         self.embedding = PairEmbedding((crop_size // 8) ** 2, dim, cma_dropout)
-        self.trans_list = nn.ModuleList(nn.Sequential(TransformerBlock(dim, hidden)) for _ in range(num_classes))
-        self.cma_dropout = CMADropout(cma_dropout)
+        self.trans_list: Any = nn.ModuleList(nn.Sequential(TransformerBlock(dim, hidden)) for _ in range(num_classes))
+        self.cma_dropout = nn.ModuleDict({name: nn.Dropout(cma_dropout) for name in ("attention", "tokens")})
         self.d_d = nn.Conv2d(self.channels, dim, 1, bias=False)
-        self.fc_list = nn.ModuleList(nn.Conv2d(dim, 1, 1, bias=False) for _ in range(num_classes))
+        self.fc_list: Any = nn.ModuleList(nn.Conv2d(dim, 1, 1, bias=False) for _ in range(num_classes))
         for module in (self.mask_layer, self.d_d, self.fc_list, self.embedding, self.trans_list):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return class logits of each image of each pair.
+        """Return class logits (P, 2, C), C classes, of pairs of images (P, 2, 3, H, W) normalised by `input`.
 
-        Args:
-            images: (P, 2, 3, H, W) float, pairs of images normalised by `input`; or (2P, 3, H, W), images 2i and 2i + 1 a pair.
-
-        Returns:
-            (P, 2, C) float, C classes; or (2P, C). Subclasses may return K logits of each class: (P, 2, K * C), all classes K times.
-
-        Raises:
-            ValueError: on another shape.
+        Subclasses may return K logits of each class: (P, 2, K * C), all classes K times.
         """
-        if images.dim() == 4 and len(images) % 2 == 0:
-            return self(images.unflatten(0, (-1, 2))).flatten(0, 1)
-        if images.dim() != 5 or images.shape[1] != 2:
-            raise ValueError(f"expected pairs (P, 2, 3, H, W) or (2P, 3, H, W), got {tuple(images.shape)}")
         images = images.flatten(0, 1)
         features = self.features(images)  # (2P, channels, h, w)
         return self.pair_logits(images, features, self.activate(features))
@@ -103,10 +89,10 @@ class EDAM(nn.Module):
         Features `reduced` are (P, 2, T, D) at the T positions of each image, masks of these classes (C, P, 2, T).
         """
         tokens = self.embedding(reduced * masks[..., None])  # features times the mask of each class, (C, P, 2, T, D)
-        blocks = [cast(TransformerBlock, cast(nn.Sequential, self.trans_list[c])[0]) for c in classes]
-        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.heads, self.cma_dropout, keep)
+        blocks = [self.trans_list[c][0] for c in classes]
+        attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.cma_dropout, keep)
         pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
-        fc = torch.stack([cast(nn.Linear, self.fc_list[c]).weight.flatten() for c in classes])  # (C, D)
+        fc = torch.stack([self.fc_list[c].weight.flatten() for c in classes])  # (C, D)
         return (pooled * fc[:, None, None]).sum(-1)
 
     def forward_cam(self, images: Tensor) -> Tensor:
@@ -125,12 +111,8 @@ class EDAM(nn.Module):
         """
         groups: list[list[nn.Parameter]] = [[] for _ in range(6)]
         for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
             top = name.split(".")[0]
-            if top in ("embedding", "trans_list"):
-                groups[4].append(parameter)
-            else:
-                new, bias = top in ("mask_layer", "d_d", "fc_list"), name.endswith(".bias")
-                groups[2 * new + bias].append(parameter)
+            new, bias = top in ("mask_layer", "d_d", "fc_list"), name.endswith(".bias")
+            if parameter.requires_grad:
+                groups[4 if top in ("embedding", "trans_list") else 2 * new + bias].append(parameter)
         return groups

@@ -1,14 +1,14 @@
 """Batch norms that are not trained, and folding them into convolutions for inference."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the (C,) tensors of `x * scale + shift`, which the norm computes with its stored statistics."""
-    assert norm.running_mean is not None and norm.running_var is not None
+def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    """Return the (C,) tensors of `x * scale + shift`, which a batch norm computes with its stored statistics."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
 
@@ -21,9 +21,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.weight.requires_grad = False
-        self.bias.requires_grad = False
-        self.eval()
+        self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
         return super().train(False)
@@ -40,18 +38,12 @@ class FrozenNorms(nn.Module):
 
     frozen = True
 
-    def freeze(self) -> None:
-        """Freeze all batch norms; call it after they have been added."""
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.requires_grad_(False)
-        self.train()
-
     def train(self, mode: bool = True) -> "FrozenNorms":
+        """Set the mode and freeze the batch norms. Call it after they have been added."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and self.frozen:
-                module.eval()
+                module.eval().requires_grad_(False)
         return self
 
 
@@ -72,7 +64,7 @@ def unfreeze_batch_norms(net: nn.Module) -> None:
 
 
 @torch.no_grad()
-def fold(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> None:
+def fold(norm: nn.Module, *convs: Any) -> None:
     """Scale the convolutions, whose sum the norm is applied to, and give the first one the shift as a bias."""
     scale, shift = scale_and_shift(norm)
     for conv in convs:
@@ -80,8 +72,8 @@ def fold(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> None:
     convs[0].bias = nn.Parameter(shift, requires_grad=False)
 
 
-def fold_pairs(net: nn.Module) -> None:
-    """Fold every batch norm into the convolution that is registered right before it; an Identity takes its place."""
+def fold_batch_norms(net: nn.Module) -> None:
+    """Fold every batch norm into the convolution registered right before it; the network can't be trained afterwards."""
     for module in list(net.modules()):
         for (_, conv), (name, norm) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

@@ -9,8 +9,6 @@ from torch import Tensor
 from tool import VOID, distributed
 from tool.image_ops import resize_labels
 
-POOLNET_BATCH = 10  # photos whose gradients PoolNet's published recipe adds up in a step
-
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy over the pixels that are not void; 0 if there are none.
@@ -30,24 +28,18 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def multi_scale_loss(logits: Sequence[Tensor], labels: Tensor, balanced: bool = False) -> Tensor:
-    """Return the sum of the cross-entropies of several maps of logits, each against the labels resized to it.
+    """Return the sum of the (balanced) cross-entropies of several maps of logits, each against the labels resized to it.
 
-    Args:
-        logits: (N, labels, h, w) each, of any size, as `deeplab_v2.Net` returns in training.
-        labels: (N, H, W), 0 .. labels - 1, or 255 where void.
-        balanced: use `balanced_cross_entropy`.
+    Logits are (N, labels, h, w) each, as `deeplab_v2.Net` returns in training; labels (N, H, W), 255 where void.
     """
     loss = balanced_cross_entropy if balanced else cross_entropy
     return torch.stack([loss(map_, resize_labels(labels, map_.shape[2:])) for map_ in logits]).sum()
 
 
-def saliency_loss(logits: Tensor, masks: Tensor, photos: int = POOLNET_BATCH) -> Tensor:
+def saliency_loss(logits: Tensor, masks: Tensor, photos: int) -> Tensor:
     """Return PoolNet's loss: binary cross-entropy, summed over pixels, divided by the photos of a step.
 
-    Args:
-        logits: (N, 1, H, W).
-        masks: (N, 1, H, W) in 0..1; pixels with a negative value are ignored.
-        photos: number of photos in a step.
+    Logits are (N, 1, H, W), masks alike, in 0..1; pixels with a negative value are ignored.
     """
     known = (masks >= 0).to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, masks.clamp_min(0), known, reduction="sum") / photos

@@ -5,7 +5,4 @@ from network.resnet38d import ResNet38d
 
 
 class Net(EDAM, ResNet38d):
-    """EDAM with the tensor names and shapes of the published checkpoint. Options are those of both bases.
-
-    Input: RGB / 255, minus mean (.485 .456 .406), over std (.229 .224 .225).
-    """
+    """EDAM with the tensor names and shapes of the published checkpoint. Options are those of both bases."""

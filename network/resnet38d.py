@@ -9,10 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from network.frozen_norm import FrozenBatchNorm2d, fold, fold_pairs
-
-# Stages: name of the first block -> stride, dilation of its first convolution, dilation of all others.
-_STAGES = {"b2": (2, 1, 1), "b3": (2, 1, 1), "b4": (2, 1, 1), "b5": (1, 1, 2)}
+from network.frozen_norm import FrozenBatchNorm2d, fold, fold_batch_norms
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
@@ -50,19 +47,18 @@ class Bottleneck(nn.Module):
         self.bn_branch2a = FrozenBatchNorm2d(in_channels)
         self.conv_branch2a = nn.Conv2d(in_channels, out_channels // 4, 1, bias=False)
         self.bn_branch2b1 = FrozenBatchNorm2d(out_channels // 4)
-        self.dropout_2b1 = nn.Dropout2d(dropout)
         self.conv_branch2b1 = conv3x3(out_channels // 4, out_channels // 2, 1, dilation)
         self.bn_branch2b2 = FrozenBatchNorm2d(out_channels // 2)
-        self.dropout_2b2 = nn.Dropout2d(dropout)
         self.conv_branch2b2 = nn.Conv2d(out_channels // 2, out_channels, 1, bias=False)
         self.conv_branch1 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.bn_branch2a(x).relu_()
         branch = self.conv_branch2a(activated)
-        branch = self.dropout_2b1(self.bn_branch2b1(branch).relu_())
+        branch = self.dropout(self.bn_branch2b1(branch).relu_())
         branch = self.conv_branch2b1(branch)
-        branch = self.dropout_2b2(self.bn_branch2b2(branch).relu_())
+        branch = self.dropout(self.bn_branch2b2(branch).relu_())
         return self.conv_branch2b2(branch).add_(self.conv_branch1(activated))
 
 
@@ -72,8 +68,7 @@ class ResNet38d(nn.Module):
     Args:
         widths: channels after conv1a, b2, b3, b4, b5, b6 and b7.
         depths: blocks in the stages b2, b3, b4 and b5.
-        dropout: of the bottlenecks b6 and b7.
-        dilation: of the bottlenecks b6 and b7.
+        dropout, dilation: of the bottlenecks b6 and b7.
         freeze_stem: conv1a and the stage b2 are not trained (EDAM starts from ImageNet weights).
     """
 
@@ -88,11 +83,11 @@ class ResNet38d(nn.Module):
         super().__init__()
         self.conv1a = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         before = widths[0]
-        for (stage, (stride, first, others)), out, depth in zip(_STAGES.items(), widths[1:5], depths, strict=True):
-            mid = out // 2 if stage == "b5" else out
-            self.add_module(stage, ResidualBlock(before, mid, out, stride, first, others))
+        for stage, out, depth in zip(("b2", "b3", "b4", "b5"), widths[1:5], depths, strict=True):
+            mid, stride, dilated = (out // 2, 1, 2) if stage == "b5" else (out, 2, 1)
+            self.add_module(stage, ResidualBlock(before, mid, out, stride, 1, dilated))
             for k in range(1, depth):
-                self.add_module(f"{stage}_{k}", ResidualBlock(out, mid, out, 1, others, others))
+                self.add_module(f"{stage}_{k}", ResidualBlock(out, mid, out, 1, dilated, dilated))
             before = out
         self.b6 = Bottleneck(widths[4], widths[5], dropout[0], dilation)
         self.b7 = Bottleneck(widths[5], widths[6], dropout[1], dilation)
@@ -108,9 +103,8 @@ class ResNet38d(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         with torch.no_grad():
             for name in self.block_names:
-                block = getattr(self, name)
-                last = block.conv_branch2b2 if isinstance(block, Bottleneck) else block.conv_branch2b1
-                last.weight *= len(self.block_names) ** -0.5
+                last = "conv_branch2b2" if name in ("b6", "b7") else "conv_branch2b1"
+                self.get_parameter(f"{name}.{last}.weight").mul_(len(self.block_names) ** -0.5)
         if freeze_stem:
             for name, part in self.named_children():
                 if name.startswith(("conv1a", "b2")):
@@ -124,10 +118,7 @@ class ResNet38d(nn.Module):
         return self.bn7(x)
 
     def fold_batch_norms(self) -> None:
-        """Fold batch norms into the convolutions before them, for inference. The network can't be trained afterwards.
-
-        The first norm of each block stays, as the block also needs its input without it.
-        """
-        fold_pairs(self)
+        """Fold batch norms but the first of each block, whose input is also needed without it; see `frozen_norm`."""
+        fold_batch_norms(self)
         fold(self.bn7, self.b7.conv_branch2b2, self.b7.conv_branch1)
         self.add_module("bn7", nn.Identity())

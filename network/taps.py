@@ -1,9 +1,8 @@
 """Faster forms of three compositions of convolutions: the same sums in another order.
 
-A 3x3 convolution is the sum of nine 1x1 convolutions, one for each tap of its kernel, each shifted to its place. So
-- with few output channels, all taps together are one large matrix product, several times as fast as the convolution;
-- of an enlarged map, the taps can be computed before it is enlarged, at fewer positions;
-- two convolutions in sequence, the second with one output, are one convolution of the combined taps.
+A 3x3 convolution is the sum of nine 1x1 convolutions, its taps, each shifted to its place. With few output channels, all taps
+together are one large matrix product; of an enlarged map, they can be computed before it is enlarged, at fewer positions; and
+two convolutions in sequence, the second with one output, are one convolution of the combined taps.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 def sum_of_convolutions(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
     """Return sum(conv(x) for conv in convs), as in ASPP.
 
-    x is (N, in, h, w), the result (N, out, h, w); convs are 3x3, each with its dilation, and keep the size.
+    x is (N, in, h, w), the result (N, out, h, w); convs are 3x3 with a bias, each with its dilation, and keep the size.
     """
     # F.fold puts the tap (i, j) of its columns where a convolution has the tap (2 - i, 2 - j).
     weights = [conv.weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2) for conv in convs]
@@ -24,8 +23,7 @@ def sum_of_convolutions(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
     total = torch.zeros((), device=x.device)
     for part, conv in zip(_in_float32(taps).chunk(len(convs), 1), convs, strict=True):
         total = total + F.fold(part, x.shape[2:], 3, dilation=conv.dilation, padding=conv.dilation)
-        if conv.bias is not None:
-            total = total + conv.bias[:, None, None]
+        total = total + conv.bias[:, None, None]  # type: ignore[index]
     return total
 
 
