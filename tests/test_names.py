@@ -88,7 +88,7 @@ def test_prepare_of_a_devkit_with_such_names(tmp_path, capsys):
     before = contents(root)
     prepare(["--voc12_root", str(root), "--out_dir", str(tmp_path / "out")])
     assert contents(root) == before
-    assert "d.jpeg and d.jpg" in capsys.readouterr().out
+    assert "without exactly one photo, left out: d" in capsys.readouterr().out
     assert read_image_list(tmp_path / "out/train_aug.txt") == ["my photo (1)", "été"]
     both = {("my photo (1)", "été"), ("été", "my photo (1)")}
     assert {pair[:2] for pair in read_pairs(tmp_path / "out/EDAM_train.txt")} <= both

@@ -1,11 +1,9 @@
 """voc12/prepare_coco.py on COCO 2014 in miniature: labels and masks against pycocotools' own decoding."""
 
 import errno
-import io
 import json
 import os
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -278,11 +276,9 @@ def test_unusable_photos_are_left_out(coco, capsys):
 def test_missing_folders_are_downloaded(coco, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with running_server() as server:
-        for part in ("train2014", "val2014", "annotations"):
-            with zipfile.ZipFile(data := io.BytesIO(), "w") as archive:
-                for path in sorted((coco / part).iterdir()):
-                    archive.write(path, f"{part}/{path.name}")
-            server.files[f"{part}.zip"] = data.getvalue()
-            monkeypatch.setitem(prepare_coco.URLS, part, f"{server.address}/{part}.zip")
+        monkeypatch.setattr(prepare_coco, "SERVER", server.address)
+        for part, name in prepare_coco.ZIPS.items():
+            archive = shutil.make_archive(str(tmp_path / part), "zip", coco, part)
+            server.files[f"{name}.zip"] = Path(archive).read_bytes()
         prepare_coco.main(["--download", str(tmp_path / "new"), "--epochs", "2"])
     assert len(read_image_list(tmp_path / "new/train.txt")) == 6

@@ -1,7 +1,4 @@
-"""Masks of a dataset: SegmentationClassAug, with a mask for each image that VOC 2012 or SBD has one for; checks of masks.
-
-SBD is the Semantic Boundaries Dataset (Hariharan et al., "Semantic contours from inverse detectors").
-"""
+"""Masks of a dataset: SegmentationClassAug, made of VOC 2012's and SBD's (Hariharan et al., ICCV 2011); checks of masks."""
 
 import os
 import shutil
@@ -24,26 +21,22 @@ from voc12.prepare_steps import Findings
 AUG = "SegmentationClassAug"
 OWN = "SegmentationClass"
 SBD_PAGE = "http://home.bharathh.info/pubs/codes/SBD/download.html"
-_SBD_FOLDERS = ("cls", "dataset/cls", "benchmark_RELEASE/dataset/cls")
-PLAUSIBLE = 0.9  # share of masks that must show the classes of their label; all of VOC's own do
-Masks = dict[str, tuple[int, ...] | None]
-"""Id -> values in the mask, None for an unusable one."""
+Masks = dict[str, tuple[int, ...] | None]  # id -> values in the mask, None for an unusable one
 
 
 def mask_folder(root: Path) -> str:
     """Return the name of the dataset's folder of masks: SegmentationClassAug if it holds any."""
-    return AUG if label_maps(root / AUG).names else OWN
+    return AUG if any((root / AUG).glob("*.[pP][nN][gG]")) else OWN  # without a walk: it is asked often
 
 
 def sbd_masks(sbd_root: Path) -> Files:
     """Return SBD's class masks, for any level of the unpacked archive as `sbd_root`. UserError: none."""
-    for name in _SBD_FOLDERS:
+    for name in ("cls", "dataset/cls", "benchmark_RELEASE/dataset/cls"):
         files = Files("SBD mask", sbd_root / name, (".mat",))
         if files.names:
             return files
-    problem = f"no .mat files in {', '.join(_SBD_FOLDERS)}"
     remedy = f"Give the folder that SBD's benchmark.tgz unpacks to ({SBD_PAGE}), or --download DIR to fetch it."
-    raise UserError(f"--sbd_root {sbd_root}: {problem}. {remedy}")
+    raise UserError(f"--sbd_root {sbd_root}: no .mat files in it or in dataset/cls. {remedy}")
 
 
 def read_sbd_mask(path: Path) -> np.ndarray:
@@ -58,10 +51,9 @@ def read_sbd_mask(path: Path) -> np.ndarray:
 
 
 def complete_masks(data: Dataset, sbd_root: Path | None, findings: Findings, repair: bool = False) -> Masks:
-    """Create the masks that SegmentationClassAug lacks, and return the values in each.
+    """Create the masks that SegmentationClassAug lacks, VOC's own before SBD's, and return the values in each.
 
-    VOC's own masks win over SBD's. A new folder appears when it is complete. Without SBD and without the folder
-    nothing is written, and VOC's own masks are read.
+    A new folder appears when it is complete. Without SBD and without the folder only VOC's own masks are read.
     repair: rewrite masks of colours as class values and unusable ones from their source; old files become `<id>.png.1`.
     """
     count, folder, partial = len(data.classes), data.root / AUG, data.root / f"{AUG}.partial"
@@ -79,7 +71,6 @@ def complete_masks(data: Dataset, sbd_root: Path | None, findings: Findings, rep
 
 
 def _complete(folder: Path, sources: Mapping[str, Path], findings: Findings, repair: bool, count: int) -> Masks:
-    """Write the masks that `folder` lacks, and return the values in each mask."""
     files = label_maps(folder)
     masks: Masks = dict.fromkeys(files.names)
     for image_id in tqdm(sorted({*sources, *masks}), "masks", disable=None):
@@ -103,7 +94,7 @@ def _complete(folder: Path, sources: Mapping[str, Path], findings: Findings, rep
 
 
 def _read(path: Path, source: Path | None, repair: bool) -> tuple[np.ndarray, bool]:
-    """Return a label map, that of its source if it is missing or, with `repair`, damaged, and whether the file is right."""
+    """Return a label map, that of its source if it is missing or, with `repair`, damaged, and if the file is right."""
     try:
         return read_label(path)
     except UserError:
@@ -115,23 +106,21 @@ def _read(path: Path, source: Path | None, repair: bool) -> tuple[np.ndarray, bo
 def check_images(
     data: Dataset, ids: Sequence[str], labels: Mapping[str, np.ndarray], masks: Masks, findings: Findings
 ) -> None:
-    """Report photos and masks that cannot be used, and whether masks show the classes of their images' labels, (C,) multi-hot.
+    """Add photos and masks that cannot be used to the findings, and masks with other classes than the labels, (C,) multi-hot.
 
     UserError: the masks are no label maps.
     """
     folder = data.root / mask_folder(data.root)
-    with_mask = [image_id for image_id in ids if masks.get(image_id) is not None]
-    problems = check_inputs(with_mask, [data.photos, label_maps(folder)])
-    problems += check_inputs(sorted(set(ids) - set(with_mask)), [data.photos])
-    for _, message in problems:
-        findings["photos that cannot be used, or masks of another size"].append(message)
-
+    with_mask = {image_id for image_id in ids if masks.get(image_id) is not None}
+    problems = check_inputs(sorted(with_mask), [data.photos, label_maps(folder)])
+    problems += check_inputs(sorted(set(ids) - with_mask), [data.photos])
+    findings["photos that cannot be used, or masks of another size"] += [message for _, message in problems]
     both = {image_id: values for image_id in labels if (values := masks.get(image_id)) is not None}
     if suspicion := find_suspicion(folder, both, {}):
         findings["folder of masks that look wrong"].append(suspicion)
     shown = {image_id: set(np.flatnonzero(labels[image_id]) + 1) for image_id in both}
     other = [image_id for image_id, values in both.items() if set(values) - {0, VOID} != shown[image_id]]
-    if len(other) > (1 - PLAUSIBLE) * len(both):
+    if len(other) > 0.1 * len(both):  # VOC's own agree without exception
         findings[f"masks (of {len(both)}) with other classes than the image labels"] += other
     if both:
         print(f"labels and masks agree on {len(both) - len(other)} of {len(both)} images")

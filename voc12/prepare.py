@@ -33,9 +33,7 @@ from voc12.masks import AUG, SBD_PAGE, check_images, complete_masks, mask_folder
 from voc12.pairs import add_flags
 from voc12.prepare_steps import Findings, finish
 
-DEEPLAB_LISTS = "ImageSets/SegmentationAug"
-PUBLISHED = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
-"""Images per list of VOC 2012, train_aug with SBD."""
+PUBLISHED = {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}  # images per list, train_aug with SBD
 Lists = dict[str, list[str]]
 
 
@@ -43,15 +41,17 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     out, root, sbd_root = locate(args)
     data, findings = Dataset(root, args.ignore_foreign), Findings(list)
-    for part in ("Annotations", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"):
-        if not (root / part).exists():  # before masks are made for minutes
-            raise UserError(f"{root / part}: not found. Unpack the devkit again.")
     remove_leftovers(out)
-
     masks = complete_masks(data, sbd_root, findings, args.repair)
     lists = make_lists(data, masks, findings)
     ids = sorted({*lists["train_aug"], *lists["train"], *lists["val"]})
-    labels = read_labels(data, ids, findings)
+    labels = {}
+    for image_id in tqdm(ids, "labels", disable=None):
+        try:
+            path = data.annotations.find(image_id)
+            labels[image_id] = read_annotation(path, data.ignore_foreign, data.classes)
+        except UserError as error:
+            findings["photos without a usable XML, so in no pair"].append(str(error))
     check_images(data, ids, labels, masks, findings)
     is_whole = data.classes == VOC and not args.per_class
     if is_whole and mask_folder(root) != AUG and len(data.photos.ids()) > len(ids):  # SBD has masks of the others
@@ -104,49 +104,31 @@ def locate(args: argparse.Namespace) -> tuple[Path, Path, Path | None]:
 
 
 def make_lists(data: Dataset, masks: Mapping[str, object], findings: Findings) -> Lists:
-    """Return list name -> ids with a photo, sorted; `test` only if the devkit has that list."""
-    photos, has_aug = dict(data.photos.names), mask_folder(data.root) == AUG
-    for image_id, paths in data.photos.names.items():
-        if len(paths) > 1:
-            findings["photos found twice, left out"].append(" and ".join(paths))
-            del photos[image_id]
+    """Return list name -> ids with exactly one photo, sorted; `test` only if the devkit has that list."""
+    photos = {image_id for image_id, paths in data.photos.names.items() if len(paths) == 1}
+    has_aug = mask_folder(data.root) == AUG
     lists: Lists = {}
     for name in ("train", "val", "test"):
         path = data.root / "ImageSets" / "Segmentation" / f"{name}.txt"
         if name == "test" and not path.exists():  # comes in an archive of its own
             continue
         ids = sorted(set(read_image_list(path, "Unpack the devkit again")))
-        lists[name] = _keep(ids, photos, f"images of {name}.txt without a photo, left out", findings)
+        lists[name] = _keep(ids, photos, f"images of {name}.txt without exactly one photo, left out", findings)
         if name == "train" and not lists[name]:
             raise UserError(f"{path}: no photo of it is in {data.photos.folder}. Is it a list of image ids?")
         if name != "test" and has_aug:
             _keep(lists[name], masks, f"images of {name}.txt without a mask", findings)
-    for image_id in sorted(set(lists["train"]) & set(lists["val"])):
-        findings["images in both train.txt and val.txt"].append(image_id)
+    findings["images in both train.txt and val.txt"] += sorted(set(lists["train"]) & set(lists["val"]))
     # Without the folder it is unknown which images SBD would add.
-    augmented = _keep(sorted(masks) if has_aug else [], photos, "masks without a photo, left out", findings)
+    augmented = _keep(sorted(masks) if has_aug else [], photos, "masks without exactly one photo, left out", findings)
     lists["train_aug"] = sorted(set(augmented or lists["train"]) - set(lists["val"]))
     return lists
 
 
 def _keep(ids: Sequence[str], known: Container[str], otherwise: str, findings: Findings) -> list[str]:
     """Return those of `ids` that are known; add the others to the findings."""
-    for image_id in ids:
-        if image_id not in known:
-            findings[otherwise].append(image_id)
+    findings[otherwise] += [image_id for image_id in ids if image_id not in known]
     return [image_id for image_id in ids if image_id in known]
-
-
-def read_labels(data: Dataset, ids: Sequence[str], findings: Findings) -> dict[str, np.ndarray]:
-    """Return id -> label (C,) float32 of each image with a usable XML; add the others to the findings."""
-    labels = {}
-    for image_id in tqdm(ids, "labels", disable=None):
-        try:
-            path = data.annotations.find(image_id)
-            labels[image_id] = read_annotation(path, data.ignore_foreign, data.classes)
-        except UserError as error:
-            findings["photos without a usable XML, so in no pair"].append(str(error))
-    return labels
 
 
 def first_of_each_class(lists: Lists, labels: Mapping[str, np.ndarray], most: int) -> Lists:
@@ -166,7 +148,7 @@ def deeplab_lists(root: Path, folder: Path, lists: Lists, findings: Findings) ->
     relative, made = Path(os.path.relpath(folder, root)).as_posix(), label_maps(folder).names
     if not made or relative.startswith("..") or len(relative.split()) > 1:
         raise UserError(f"--label_dir {folder}: must hold label PNGs, and lie within {root} in a path without blanks.")
-    train, val = (root / DEEPLAB_LISTS / f"{name}.txt" for name in ("train_aug", "val"))
+    train, val = (root / f"ImageSets/SegmentationAug/{name}.txt" for name in ("train_aug", "val"))
     missing = f"images of train_aug without a label in {relative}, left out of {train}"
     ids = _keep(lists["train_aug"], made, missing, findings)
     truth = mask_folder(root)

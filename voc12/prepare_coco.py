@@ -3,8 +3,8 @@
     python voc12/prepare_coco.py --coco_root ROOT         with train2014, val2014 and annotations in ROOT
     python voc12/prepare_coco.py --download ROOT          with none of them: 19 GB from the official servers
 
-Photos with an object are used, as in the field: 82,081 to train on and 40,137 of val, which get masks to score labels with.
-COCO 2017 and photos in ROOT/images are read, too. Files that are right are kept, so rerun after an interruption.
+Photos with an object are used: 82,081 to train on and 40,137 of val, which get masks to score labels with. COCO 2017 and photos in
+ROOT/images are read, too. Files that are right are kept, so rerun after an interruption.
 """
 
 import argparse
@@ -38,21 +38,17 @@ from voc12.prepare_steps import Findings, finish, link
 
 YEARS = (2014, 2017)
 PARTS = ("train{}", "val{}", "annotations/instances_train{}.json", "annotations/instances_val{}.json")
-PUBLISHED = {"train": 82081, "val": 40137}
-"""Images of COCO 2014 with an object."""
-URLS = {
-    "annotations": "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
-    "train2014": "http://images.cocodataset.org/zips/train2014.zip",
-    "val2014": "http://images.cocodataset.org/zips/val2014.zip",
-}
+PUBLISHED = {"train": 82081, "val": 40137}  # images of COCO 2014 with an object
+SERVER = "http://images.cocodataset.org"
+ZIPS = {"annotations": "annotations/annotations_trainval2014", "train2014": "zips/train2014", "val2014": "zips/val2014"}
 
 
 @dataclass
 class Photo:
-    """Photo of (H, W) pixels, and (class, is a crowd, run-length code) of each of its objects."""
+    """Photo of (H, W) pixels, and (category's name, is a crowd, run-length code) of each of its objects."""
 
     size: tuple[int, int]
-    objects: list[tuple[int, bool, Any]] = field(default_factory=list)
+    objects: list[tuple[str, bool, Any]] = field(default_factory=list)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,19 +64,20 @@ def main(argv: list[str] | None = None) -> None:
     if val_names != names:
         raise UserError(f"{val_file}: other categories than in {train_file.name}. Take both from one year.")
     sound = check_photos(photos(out / "JPEGImages"), train | val, findings)
-    shown = sorted({c for image_id in train.keys() & sound.keys() for c, *_ in sound[image_id].objects})
+    shown = {name for image_id in train.keys() & sound.keys() for name, *_ in sound[image_id].objects}
     if not shown:
-        raise UserError(f"{train_file}: no photo can be used, the first: {next(iter(findings.values()))[0]}")
-    for image_id in sorted(train.keys() & val.keys()):
-        findings["images in both train and val"].append(image_id)
-    for c in sorted(set(range(len(names))).difference(shown)):
-        findings["category names without a photo of train, left out"].append(names[c])
-    values = {c: value for value, c in enumerate(shown, 1)}
-    labels = {image_id: label_of(photo, values) for image_id, photo in sound.items()}
-    labels = {image_id: label for image_id, label in labels.items() if label.any()}
+        raise UserError(f"{train_file}: none of its photos can be used. Check those in {out / 'JPEGImages'}.")
+    findings["images in both train and val"] += sorted(train.keys() & val.keys())
+    findings["category names without a photo of train, left out"] += [name for name in names if name not in shown]
+    classes = [name for name in names if name in shown]
+    labels = {}
+    for image_id, photo in sound.items():
+        held = {name for name, *_ in photo.objects}  # crowds, too
+        if held & shown:
+            labels[image_id] = np.array([name in held for name in classes], np.float32)
     splits = {"train": train, "val": val}
     lists = {name: [image_id for image_id in found if image_id in labels] for name, found in splits.items()}
-    write_masks(out, [names[c] for c in shown], {image_id: val[image_id] for image_id in lists["val"]}, values)
+    write_masks(out, classes, {image_id: val[image_id] for image_id in lists["val"]})
 
     texts = {out / f"{name}.txt": format_image_list(ids, name == "val", OWN) for name, ids in lists.items()}
     trained = {image_id: labels[image_id] for image_id in lists["train"]}
@@ -104,17 +101,17 @@ def locate(args: argparse.Namespace) -> tuple[int, list[Path]]:
         raise UserError("--coco_root: missing. Give it, or --download ROOT to fetch COCO 2014.")
     places = [place for root in roots for place in (root, root / "images")]
     year = next((year for year in YEARS if any((place / f"train{year}").is_dir() for place in places)), YEARS[0])
-    for part, url in URLS.items():
+    for part, archive in ZIPS.items():
         if args.download and year == YEARS[0] and not any((place / part).is_dir() for place in places):
-            fetch(args.download, url, part)
+            fetch(args.download, f"{SERVER}/{archive}.zip", part)
     paths = []
     for part in (part.format(year) for part in PARTS):
         found = [place / part for place in places if (place / part).exists()]
         if not found:
             there = [path for inner in ("*", "annotations/*", "images/*") for path in sorted(roots[0].glob(inner))]
-            held = summarize_ids([str(path.relative_to(roots[0])) for path in there])
-            problem = f"it holds {held or f'nothing{nearest_path(roots[0])}'}, but no {part}"
-            raise UserError(f"--coco_root {roots[0]}: {problem}. Unpack it there, or give --download DIR.")
+            held = summarize_ids([str(path.relative_to(roots[0])) for path in there]) or "nothing"
+            problem = f"holds {held}, but no {part}" if roots[0].is_dir() else f"does not exist{nearest_path(roots[0])}"
+            raise UserError(f"--coco_root {roots[0]}: {problem}. Unpack COCO there, or give --download DIR.")
         paths += found[:1]
     return year, paths
 
@@ -122,13 +119,12 @@ def locate(args: argparse.Namespace) -> tuple[int, list[Path]]:
 def read_annotations(path: Path, findings: Findings) -> tuple[tuple[str, ...], dict[str, Photo]]:
     """Return the categories' names in order of their ids, and id (name without ending) -> photo of those with an object.
 
-    Annotations that cannot be used become findings. UserError: all are such, or the file has another form than COCO's.
+    Unusable annotations become findings. UserError: all are such, or the file has another form than COCO's.
     """
     try:
         content = json.loads(path.read_bytes())
         categories = {category["id"]: category["name"] for category in content["categories"]}
-        class_of = {number: c for c, number in enumerate(sorted(categories))}
-        names = make_classes([categories[number] for number in class_of], str(path)).names
+        names = make_classes([categories[number] for number in sorted(categories)], str(path)).names
         images = {image["id"]: image for image in content["images"]}
         if len({(image["id"], image["file_name"]) for image in content["images"]}) > len(images):
             raise UserError(f"{path}: two photos have one image id. Give each its own.")
@@ -140,22 +136,21 @@ def read_annotations(path: Path, findings: Findings) -> tuple[tuple[str, ...], d
     bad = []
     for annotation in tqdm(annotations, path.stem, disable=None):
         try:
-            for key, known in (("image_id", images), ("category_id", class_of)):
+            for key, known in (("image_id", images), ("category_id", categories)):
                 if annotation.get(key) not in known:
                     raise ValueError(f"unknown {key} {annotation.get(key)}")
-            image, c = images[annotation["image_id"]], class_of[annotation["category_id"]]
+            image, name = images[annotation["image_id"]], categories[annotation["category_id"]]
             image_id, size = check_id(Path(image["file_name"]).stem, "file_name"), (image["height"], image["width"])
             code = encode(annotation.get("segmentation") or (), *size)
         except (UserError, ValueError, KeyError, TypeError, OverflowError) as error:
             bad.append(f"{annotation.get('id')} ({error})")
             continue
-        found.setdefault(image_id, Photo(size)).objects.append((c, bool(annotation.get("iscrowd")), code))
+        found.setdefault(image_id, Photo(size)).objects.append((name, bool(annotation.get("iscrowd")), code))
     counts = f"{len(annotations) - len(bad)} of {len(annotations)} annotations, {len(found)} of {len(images)} images"
     if not found:
         raise UserError(f"{path}: {counts} can be used ({summarize_ids(bad)}). Take COCO's instances.")
     print(f"{path.name}: {counts} with an object")
-    if bad:
-        findings[f"annotations of {path.name} that cannot be used"] = bad
+    findings[f"annotations of {path.name} that cannot be used"] += bad
     return names, found
 
 
@@ -170,8 +165,7 @@ def encode(outline: Any, height: int, width: int) -> Any:
     if tuple(outline["size"]) != (height, width) or (isinstance(counts, list) and sum(counts) != height * width):
         raise ValueError("run-length code of another size than its image")
     code = coder.frPyObjects(outline, height, width) if isinstance(counts, list) else outline
-    if coder.decode(code).max() > 1:  # a code that is too short leaves pixels uninitialised
-        raise ValueError("damaged run-length code")
+    coder.decode(code)  # ValueError: it is damaged
     return code
 
 
@@ -184,47 +178,32 @@ def check_photos(files: Files, found: Mapping[str, Photo], findings: Findings) -
             raise UserError(f"{path}: not of {width}x{height} pixels, as its annotations")
 
     problems = dict(check_inputs(list(found), [files], check_size))
-    for message in problems.values():
-        findings["photos that cannot be used, left out"].append(message)
+    findings["photos that cannot be used, left out"] += problems.values()
     return {image_id: photo for image_id, photo in found.items() if image_id not in problems}
 
 
-def label_of(photo: Photo, values: Mapping[int, int]) -> np.ndarray:
-    """Return the multi-hot label (C,) float32; crowds of a class count. values: as for `draw_mask`."""
-    label = np.zeros(len(values), np.float32)
-    label[[values[c] - 1 for c, *_ in photo.objects if c in values]] = 1
-    return label
+def draw_mask(photo: Photo, classes: Sequence[str]) -> np.ndarray:
+    """Return the label map uint8 (H, W): the smaller of overlapping instances, of equal ones the later.
 
-
-def draw_mask(photo: Photo, values: Mapping[int, int]) -> np.ndarray:
-    """Return the label map uint8 (H, W), 0 background; the smaller of overlapping instances wins.
-
-    Of two equal ones the later wins. Pixels of crowds are void where no instance is.
-    values: class -> value of its pixels; others are background.
+    Crowds are void where no instance is; other categories than `classes` are background.
     """
     label = np.zeros(photo.size, np.uint8)
-    instances = []
-    for c, is_crowd, code in photo.objects:
-        pixels = coder.decode(code).astype(bool)
-        if c in values and is_crowd:
-            label[pixels] = VOID
-        elif c in values:
-            instances.append((pixels, values[c]))
-    for pixels, value in sorted(instances, key=lambda instance: -np.count_nonzero(instance[0])):
-        label[pixels] = value
+    known = [(is_crowd, coder.area(code), name, code) for name, is_crowd, code in photo.objects if name in classes]
+    for is_crowd, _, name, code in sorted(known, key=lambda found: found[:2], reverse=True):
+        label[coder.decode(code) == 1] = VOID if is_crowd else classes.index(name) + 1
     return label
 
 
-def write_masks(out: Path, names: Sequence[str], found: Mapping[str, Photo], values: Mapping[int, int]) -> None:
+def write_masks(out: Path, classes: Sequence[str], found: Mapping[str, Photo]) -> None:
     """Write classes.txt and missing masks. If the classes changed, back up the old masks, whose values mean the old classes."""
-    path, folder, text = out / CLASSES_FILE, out / OWN, "".join(f"{name}\n" for name in names)
+    path, folder, text = out / CLASSES_FILE, out / OWN, "".join(f"{name}\n" for name in classes)
     if path.exists() and path.read_bytes() != text.encode() and (backup := back_up(folder)):
         print(f"{folder}: of other classes, kept as {backup}")
     write_text(path, text)
     remove_leftovers(make_folder(folder))
     for image_id, photo in tqdm(found.items(), "masks", disable=None):
         if not (folder / f"{image_id}.png").is_file():
-            save_label(folder / f"{image_id}.png", draw_mask(photo, values))
+            save_label(folder / f"{image_id}.png", draw_mask(photo, classes))
 
 
 if __name__ == "__main__":

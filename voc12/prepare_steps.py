@@ -74,7 +74,7 @@ def finish(
         print(f"{path}: {counted(lines, 'lines')}{note}, {state}")
 
     print("\ntraining photos:", ", ".join(f"{name} {count}" for name, count in counts.items()))
-    found = [f"  {counted(len(items), kind)}: {summarize_ids(items)}" for kind, items in findings.items()]
+    found = [f"  {counted(len(items), kind)}: {summarize_ids(items)}" for kind, items in findings.items() if items]
     print("\n".join(["please look at these:", *found] if found else ["nothing looks wrong"]))
     print("\nNext, train (--weights: the ImageNet ResNet-38, see README.md; without it, from random weights):")
     script = os.path.relpath(Path(__file__).parents[1] / "train_EDAM_cls.py")
