@@ -17,10 +17,12 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tool.script import run_script
 
-from pseudo_label.evaluate import LabelSource, SaliencySource, Source, evaluate
+from pseudo_label.evaluate import Score, evaluate, report_labels, report_saliency, score_labels, score_saliency
 from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import check_classes, read_manifest
 from tool import VOID, cli
@@ -63,8 +65,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_source(args: argparse.Namespace, data: Dataset | None) -> tuple[Source, list[Files]]:
-    """Return how predictions are scored, and the files of each image: ground truth, prediction, and saliency map to fuse.
+def make_source(args: argparse.Namespace, data: Dataset | None) -> tuple[Score, Callable, list[Files]]:
+    """Return how to score and to report, and the files of each image: ground truth, prediction, and saliency map to fuse.
 
     UserError: flags contradict each other or what the folder holds.
     """
@@ -85,15 +87,14 @@ def make_source(args: argparse.Namespace, data: Dataset | None) -> tuple[Source,
     if args.saliency:
         truth = label_maps if data else saliency_maps
         files = [truth(gt_dir, "ground truth"), saliency_maps(args.predict_dir)]
-        return SaliencySource(len(names) if data else None), files
+        return partial(score_saliency, len(names) if data else None), report_saliency, files
     if args.sal_path or (args.type == "npy" and not args.crf):
         check_fusion(args.theta, args.alpha, args.beta, saliency=args.sal_path is not None)
     check_classes(args.predict_dir, names[1:])
     scores = Files("score file", args.predict_dir, (".npy",))
     files = [label_maps(gt_dir, "ground truth"), scores if args.type == "npy" else label_maps(args.predict_dir)]
     files += [saliency_maps(args.sal_path)] if args.sal_path else []
-    fusion = {name: getattr(args, name) for name in ("crf", "theta", "alpha", "beta", "curve")}
-    return LabelSource(names, npy=args.type == "npy", fused=args.sal_path is not None, **fusion), files
+    return partial(score_labels, names, args), partial(report_labels, names, args), files
 
 
 def warn_unused(args: argparse.Namespace) -> None:
@@ -108,7 +109,7 @@ def warn_unused(args: argparse.Namespace) -> None:
 def main() -> None:
     args = get_parser().parse_args()
     data = Dataset(args.voc12_root, need_photos=False) if args.voc12_root else None
-    source, files = make_source(args, data)
+    score, report, files = make_source(args, data)
     warn_unused(args)
     if args.saliency and not args.list and data is None:
         files[0].check()
@@ -121,7 +122,7 @@ def main() -> None:
         check_writable(path)
 
     left = report_problems(check_inputs(ids, files), ids, args.skip_errors, "evaluated")
-    total, values, empty, problems = evaluate(left, files, source, args.num_workers)
+    total, values, empty, problems = evaluate(left, files, score, args.num_workers)
     left = report_problems(problems, left, args.skip_errors, "evaluated")
     labels = data.find_labels(left, args.list) if data else {}
     report_suspicion(find_suspicion(files[0].folder, values, labels), None)
@@ -131,7 +132,7 @@ def main() -> None:
         problem = f"{empty} of the {objects} predictions for photos with objects are background only"
         remedy = f"Check the weights, labels, --theta and saliency of {args.predict_dir}."
         print(f"note: {problem}. {remedy}", file=sys.stderr)
-    lines, figures = source.report(total, len(left))
+    lines, figures = report(total, len(left))
     text = "\n".join([*lines, f"{counted(len(left), 'images')} of {args.predict_dir} against {files[0].folder}"])
     print(text)
     if args.json:

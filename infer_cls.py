@@ -25,13 +25,13 @@ from pseudo_label.loop import Photo
 from pseudo_label.manifest import digest
 from pseudo_label.predict import SCALES, class_maps, views
 from pseudo_label.visualise import overlay, with_legend
-from tool import cli
+from tool import VOID, cli
 from tool.cli import BadPhoto, UserError
 from tool.files import save_npy_dict
 from tool.processes import is_main_process, on_main
 from voc12.classes import PALETTE, VOC, Classes, make_classes
 from voc12.dataset import ROOT, Dataset, read_image_list, saliency_maps
-from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb
+from voc12.images import load_grey, load_label, load_photo, save_label, save_rgb, values_in
 from voc12.labels import IGNORE_FOREIGN, class_number
 
 FUSION = ("sal_path", "theta", "alpha", "beta", "keep_share")
@@ -107,7 +107,7 @@ def write_labels(
     numbers = np.array(classes, np.int64)
     fusion: dict[str, Any] = {"theta": args.theta, "alpha": args.alpha, "beta": args.beta}
     if saliency_path:
-        fusion["saliency"] = load_saliency(saliency_path, maps.shape[1:])
+        fusion["saliency"] = load_saliency(saliency_path, maps.shape[1:], {number + 1 for number in classes})
     if args.out_cam:
         save_npy_dict(args.out_cam / f"{photo.id}.npy", dict(zip(classes, maps, strict=True)))
     labels: dict[Path, np.ndarray] = {}  # by folder
@@ -129,14 +129,17 @@ def write_labels(
     return "with image labels but an all-background pseudo label" if all_background else None
 
 
-def load_saliency(path: Path, size: tuple[int, ...]) -> np.ndarray:
-    """Return a saliency map, uint8 `size` = (H, W). BadPhoto: missing, not grey, of another size."""
+def load_saliency(path: Path, size: tuple[int, ...], labels: set[int]) -> np.ndarray:
+    """Return a saliency map, uint8 `size` = (H, W). BadPhoto: missing, not grey, of another size, or a map of `labels`."""
     try:
         saliency = load_grey(path)
     except UserError as error:
         raise BadPhoto(str(error)) from error
     if saliency.shape != size:
         raise BadPhoto(f"saliency map {path}: is {saliency.shape} pixels (height, width), its photo {size}. Resize it.")
+    held = set(values_in(saliency)) - {0, VOID}
+    if held and held <= labels:
+        raise BadPhoto(f"{path}: is a label map of the photo, not a saliency map. Check --sal_path.")
     return saliency
 
 

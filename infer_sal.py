@@ -48,7 +48,7 @@ def main() -> None:
     with loop.start(args, needs_torch=not is_onnx) as run:
         files, ids = find_photos(args)
         if is_main_process():
-            unused = ("network", "device", "amp", "tf32") if is_onnx else ("input_size", "mean", "std")
+            unused = ["network", "device", "amp", "tf32"] if is_onnx else ["input_size", "mean", "std"]
             cli.warn_unused_flags(args, get_parser(), unused, f"with --weights {args.weights}")
             cli.warn_unused_flags(args, get_parser(), ["infer_list"] if args.img_root else [], "with --img_root")
         (infer_onnx if is_onnx else infer_poolnet)(run, run.photos_left(ids, [files]), files)

@@ -1,10 +1,10 @@
 """Scores of predictions against ground truth: label maps, class scores fused into label maps, and saliency maps."""
 
+import argparse
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,115 +30,100 @@ TITLES = {
     "frequency_weighted_iou": "freq. w. IoU",
 }
 CURVE = tuple(round(step / 100, 2) for step in range(100))  # background scores
-
-
-@dataclass(frozen=True)
-class LabelSource:
-    """Label PNGs or, with `npy`, class maps or CRF probabilities that become label maps as in `pseudo_label.fusion`."""
-
-    names: Sequence[str]  # of the label values, background first
-    npy: bool = False
-    crf: bool = False
-    fused: bool = False  # with saliency maps
-    theta: float = 0.5
-    alpha: float = 0.0
-    beta: float = 1.0
-    curve: bool = False  # score every background score of CURVE
-
-    def score(self, paths: Sequence[Path]) -> tuple[np.ndarray, list[int]]:
-        """Return the confusion of one image, int64 (1, n, n) for n labels, (100, n, n) for a curve; and its truth's values.
-
-        `paths`: ground truth, prediction and, if `fused`, saliency map. UserError names a bad file.
-        """
-        truth, n = load_label(paths[0]), len(self.names)
-        values = check_values(paths[0], truth, n)
-        if not self.npy:
-            predicted = load_label(paths[1])
-            if len(values_in(predicted)) > n + 1:
-                raise UserError(f"{paths[1]}: holds more values than there are labels. Give --saliency for such maps.")
-            # Void predicted on void is allowed, so that ground truth can be scored against itself.
-            check_values(paths[1], np.where((truth == VOID) & (predicted == VOID), 0, predicted), n, None)
-            return metrics.confusion(truth, predicted, n, VOID)[None], values
-        classes, scores, background = read_scores(paths[1], truth.shape, n, self.crf)
-        fusion: dict[str, Any] = {"alpha": self.alpha, "beta": self.beta}
-        if self.fused:
-            fusion["saliency"] = load_grey(paths[2])
-        if self.curve:
-            label, level = levels(scores, classes, **fusion)
-            thresholds = np.array([theta * (100 if self.fused else 1) for theta in CURVE]).astype(level.dtype)
-            return metrics.confusion_curve(truth, label, level, thresholds, n, VOID), values
-        label = pseudo_label(scores, classes, theta=self.theta, background=background, **fusion)
-        return metrics.confusion(truth, label, n, VOID)[None], values
-
-    def report(self, total: np.ndarray, images: int) -> tuple[list[str], dict]:
-        """Return the scores in percent as lines and as a dict, None where nothing was counted."""
-        means = [metrics.mean_iou(matrix) for matrix in total]
-        best = int(np.argmax(means))
-        ious = dict(zip(self.names, metrics.iou(total[best]).tolist(), strict=True))
-        scores = {"miou": means[best], "deeplab_miou": math.nan, **metrics.segmentation_scores(total[best])}
-        scores["deeplab_miou"] = scores.pop("mean_iou")
-        result: dict[str, Any] = {name: _percent(score) for name, score in scores.items()}
-        result |= {"iou": {name: _percent(value) for name, value in ious.items()}, "images": images}
-
-        occurring, true = np.isfinite([*ious.values()]).sum(), total[best].any(1).sum()  # numbers of labels
-        notes = {"deeplab_miou": f"mean of the {true} labels that occur in the ground truth"}
-        notes |= {"miou": f"mean of the {occurring} labels that occur"} if occurring < len(ious) else {}
-        rows = [(name, "absent" if math.isnan(value) else f"{100 * value:.2f}", "") for name, value in ious.items()]
-        for name, title in TITLES.items():
-            if name != "deeplab_miou" or true != occurring:
-                rows.append((title, f"{100 * scores[name]:.2f}", notes.get(name, "")))
-        lines = table(rows)
-        if self.curve:
-            points = [{"theta": theta, "miou": _percent(mean)} for theta, mean in zip(CURVE, means, strict=True)]
-            curve = [f"theta {theta:.2f}  mIoU {100 * mean:6.2f}" for theta, mean in zip(CURVE, means, strict=True)]
-            lines = [*curve, f"best: theta {CURVE[best]:.2f}, mIoU {100 * means[best]:.2f}", *lines]
-            result = {"curve": points, **result}
-        if self.npy and (not self.crf or self.fused):  # else theta has no effect
-            result["theta"] = CURVE[best] if self.curve else self.theta
-        return lines, result
-
-
-@dataclass(frozen=True)
-class SaliencySource:
-    """Saliency maps. labels: number of label values of the ground truth, label maps; None: it is grey masks."""
-
-    labels: int | None = None
-
-    def score(self, paths: Sequence[Path]) -> tuple[np.ndarray, list[int]]:
-        """Return mean absolute error, precisions and recalls of one image, float64 (1 + 256 + 256,); and its truth's values.
-
-        `paths`: ground truth and saliency map. The values of grey masks are 0 for background and 1 for foreground.
-        """
-        if self.labels is None:
-            salient = load_grey(paths[0], "mask") > 127
-            known, values = np.ones_like(salient), values_in(salient.astype(np.uint8))
-        else:
-            truth = load_label(paths[0])
-            values = check_values(paths[0], truth, self.labels)
-            if VOID in values and set(values) <= {0, VOID}:
-                raise UserError(f"{paths[0]}: holds 0 and {VOID} only. Grey masks are read without --voc12_root.")
-            salient, known = truth > 0, truth != VOID
-        saliency, salient = load_grey(paths[1])[known], salient[known]
-        error = metrics.mean_absolute_error(saliency, salient)
-        return np.append(error, metrics.precision_and_recall(saliency, salient)), values
-
-    def report(self, total: np.ndarray, images: int) -> tuple[list[str], dict]:
-        """Return the scores in 0..1 as lines and as a dict."""
-        mean = total / images
-        measures = metrics.f_measures(mean[1:].reshape(2, 256))
-        best = int(measures.argmax())
-        result = {"mae": float(mean[0]), "max_f": float(measures[best]), "threshold": best, "images": images}
-        rows = [("MAE", f"{mean[0]:.4f}", "")]
-        rows.append(("max F-measure", f"{measures[best]:.4f}", f"where {best} and above is salient"))
-        return table(rows), result
-
-
-Source = LabelSource | SaliencySource
+Score = Callable[[Sequence[Path]], tuple[np.ndarray, list[int]]]
 Scored = tuple[Any, dict[str, list[int]], int, list[tuple[str, str]]]  # as `evaluate` returns it
 
 
-def evaluate(ids: Sequence[str], files: Sequence[Files], source: Source, workers: int) -> Scored:
-    """Score all images, whose `files` are those of the source, in `workers` processes.
+def score_labels(names: Sequence[str], args: argparse.Namespace, paths: Sequence[Path]) -> tuple[np.ndarray, list[int]]:
+    """Return the confusion of one image, int64 (1, n, n) for n labels, (100, n, n) for a curve; and its truth's values.
+
+    The prediction is a label PNG or, with --type npy, class maps or CRF probabilities, fused as in `pseudo_label.fusion`.
+    names: of the labels, background first. args: the flags of eval.py. paths: ground truth, prediction, and with --sal_path
+    saliency map. UserError names a bad file.
+    """
+    truth, n = load_label(paths[0]), len(names)
+    values = check_values(paths[0], truth, n)
+    if args.type == "png":
+        predicted = load_label(paths[1])
+        if len(values_in(predicted)) > n + 1:
+            raise UserError(f"{paths[1]}: holds more values than there are labels. Give --saliency for such maps.")
+        # Void predicted on void is allowed, so that ground truth can be scored against itself.
+        check_values(paths[1], np.where((truth == VOID) & (predicted == VOID), 0, predicted), n, None)
+        return metrics.confusion(truth, predicted, n, VOID)[None], values
+    classes, scores, background = read_scores(paths[1], truth.shape, n, args.crf)
+    fusion: dict[str, Any] = {"alpha": args.alpha, "beta": args.beta}
+    if args.sal_path:
+        fusion["saliency"] = load_grey(paths[2])
+    if args.curve:
+        label, level = levels(scores, classes, **fusion)
+        thresholds = np.array([theta * (100 if args.sal_path else 1) for theta in CURVE]).astype(level.dtype)
+        return metrics.confusion_curve(truth, label, level, thresholds, n, VOID), values
+    label = pseudo_label(scores, classes, theta=args.theta, background=background, **fusion)
+    return metrics.confusion(truth, label, n, VOID)[None], values
+
+
+def report_labels(
+    names: Sequence[str], args: argparse.Namespace, total: np.ndarray, images: int
+) -> tuple[list[str], dict]:
+    """Return the scores of a sum of confusions in percent, as lines and as a dict, None where nothing was counted."""
+    means = [metrics.mean_iou(matrix) for matrix in total]
+    best = int(np.argmax(means))
+    ious = dict(zip(names, metrics.iou(total[best]).tolist(), strict=True))
+    scores = {"miou": means[best], "deeplab_miou": math.nan, **metrics.segmentation_scores(total[best])}
+    scores["deeplab_miou"] = scores.pop("mean_iou")
+    result: dict[str, Any] = {name: _percent(score) for name, score in scores.items()}
+    result |= {"iou": {name: _percent(value) for name, value in ious.items()}, "images": images}
+
+    occurring, true = np.isfinite([*ious.values()]).sum(), total[best].any(1).sum()  # numbers of labels
+    notes = {"deeplab_miou": f"mean of the {true} labels that occur in the ground truth"}
+    notes |= {"miou": f"mean of the {occurring} labels that occur"} if occurring < len(ious) else {}
+    rows = [(name, "absent" if math.isnan(value) else f"{100 * value:.2f}", "") for name, value in ious.items()]
+    for name, title in TITLES.items():
+        if name != "deeplab_miou" or true != occurring:
+            rows.append((title, f"{100 * scores[name]:.2f}", notes.get(name, "")))
+    lines = table(rows)
+    if args.curve:
+        points = [{"theta": theta, "miou": _percent(mean)} for theta, mean in zip(CURVE, means, strict=True)]
+        curve = [f"theta {theta:.2f}  mIoU {100 * mean:6.2f}" for theta, mean in zip(CURVE, means, strict=True)]
+        lines = [*curve, f"best: theta {CURVE[best]:.2f}, mIoU {100 * means[best]:.2f}", *lines]
+        result = {"curve": points, **result}
+    if args.type == "npy" and (not args.crf or args.sal_path):  # else theta has no effect
+        result["theta"] = CURVE[best] if args.curve else args.theta
+    return lines, result
+
+
+def score_saliency(labels: int | None, paths: Sequence[Path]) -> tuple[np.ndarray, list[int]]:
+    """Return mean absolute error, precisions and recalls of one image, float64 (1 + 256 + 256,); and its truth's values.
+
+    labels: number of labels if the ground truth is label maps; None for grey masks, whose values are 0 and 1 for foreground.
+    paths: ground truth and saliency map.
+    """
+    if labels is None:
+        salient = load_grey(paths[0], "mask") > 127
+        known, values = np.ones_like(salient), values_in(salient.astype(np.uint8))
+    else:
+        truth = load_label(paths[0])
+        values = check_values(paths[0], truth, labels)
+        if VOID in values and set(values) <= {0, VOID}:
+            raise UserError(f"{paths[0]}: holds 0 and {VOID} only. Grey masks are read without --voc12_root.")
+        salient, known = truth > 0, truth != VOID
+    saliency, salient = load_grey(paths[1])[known], salient[known]
+    error = metrics.mean_absolute_error(saliency, salient)
+    return np.append(error, metrics.precision_and_recall(saliency, salient)), values
+
+
+def report_saliency(total: np.ndarray, images: int) -> tuple[list[str], dict]:
+    """Return the scores of a sum over images in 0..1, as lines and as a dict."""
+    mean = total / images
+    measures = metrics.f_measures(mean[1:].reshape(2, 256))
+    best = int(measures.argmax())
+    result = {"mae": float(mean[0]), "max_f": float(measures[best]), "threshold": best, "images": images}
+    note = f"where {best} and above is salient"
+    return table([("MAE", f"{mean[0]:.4f}", ""), ("max F-measure", f"{measures[best]:.4f}", note)]), result
+
+
+def evaluate(ids: Sequence[str], files: Sequence[Files], score: Score, workers: int) -> Scored:
+    """Score all images, each by the paths of its `files`, in `workers` processes.
 
     Return the sum of their scores; id -> values of the ground truth; the number of images with objects that are predicted all
     background; (id, message) of images that cannot be scored.
@@ -146,31 +131,33 @@ def evaluate(ids: Sequence[str], files: Sequence[Files], source: Source, workers
     images = [(image_id, [one.find(image_id) for one in files]) for image_id in ids]
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     workers = min(workers, len(chunks))
-    total, values, empty, problems = 0, {}, 0, []
+    total: Any = 0
+    values, empty, problems = {}, 0, []
     try:
         with WorkerPool(workers) if workers > 1 else contextlib.nullcontext() as pool:
-            parts = (pool.map if pool else map)(partial(_score_chunk, source), chunks)
+            parts = (pool.map if pool else map)(partial(_score_chunk, score), chunks)
             for part in tqdm(parts, "eval", len(chunks), unit=f"{CHUNK} images", disable=None):
                 total = total + part[0]
-                values |= part[1]
+                values.update(part[1])
                 empty += part[2]
-                problems += part[3]
+                problems.extend(part[3])
     except BrokenProcessPool as error:
         raise UserError("--num_workers: a process was killed (out of memory?). Lower it and rerun.") from error
     return total, values, empty, problems
 
 
-def _score_chunk(source: Source, images: Sequence[tuple[str, Sequence[Path]]]) -> Scored:
-    total, values, empty, problems = 0, {}, 0, []
+def _score_chunk(score: Score, images: Sequence[tuple[str, Sequence[Path]]]) -> Scored:
+    total: Any = 0
+    values, empty, problems = {}, 0, []
     for image_id, paths in images:
         try:
-            scores, values[image_id] = source.score(paths)
+            scores, values[image_id] = score(paths)
         except UserError as error:
             problems.append((image_id, str(error)))
             continue
         total = total + scores
         # For a curve, the first matrix is of the lowest theta, with most foreground.
-        empty += isinstance(source, LabelSource) and bool(scores[0, 1:].any() and not scores[0, :, 1:].any())
+        empty += scores.ndim == 3 and bool(scores[0, 1:].any() and not scores[0, :, 1:].any())
     return total, values, empty, problems
 
 

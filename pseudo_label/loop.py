@@ -1,7 +1,4 @@
-"""Helpers of the inference scripts' loops: which photos are left, read ahead, write behind, finish.
-
-PyTorch is imported where a network needs it: that takes two seconds, which ONNX networks save.
-"""
+"""Helpers of the inference scripts' loops. ONNX networks save PyTorch's import, two seconds: it is imported where needed."""
 
 import argparse
 import contextlib
@@ -24,7 +21,6 @@ from tqdm import tqdm
 from pseudo_label.manifest import check_folder, claim_folder, weights_digest
 from tool import cli
 from tool.cli import BadPhoto, UserError, counted, summarize_ids
-from tool.files import make_folder
 from tool.processes import WorkerPool, cores, is_main_process, on_main
 from voc12.dataset import Files, check_inputs, report_problems
 from voc12.images import load_photo
@@ -137,8 +133,6 @@ class Run:
                 print(f"{self._finished} of {counted(self._usable, 'photos')} finished already", flush=True)
 
         on_main(claim_all)  # other ranks write after old results are deleted
-        for folder in self.folders.values():
-            make_folder(folder)  # another machine may have a disk of its own
 
     def prepare(self, net: Any, settings: Mapping[str, Mapping[str, Any]]) -> Any:
         """Load --weights into a PyTorch network, claim the output folders, and return it ready for inference on the device."""
@@ -153,8 +147,8 @@ class Run:
         shared = {"network": args.network, **options(args), "amp": args.amp, "tf32": args.tf32}
         if names := getattr(net, "class_names", ()):
             shared["classes"] = list(names)
-        report = f"{report}\n{describe(self.device, self.world)}"
-        self.claim(report, {name: {**shared, **settings[name]} for name in self.folders})
+        lines = f"{report}\n{describe(self.device, self.world)}"
+        self.claim(lines, {name: {**shared, **settings[name]} for name in self.folders})
         setup_precision(args.tf32)
         self._precision = partial(autocast, self.device, args.amp)
         return inference_form(net, self.device, args.amp, args.tf32)

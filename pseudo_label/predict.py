@@ -69,15 +69,12 @@ def probabilities(net: Any, photo: Tensor, device: torch.device, flip: bool = Fa
     `photo` is uint8 RGB (H, W, 3); `net` is in eval mode on `device`; `flip` averages over the photo and its mirror image.
     """
     picture = input_form(net.input.normalise(photo.to(device))[None])
-    size = tuple(photo.shape[:2])
-    total = _softmax(net(picture), size)
-    if flip:
-        total = (total + _softmax(net(picture.flip(-1)), size).flip(-1)) / 2
-    return total
-
-
-def _softmax(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)[0].softmax(0)
+    views = [picture, picture.flip(-1)] if flip else [picture]
+    logits = [net(view).float() for view in views]
+    found = [
+        F.interpolate(each, photo.shape[:2], mode="bilinear", align_corners=False)[0].softmax(0) for each in logits
+    ]
+    return (found[0] + found[1].flip(-1)) / 2 if flip else found[0]
 
 
 def label_pictures(net: nn.Module, data: LabelledPhotos, palette: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

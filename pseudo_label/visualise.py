@@ -85,17 +85,15 @@ def with_legend(picture: np.ndarray, key: Mapping[str, np.ndarray]) -> np.ndarra
 
 def legend(key: Mapping[str, np.ndarray], width: int) -> np.ndarray:
     """Return swatches with their names, name -> RGB uint8 (3,), wrapped to `width` pixels: uint8 (h, width, 3)."""
-    font, places, x, y = ImageFont.load_default(TEXT), [], 0, 0
+    font, x, y = ImageFont.load_default(TEXT), 0, 0
     swatch, line = TEXT, TEXT + GAP
-    for name in key:
+    picture = Image.new("RGB", (width, line * (len(key) + 1)), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for name, colour in key.items():
         length = swatch + GAP // 2 + round(font.getlength(name)) + 2 * GAP
         if x and x + length > width:
             x, y = 0, y + line
-        places.append((name, x, y))
-        x += length
-    picture = Image.new("RGB", (width, y + line if places else 0), PAPER)
-    draw = ImageDraw.Draw(picture)
-    for name, x, y in places:
-        draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), fill=tuple(key[name].tolist()))
+        draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), fill=tuple(colour.tolist()))
         draw.text((x + swatch + GAP // 2, y + swatch // 2), name, INK, font, anchor="lm")
-    return np.array(picture).reshape(picture.height, width, 3)
+        x += length
+    return np.array(picture)[: y + line if key else 0]
