@@ -6,13 +6,14 @@ two convolutions in sequence, the second with one output, are one convolution of
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def sum_of_convolutions(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
+def sum_of_convolutions(x: Tensor, convs: Sequence[Any]) -> Tensor:
     """Return sum(conv(x) for conv in convs), as in ASPP.
 
     x is (N, in, h, w), the result (N, out, h, w); convs are 3x3 with a bias, each with its dilation, and keep the size.
@@ -23,7 +24,7 @@ def sum_of_convolutions(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
     total = torch.zeros((), device=x.device)
     for part, conv in zip(_in_float32(taps).chunk(len(convs), 1), convs, strict=True):
         total = total + F.fold(part, x.shape[2:], 3, dilation=conv.dilation, padding=conv.dilation)
-        total = total + conv.bias[:, None, None]  # type: ignore[index]
+        total = total + conv.bias[:, None, None]
     return total
 
 

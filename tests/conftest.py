@@ -1,7 +1,6 @@
 """Shared fixtures: device, published network with rule-made weights, drawn photos, scripts as processes."""
 
 import copy
-import json
 import os
 from pathlib import Path
 
@@ -46,11 +45,6 @@ def without_dropout(net: nn.Module) -> nn.Module:
 def device() -> torch.device:
     """Return the device of `pytest --device`."""
     return torch.device(devices.name)
-
-
-@pytest.fixture(scope="session")
-def layout() -> dict[str, list[int]]:
-    return json.loads((PARITY / "state_dict_layout.json").read_text())
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,9 @@
 
 from network import resnet38_EDAM_cls
 
+BACKBONE = {"widths": (8, 16, 16, 16, 32, 32, 64), "depths": (1, 1, 1, 1)}
+
 
 class Net(resnet38_EDAM_cls.Net):
-    """`--network tests.small_net`."""
-
-    def __init__(self, num_classes: int = 20) -> None:
-        super().__init__(
-            num_classes,
-            dim=16,
-            hidden=32,
-            crop_size=32,
-            widths=(8, 16, 16, 16, 32, 32, 64),
-            depths=(1, 1, 1, 1),
-            dropout=(0.3, 0.5),
-        )
+    def __init__(self, num_classes: int = 20, **dropout) -> None:
+        super().__init__(num_classes, dim=16, hidden=32, crop_size=32, **BACKBONE, **dropout)

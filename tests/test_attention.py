@@ -16,7 +16,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr("network.attention.BLOCK", 2**15)
 
 
-def formula(q, k, v, mask=1.0):
+def formula(q, k, v, mask):
     return (torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1) * mask) @ v
 
 
@@ -28,20 +28,22 @@ def dropout_mask(q, k, p, seed):
     return kept.double() / (1 - round(p * 2**16) / 2**16)
 
 
-def values_and_gradients(function, inputs, upstream):
-    out = function(*inputs)
-    return [out, *torch.autograd.grad(out, inputs, upstream)]
+def compare(q, k, v, upstream, p=0.0, mask=1.0, seed=3):
+    """Yield output and gradients of attention, each with that of the formula in float64."""
+    results = []
+    for function, dtype in ((lambda *x: attention(*x, p), q.dtype), (lambda *x: formula(*x, mask), torch.float64)):
+        torch.manual_seed(seed)
+        inputs = [x.to(dtype, copy=True).requires_grad_() for x in (q, k, v)]
+        out = function(*inputs)
+        assert out.dtype == dtype
+        results.append([out, *torch.autograd.grad(out, inputs, upstream.to(dtype))])
+    return zip(*results, strict=True)
 
 
 def test_exact_without_dropout(device):
     torch.manual_seed(0)
-    *inputs, upstream = torch.randn(4, 2, 3, TOKENS, 16, dtype=torch.float64).to(device)
-    inputs = [x.requires_grad_() for x in inputs]
-    single = [x.detach().float().requires_grad_() for x in inputs]
-    found = values_and_gradients(attention, single, upstream.float())
-    expected = values_and_gradients(formula, inputs, upstream)
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=limit(1e-6))
+    for found, expected in compare(*torch.randn(4, 2, 3, TOKENS, 16).to(device)):
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=limit(1e-6))
 
 
 @pytest.mark.parametrize("factor", [1, 1e3])  # scores up to 1e7, whose exponentials are infinite
@@ -49,13 +51,9 @@ def test_exact_without_dropout(device):
 def test_exact_with_a_given_mask(factor, p):
     torch.manual_seed(2)
     q, k, v, upstream = torch.randn(4, 1, 2, TOKENS, 4, dtype=torch.float64)
-    inputs = [x.requires_grad_() for x in (q * factor, k * factor, v)]
-    mask = dropout_mask(*(x.detach() for x in inputs[:2]), 0.3, seed=3) if p < 1 else 0.0
-    torch.manual_seed(3)
-    found = values_and_gradients(lambda *x: attention(*x, p), inputs, upstream)
-    expected = values_and_gradients(lambda *x: formula(*x, mask), inputs, upstream)
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+    q, k = q * factor, k * factor
+    for found, expected in compare(q, k, v, upstream, p, dropout_mask(q, k, p, seed=3) if p < 1 else 0.0):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
 def test_dropout_decisions():
@@ -75,13 +73,8 @@ def test_dropout_decisions():
 def test_half_precision(dtype, p):
     torch.manual_seed(4)
     q, k, v, upstream = torch.randn(4, 1, 1, 1000, 16).to(dtype)
-    inputs = [x.requires_grad_() for x in (q, k, v)]
-    exact = [x.detach().double().requires_grad_() for x in inputs]
-    mask = dropout_mask(q.detach(), k.detach(), p, seed=3) if p else 1.0
-    torch.manual_seed(3)
+    mask = dropout_mask(q, k, p, seed=3) if p else 1.0
     with torch.autocast("cpu", torch.bfloat16):
-        found = values_and_gradients(lambda *x: attention(*x, p), inputs, upstream)
-    assert all(x.dtype == dtype for x in found)
-    expected = values_and_gradients(lambda *x: formula(*x, mask), exact, upstream.double())
-    for mine, theirs in zip(found, expected, strict=True):
-        assert ((mine.double() - theirs).norm() / theirs.norm()).item() < 1e-2
+        for found, expected in compare(q, k, v, upstream, p, mask):
+            assert found.dtype == dtype
+            assert ((found.double() - expected).norm() / expected.norm()).item() < 1e-2

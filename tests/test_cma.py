@@ -46,11 +46,7 @@ def loop_over_classes(net, images):
     masks = (scores / scores.pow(2).sum(1, keepdim=True).sqrt()).abs()
     reduced = net.d_d(features)
     dim, tokens = reduced.shape[1], reduced.shape[2] * reduced.shape[3]
-    position = torch.zeros(tokens, dim, dtype=images.dtype, device=images.device)
-    for p in range(tokens):
-        for i in range(0, dim, 2):
-            angle = p / 10000 ** (i / dim)
-            position[p, i], position[p, i + 1] = math.sin(angle), math.cos(angle)
+    position = exact_encoding(tokens, dim)
     logits = torch.zeros(pairs, 2, net.num_classes, dtype=images.dtype, device=images.device)
     for c in range(net.num_classes):
         for pair in range(pairs):
@@ -65,23 +61,38 @@ def loop_over_classes(net, images):
     return logits
 
 
-def make(num_classes: int = 20):
-    torch.manual_seed(0)
-    net = Net(num_classes, widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32)
-    return ready(net)
+def exact_encoding(length, dim):
+    frequencies = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1).to(devices.name)
 
 
 def ready(net):
-    """Return the network in float64, without dropout, with random biases and norms."""
+    """Return the network in float64, without dropout, with random biases and norms and an exact table of 64 positions."""
     for name, parameter in net.named_parameters():
         if name.endswith(("bias", "a_2", "b_2")):
             torch.nn.init.normal_(parameter, std=0.3)
-    return without_dropout(net).double().train().to(devices.name)
+    net = without_dropout(net).double().train().to(devices.name)
+    net.embedding.position.pe = exact_encoding(64, net.d_d.out_channels)[None]
+    return net
 
 
-@pytest.fixture
-def net():
-    return make()
+def make(num_classes: int = 20):
+    torch.manual_seed(0)
+    backbone = {"widths": (4, 4, 8, 8, 8, 16, 16), "depths": (1, 1, 1, 1)}
+    return Net(num_classes, dim=16, hidden=24, crop_size=32, **backbone)
+
+
+def draw(pairs: int, *size: int) -> torch.Tensor:
+    return torch.randn(pairs, 2, 3, *size, dtype=torch.float64).to(devices.name)
+
+
+def results(forward, net, images):
+    """Return the logits, and the gradients of the sum of their squares."""
+    net.zero_grad()
+    logits = forward(images)
+    logits.square().sum().backward()
+    return logits.detach(), {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize(
@@ -89,13 +100,13 @@ def net():
     [(20, (32, 32)), (20, (40, 24)), (20, (56, 64)), (1, (32, 32)), (3, (32, 32)), (37, (40, 24))],
 )
 def test_batched_equals_the_loop(num_classes, size):
-    net = make(num_classes)
-    net.embedding.position.pe = exact_encoding(64, 16)[None].to(devices.name)  # the network's own table is float32
-    images = torch.randn(3, 2, 3, *size, dtype=torch.float64).to(devices.name)
-    with torch.no_grad():
-        logits = net(images)
-        assert logits.shape == (3, 2, num_classes)
-        torch.testing.assert_close(logits, loop_over_classes(net, images), rtol=0, atol=1e-9)
+    net = ready(make(num_classes))
+    images = draw(3, *size)
+    logits, grads = results(net, net, images)
+    assert logits.shape == (3, 2, num_classes)
+    expected, expected_grads = results(lambda x: loop_over_classes(net, x), net, images)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(grads, expected_grads, rtol=1e-7, atol=1e-9)
 
 
 class Stride16(torch.nn.Module):
@@ -117,8 +128,7 @@ class OtherNet(EDAM, Stride16):
 def test_head_on_another_backbone():
     torch.manual_seed(0)
     net = ready(OtherNet(num_classes=7, dim=8, hidden=12, crop_size=64, width=6))
-    net.embedding.position.pe = exact_encoding(64, 8)[None].to(devices.name)
-    images = torch.randn(2, 2, 3, 64, 48, dtype=torch.float64).to(devices.name)
+    images = draw(2, 64, 48)
     with torch.no_grad():
         torch.testing.assert_close(net(images), loop_over_classes(net, images), rtol=0, atol=1e-9)
         assert net.forward_cam(images[0]).shape == (2, 8, 4, 3)
@@ -127,51 +137,26 @@ def test_head_on_another_backbone():
     assert [len(group) for group in groups] == [1, 1, 9, 0, 1 + 7 * 16, 0]
 
 
-def exact_encoding(length, dim):
-    angles = torch.arange(length, dtype=torch.float64)[:, None] / 10000 ** (
-        torch.arange(0, dim, 2, dtype=torch.float64) / dim
-    )
-    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
-
-
-def test_position_table_and_its_extension(net):
-    torch.testing.assert_close(sinusoidal_encoding(300, 16).double(), exact_encoding(300, 16), rtol=0, atol=2e-5)
-    tokens = torch.zeros(1, 1, 2, 46, 16, dtype=torch.float64, device=devices.name)  # the table has 16 positions
-    torch.testing.assert_close(net.embedding(tokens)[..., :16, :], net.embedding(tokens[..., :16, :]), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("num_classes", [3, 20, 37])
-def test_gradients_of_batched_equal_the_loop(num_classes):
-    net = make(num_classes)
-    net.embedding.position.pe = exact_encoding(16, 16)[None].to(devices.name)
-    images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64).to(devices.name)
-    grads = []
-    for forward in (net, lambda x: loop_over_classes(net, x)):
-        net.zero_grad()
-        forward(images).square().sum().backward()
-        grads.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
-    assert grads[0].keys() == grads[1].keys()
-    for name, grad in grads[0].items():
-        torch.testing.assert_close(grad, grads[1][name], rtol=1e-7, atol=1e-9, msg=name)
+def test_position_table_and_its_extension():
+    exact = exact_encoding(300, 16).cpu()
+    torch.testing.assert_close(sinusoidal_encoding(300, 16).double(), exact, rtol=0, atol=2e-5)
+    embed, tokens = make().embedding.eval(), torch.zeros(1, 1, 2, 46, 16)  # the table has 16 positions
+    torch.testing.assert_close(embed(tokens)[..., :16, :], embed(tokens[..., :16, :]), rtol=0, atol=0)
 
 
 def test_recomputed_activations_have_the_same_dropout(monkeypatch):
     """Logits and gradients are the same bits whether backward keeps or recomputes activations."""
-    torch.manual_seed(0)
-    net = Net(widths=(4, 4, 8, 8, 8, 16, 16), depths=(1, 1, 1, 1), dim=16, hidden=24, crop_size=32).double().train()
-    images = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64)
+    net, images = make().double().train(), draw(2, 32, 32).cpu()
 
-    def results(seed: int) -> list[torch.Tensor]:
-        net.zero_grad()
+    def seeded(seed: int) -> list[torch.Tensor]:
         torch.manual_seed(seed)
-        logits = net(images)
-        logits.square().sum().backward()
-        return [logits.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
+        logits, grads = results(net, net, images)
+        return [logits, *grads.values()]
 
-    kept = results(1)
-    assert not torch.equal(kept[0], results(2)[0])
+    kept = seeded(1)
+    assert not torch.equal(kept[0], seeded(2)[0])
     monkeypatch.setattr("network.cma._RECOMPUTE_ABOVE", 0)
-    assert all(map(torch.equal, results(1), kept))
+    assert all(map(torch.equal, seeded(1), kept))
 
 
 @pytest.mark.parametrize(("free", "fits"), [(139, False), (141, True)])
@@ -183,8 +168,8 @@ def test_memory_of_a_gpu_decides_what_is_kept(monkeypatch, free, fits):
     assert fits_gpu(10**6, torch.device("cuda", 0)) == fits and not fits_gpu(10**6, torch.device("cpu"))
 
 
-def test_all_classes_at_once_where_they_fit(monkeypatch, net):
-    images, calls = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64).to(devices.name), []
+def test_all_classes_at_once_where_they_fit(monkeypatch):
+    net, images, calls = ready(make()), draw(2, 32, 32), []
 
     def class_logits(reduced, masks, classes, keep):
         calls.append((len(classes), keep))

@@ -16,7 +16,8 @@ CUDA = torch.device("cuda")
 EDAM = ("network.resnet38_EDAM_cls", "network.resnet38_EDAM_tiny", "network.timm_EDAM")
 DEEPLAB = tuple(f"network.deeplab_v2{name}" for name in ("", "_resnet38", "_timm", "_tiny", "_torchvision"))
 POOLNET = ("network.poolnet", "network.poolnet_tiny", "joint")
-PRECISIONS = [("off", False), ("off", True), ("bf16", False)]
+PRECISIONS = pytest.mark.parametrize(("amp", "tf32"), [("off", False), ("off", True), ("bf16", False)])
+NETWORKS = pytest.mark.parametrize("network", [*EDAM, *DEEPLAB, *POOLNET])
 
 
 def fake_to(module: nn.Module, *args: object, **options: object) -> nn.Module:
@@ -54,8 +55,8 @@ def make(network: str) -> nn.Module:
     return JointNet() if network == "joint" else make_net(network, init_weights=False)
 
 
-@pytest.mark.parametrize(("amp", "tf32"), PRECISIONS)
-@pytest.mark.parametrize("network", [*EDAM, *DEEPLAB, *POOLNET])
+@PRECISIONS
+@NETWORKS
 def test_training_forward(network, amp, tf32):
     net = training_form(make(network), CUDA, amp, tf32).train()
     model = Autocast(net, CUDA, amp)
@@ -73,8 +74,8 @@ def test_training_forward(network, amp, tf32):
     check_format(net, amp, tf32)
 
 
-@pytest.mark.parametrize(("amp", "tf32"), PRECISIONS)
-@pytest.mark.parametrize("network", [*EDAM, *DEEPLAB, *POOLNET])
+@PRECISIONS
+@NETWORKS
 def test_inference(network, amp, tf32):
     net = inference_form(make(network), CUDA, amp, tf32)
     photo = torch.zeros(75, 100, 3, dtype=torch.uint8)

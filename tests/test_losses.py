@@ -1,4 +1,4 @@
-"""Losses of DeepLab-v2 and PoolNet against slow references, and PoolNet's grey maps."""
+"""Losses of DeepLab-v2 and PoolNet against slow references."""
 
 import math
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from network.losses import balanced_cross_entropy, cross_entropy, multi_scale_loss, saliency_loss
-from pseudo_label.predict import grey_map
 
 
 def slow_loss(logits: np.ndarray, labels: np.ndarray, balanced: bool) -> float:
@@ -57,7 +56,3 @@ def test_saliency_loss_against_a_slow_reference():
     masks[:, :, 2] = -1  # unknown
     loss = saliency_loss(torch.from_numpy(logits), torch.from_numpy(masks), 10)
     assert loss.item() == pytest.approx(np.delete(bce, 2, axis=2).sum() / 10, abs=1e-12)
-
-
-def test_grey_map_rounds_half_to_even_and_saturates():
-    assert grey_map(np.array([[-200.0, 0.0, 200.0]], np.float32)).tolist() == [[0, 128, 255]]

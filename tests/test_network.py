@@ -1,4 +1,4 @@
-"""The network against the figures of the published method."""
+"""EDAM against the figures of the published method."""
 
 import json
 
@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from conftest import PARITY, SHARED, needs_shared
 from devices import limit
+from published import check_training
 
-from network import make_net, resnet38_EDAM_tiny
-from tool.cli import UserError
+from network import resnet38_EDAM_tiny
 from tool.image_ops import IMAGENET
 from tool.optim import lr_factor, make_sgd, set_learning_rate
 
@@ -22,62 +22,44 @@ def as_input(images: np.ndarray) -> torch.Tensor:
     return IMAGENET.normalise(torch.from_numpy(images).to(devices.name))
 
 
-def test_state_dict_is_the_published_one(filled_net, layout):
-    assert {name: list(tensor.shape) for name, tensor in filled_net.state_dict().items()} == layout
-    assert list(filled_net.state_dict()) == list(layout)
+def check_mask(net, image: np.ndarray, expected: np.ndarray) -> None:
+    with torch.inference_mode():
+        mask = net.eval().forward_cam(as_input(image)[None])[0].cpu()
+    np.testing.assert_allclose(mask, expected, rtol=0, atol=limit(1e-5))
 
 
 def test_masks_on_a_drawn_picture(filled_net):
-    with torch.inference_mode():
-        mask = filled_net.eval().forward_cam(as_input(SYNTHETIC["mask_image"])[None])[0].cpu()
-    np.testing.assert_allclose(mask, SYNTHETIC["mask"], rtol=0, atol=limit(1e-5))
+    check_mask(filled_net, SYNTHETIC["mask_image"], SYNTHETIC["mask"])
 
 
 @needs_shared
 def test_masks_on_photos(filled_net):
     figures = np.load(SHARED / "parity" / "forward_cam.npz")
     for image_id in ("2007_000032", "2007_000129"):
-        with torch.inference_mode():
-            mask = filled_net.eval().forward_cam(as_input(figures[f"{image_id}_image"])[None])[0].cpu()
-        np.testing.assert_allclose(mask, figures[f"{image_id}_mask"], rtol=0, atol=limit(1e-5))
+        check_mask(filled_net, figures[f"{image_id}_image"], figures[f"{image_id}_mask"])
 
 
 def test_logits_of_a_drawn_pair(filled_net):
     images = as_input(SYNTHETIC["train_images"])
     with torch.inference_mode():
-        flat = filled_net.train()(images[None])[0]
-        paired = filled_net(torch.stack([images, images.flip(0)]))
-    np.testing.assert_allclose(flat.cpu(), SYNTHETIC["train_logits"], rtol=0, atol=limit(1e-5))
-    assert paired.shape == (2, 2, 20)
-    torch.testing.assert_close(paired[0], flat, rtol=0, atol=limit(1e-5))
+        logits = filled_net.train()(torch.stack([images, images.flip(0)]))
+    assert logits.shape == (2, 2, 20)
+    np.testing.assert_allclose(logits[0].cpu(), SYNTHETIC["train_logits"], rtol=0, atol=limit(1e-5))
 
 
 def three_steps(net, images: np.ndarray, labels: np.ndarray, expected: dict) -> None:
-    """Train three steps of the published recipe; assert losses, gradients, movements."""
-    net.train()
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 0.01, 5e-4)
     inputs, targets = as_input(images), torch.from_numpy(labels).to(devices.name)
-    for step in range(3):
+
+    def backward(step: int) -> float:
         set_learning_rate(optimizer, lr_factor(step, 33000, 2000))
         loss = F.binary_cross_entropy_with_logits(net(inputs[None])[0], targets)
-        optimizer.zero_grad()
         loss.backward()
-        assert loss.item() == pytest.approx(expected["loss"][step], rel=limit(1e-4))
-        if step == 0:
-            for name, norm in expected["grad_norm_step0"].items():
-                grad = net.get_parameter(name).grad
-                assert (grad is None) == (norm is None), name
-                if norm and norm > 1e-6:
-                    assert grad.norm().item() == pytest.approx(norm, rel=limit(1e-3)), name
-        optimizer.step()
-    after = net.state_dict()
-    for name, norm in expected["delta_norm_after_3_steps"].items():
-        moved = (after[name].double() - before[name].double()).norm().item()
-        if norm == 0:
-            assert moved == 0, name
-        elif norm > 1e-6:
-            assert moved == pytest.approx(norm, rel=limit(1e-3)), name
+        return loss.item()
+
+    gradients, moves = (expected["grad_norm_step0"], {}, {}), ({}, {}, expected["delta_norm_after_3_steps"])
+    figures = list(zip(expected["loss"], gradients, moves, strict=True))
+    check_training(net, optimizer, backward, figures, 3 * [(limit(1e-4), limit(1e-3), limit(1e-3))])
 
 
 def test_three_steps_on_a_drawn_pair(filled_net):
@@ -108,13 +90,6 @@ def test_parameter_groups(filled_net):
     assert filled_net.group_factors == ((1, 1), (2, 0), (10, 1), (20, 0), (1, 1), (1, 1))  # learning rate, decay
 
 
-@pytest.mark.parametrize("size", [(64, 64), (65, 97), (31, 40)])
-def test_output_stride_8_rounds_up(filled_net, size):
-    with torch.inference_mode():
-        mask = filled_net.forward_cam(torch.zeros(1, 3, *size, device=devices.name))
-    assert mask.shape == (1, 21, -(-size[0] // 8), -(-size[1] // 8))
-
-
 def test_initial_weights_of_a_seed():
     """Seeds reproduce published runs, so layers draw in a fixed order: a value of each part, and the next random number."""
     torch.manual_seed(0)
@@ -135,56 +110,9 @@ def test_initial_weights_of_a_seed():
 @pytest.mark.parametrize("num_classes", [1, 3, 37])
 def test_number_of_classes(num_classes):
     net, published = resnet38_EDAM_tiny.Net(num_classes), resnet38_EDAM_tiny.Net()
-    assert net.forward_cam(torch.zeros(1, 3, 16, 16)).shape == (1, num_classes + 1, 2, 2)
+    assert net.forward_cam(torch.zeros(1, 3, 31, 40)).shape == (1, num_classes + 1, 4, 5)
     names = {name for name in published.state_dict() if not name.startswith(("trans_list.", "fc_list."))}
     own = {name for name in net.state_dict() if not name.startswith(("trans_list.", "fc_list."))}
     assert own == names
     assert len(net.state_dict()) == len(names) + 17 * num_classes  # 16 tensors of a transformer block, one of fc_list
     assert [len(group) for group in net.get_parameter_groups()] == [23, 0, 2 + num_classes, 0, 1 + 16 * num_classes, 0]
-
-
-@pytest.mark.parametrize(
-    ("module", "message"),
-    [
-        ("network.nothing", "no such module"),
-        ("no_such_package.net", "no such module"),
-        ("tool.cli", "no attribute 'Net'"),
-    ],
-)
-def test_unknown_network(module, message):
-    with pytest.raises(UserError, match=message) as caught:
-        make_net(module)
-    assert module in str(caught.value)
-
-
-def test_options_reach_the_network():
-    assert make_net("network.resnet38_EDAM_tiny", num_classes=3).num_classes == 3
-    tiny = {"depths": (1, 1, 1, 1), "widths": (4, 8, 8, 8, 8)}
-    assert make_net("network.deeplab_v2", num_labels=5, **tiny).num_labels == 5
-    for module, option in [("network.resnet38_EDAM_tiny", "num_labels"), ("network.deeplab_v2", "num_classes")]:
-        with pytest.raises(UserError, match=f"^--network {module}: .*{option}"):
-            make_net(module, **{option: 3})
-
-
-@pytest.mark.parametrize("network", ["resnet38_EDAM_tiny", "deeplab_v2_tiny", "poolnet_tiny"])
-def test_init_weights_false_draws_nothing(network):
-    module = f"network.{network}"
-    saved = make_net(module).state_dict()
-    state = torch.get_rng_state()
-    net = make_net(module, init_weights=False)
-    assert torch.equal(torch.get_rng_state(), state)
-    net.load_state_dict(saved, strict=True)
-    assert all(torch.equal(tensor, saved[name]) for name, tensor in net.state_dict().items())
-    make_net(module)
-    assert not torch.equal(torch.get_rng_state(), state)
-
-
-def test_folded_batch_norms_compute_the_same(filled_net):
-    images = as_input(SYNTHETIC["mask_image"])[None]
-    filled_net.eval()
-    with torch.inference_mode():
-        before = filled_net.forward_cam(images)
-        filled_net.fold_batch_norms()
-        after = filled_net.forward_cam(images)
-    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in filled_net.modules()) == 17
-    torch.testing.assert_close(after, before, rtol=0, atol=limit(1e-5))
