@@ -31,12 +31,12 @@ from pseudo_label.crf import dense_crf, with_background
 from pseudo_label.predict import class_maps, probabilities, saliency_logits, views
 from tool import cli, distributed
 from tool.cli import UserError
-from tool.files import atomic_write, check_writable
+from tool.files import atomic_write
 from tool.optim import make_sgd
 from tool.precision import AMP_DTYPES, autocast, inference_form, setup_precision, training_form
 
 POOLNET = "network.poolnet"
-Settings = argparse.Namespace  # the flags, and what get_settings adds
+Settings = argparse.Namespace  # the flags, and what main adds
 
 
 def draw_photo(size: tuple[int, int]) -> Image.Image:
@@ -52,38 +52,28 @@ def convolution(args: Settings) -> Callable[[], object]:
     return torch.inference_mode()(lambda: [layer(x) for _ in range(4)])
 
 
-def edam_step(args: Settings, dropout: bool = True) -> Callable[[], object]:
-    net = make_net(args.network)
+def edam_loss(net: Any, images: torch.Tensor) -> torch.Tensor:
+    logits = net(images).float()
+    return F.binary_cross_entropy_with_logits(logits, torch.rand_like(logits).round())
+
+
+def deeplab_loss(net: Any, images: torch.Tensor) -> torch.Tensor:
+    labels = torch.randint(net.num_labels, (len(images), *images.shape[2:]), device=images.device)
+    return multi_scale_loss([logits.float() for logits in net(images)], labels)
+
+
+def training_step(args: Settings, network: str, loss: Callable, dropout: bool = True) -> Callable[[], object]:
+    """Return a step on random images, against random labels. dropout: False for none on the attention weights."""
+    net = training_form(make_net(getattr(args, network)), args.device, args.amp, args.tf32).train()
     if not dropout:
         net.cma_dropout.attention.p = 0.0
-
-    def loss(images: torch.Tensor) -> torch.Tensor:
-        logits = net(images).float()
-        return F.binary_cross_entropy_with_logits(logits, torch.rand_like(logits).round())
-
-    return training_step(args, net, loss, (args.pairs, 2, 3, args.crop, args.crop))
-
-
-def deeplab_step(args: Settings) -> Callable[[], object]:
-    net = make_net(args.deeplab)
-
-    def loss(images: torch.Tensor) -> torch.Tensor:
-        labels = torch.randint(net.num_labels, (len(images), *images.shape[2:]), device=images.device)
-        return multi_scale_loss([logits.float() for logits in net(images)], labels)
-
-    return training_step(args, net, loss, (args.photos, 3, args.deeplab_crop, args.deeplab_crop))
-
-
-def training_step(args: Settings, net: Any, loss: Callable, shape: tuple[int, ...]) -> Callable[[], object]:
-    """Return a step against random labels, on random images of `shape`."""
-    training_form(net, args.device, args.amp, args.tf32).train()
     optimizer = make_sgd(net.get_parameter_groups(), net.group_factors, 1e-3, 5e-4)
-    images = torch.randn(*shape, device=args.device)
+    images = torch.randn(*args.shapes[network], device=args.device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with autocast(args.device, args.amp):
-            value = loss(images)
+            value = loss(net, images)
         value.backward()
         optimizer.step()
 
@@ -108,13 +98,15 @@ def network_photo(args: Settings, network: str, infer: Callable[..., torch.Tenso
 
 
 Prepare = Callable[[Settings], Callable[[], object]]  # settings -> the call to measure
+train_edam = partial(training_step, network="network", loss=edam_loss)
+train_deeplab = partial(training_step, network="deeplab", loss=deeplab_loss)
 ROWS: dict[str, tuple[str, Prepare]] = {  # by the names of --only; a title is a format of the settings
     "rate": ("convolution 3x3, 512 channels", convolution),
-    "train": ("training step, {pairs} pairs", edam_step),
-    "train_fast": ("training step, {pairs} pairs, --attn_dropout 0", partial(edam_step, dropout=False)),
+    "train": ("training step, {pairs} pairs", train_edam),
+    "train_fast": ("training step, {pairs} pairs, --attn_dropout 0", partial(train_edam, dropout=False)),
     "maps": ("class maps of a photo", photo_maps),
     "crf": ("dense CRF of a photo, one process", photo_crf),
-    "deeplab_train": ("DeepLab-v2 iteration, {photos} photos, crop {deeplab_crop}", deeplab_step),
+    "deeplab_train": ("DeepLab-v2 iteration, {photos} photos, crop {deeplab_crop}", train_deeplab),
     "deeplab_photo": ("DeepLab-v2 test photo", partial(network_photo, network="deeplab", infer=probabilities)),
     "sal_photo": ("PoolNet photo", partial(network_photo, network="poolnet", infer=saliency_logits)),
 }
@@ -160,8 +152,8 @@ def table(args: Settings, names: Collection[str]) -> Iterator[str]:
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add, network, deeplab = parser.add_argument, "network.resnet38_EDAM_cls", "network.deeplab_v2"
-    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="EDAM network to measure")
-    add("--deeplab", type=cli.module_name, default=deeplab, metavar="MODULE", help="DeepLab-v2 to measure")
+    add("--network", default=network, metavar="MODULE", help="EDAM network to measure")
+    add("--deeplab", default=deeplab, metavar="MODULE", help="DeepLab-v2 to measure")
     add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
     batch = "pairs (DeepLab-v2: photos) per training step (default: 1 on a CPU; on a GPU 4 pairs, 10 photos)"
     add("--batch_size", type=cli.count(1), help=batch)
@@ -171,24 +163,19 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_settings(args: Settings) -> None:
-    """Add networks, sizes and counts to the flags; raise UserError for a mistyped network or one of another kind."""
-    args.poolnet = POOLNET
-    with torch.device("meta"):
+def main() -> None:
+    args = get_parser().parse_args()
+    with torch.device("meta"):  # a mistyped network, or one of another kind, is an error before anything is measured
         make_net(args.network, needs=("forward_cam",))
         make_net(args.deeplab, needs=("scales",))
     args.device = distributed.setup(args.device)[0]
-    default = (4, 10) if args.device.type == "cuda" else (1, 1)
-    args.pairs, args.photos = (args.batch_size, args.batch_size) if args.batch_size else default
+    args.poolnet = POOLNET
+    pairs, photos = (4, 10) if args.device.type == "cuda" else (1, 1)
+    args.pairs, args.photos = args.batch_size or pairs, args.batch_size or photos
     args.size, args.crop, args.deeplab_crop = ((250, 188), 184, 161) if args.quick else ((500, 375), 368, 321)
+    args.shapes = {"network": (args.pairs, 2, 3, args.crop, args.crop)}
+    args.shapes["deeplab"] = (args.photos, 3, args.deeplab_crop, args.deeplab_crop)
     args.seconds = 0.1 if args.quick else 30  # for which a measurement is repeated
-
-
-def main() -> None:
-    args = get_parser().parse_args()
-    if args.markdown:
-        check_writable(args.markdown)
-    add_settings(args)
     text = ""
     try:
         with distributed.translate_errors("lower --batch_size, or --quick"):

@@ -25,7 +25,6 @@ from experiment.steps import Plan, command, make_steps, step_names
 from network.weights import IMAGENET
 from pseudo_label.onnx_saliency import PACKAGES
 from tool import cli
-from tool.files import make_folder
 from tool.processes import cores
 
 TRY = "A try of a few steps and photos: its scores mean nothing."
@@ -61,17 +60,15 @@ def get_parser() -> argparse.ArgumentParser:
     add("--download", type=absolute, metavar="DIR", help="fetch SBD (1.4 GB) to this folder instead")
     for name, what in SOURCES.items():
         add(f"--{name}", type=absolute, metavar="DIR" if name == "sal_path" else "FILE", help=what)
-    maps = "network that computes saliency without --sal_path and --poolnet_weights; needs requirements-onnx.txt"
-    add("--saliency", choices=PACKAGES, help=maps)
+    add("--saliency", choices=PACKAGES, help="network of an ONNX file for saliency; needs requirements-onnx.txt")
     for flag, name in (("--network", "edam"), ("--poolnet_network", "poolnet"), ("--deeplab_network", "deeplab")):
         default = getattr(Plan, name)
-        add(flag, dest=name, type=cli.module_name, default=default, metavar="MODULE", help="module of the network")
+        add(flag, dest=name, default=default, metavar="MODULE", help="module of the network")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--seed", type=cli.count(), default=0, help="of the pairs, initial weights and training")
-    laptop = "small networks on EfficientNet-Lite2 and a few hundred photos: half an hour or more on two cores"
-    add("--laptop", action="store_true", help=f"{laptop}; needs requirements-timm.txt and -onnx.txt")
-    few = "run the whole chain with a few steps and photos, in OUT/try: does all of it work on this machine?"
-    add("--try", dest="few", action="store_true", help=few)
+    laptop = "small networks, a few hundred photos, half an hour or more; needs requirements-timm.txt and -onnx.txt"
+    add("--laptop", action="store_true", help=laptop)
+    add("--try", dest="few", action="store_true", help="run all with a few steps and photos, in OUT/try")
     add("--dry_run", action="store_true", help="check all inputs, print the commands, run nothing")
     first = "start again at this step; complete files and trainings are not made again"
     add("--from", dest="first", metavar="STEP", help=f"{first}. Steps: {', '.join(step_names())}")
@@ -134,10 +131,9 @@ def main() -> None:
             done = "   # finished already" if is_finished(plan.out, step) and not again else ""
             print(f"\n# {step.name}: {step.title}\n{step.command}{done}")
         return
-    make_folder(plan.out)
     # On a CPU small networks train faster in two processes, which share its cores.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(cores())} if args.laptop else {}
-    run_steps(chosen, plan.out, threads, "the same command", again)
+    run_steps(chosen, plan.out, threads, again)
     if not all(is_finished(plan.out, step) for step in steps):
         print("\nother steps are not finished. Run without --only and --from for them and the report.")
         return

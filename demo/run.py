@@ -119,7 +119,7 @@ def main() -> None:
     print(f"All commands are run in {REPO}, with {given}; torchrun's processes have one thread each")
     plan = make_plan(args.out, args.seed)
     steps = make_demo_steps(plan)
-    run_steps(steps, plan.out, ENVIRONMENT, "`make demo`")
+    run_steps(steps, plan.out, ENVIRONMENT)
     write_report(plan, steps, "EDAM on drawn photos", REMARK)
     print("`make tensorboard` shows the trainings.")
 

@@ -4,7 +4,7 @@
         --out_guess FOLDER --out_background FOLDER
 
 guess: every salient pixel gets one class, the one of the photo's labels whose objects are the largest over the list.
-background: every pixel is background. Both are scored by eval.py, as any pseudo labels are.
+background: every pixel is background.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from scipy.optimize import nnls
 from pseudo_label.fusion import check_fusion
 from pseudo_label.manifest import claim_folder
 from tool import cli
-from tool.cli import UserError, counted
+from tool.cli import counted
 from voc12.dataset import Dataset, check_inputs, read_image_list, report_problems, saliency_maps
 from voc12.images import load_grey, save_label
 from voc12.labels import IGNORE_FOREIGN
@@ -37,11 +37,6 @@ def class_areas(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
     return nnls(labels.astype(np.float64), salient.astype(np.float64))[0]
 
 
-def largest_class(label: np.ndarray, areas: np.ndarray) -> int:
-    """Return the value 1..C of the largest class, by `areas` (C,), of a multi-hot `label` (C,); 0 if it has none."""
-    return int(np.argmax(np.where(label > 0, areas, -1.0))) + 1 if label.any() else 0
-
-
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
@@ -50,26 +45,21 @@ def get_parser() -> argparse.ArgumentParser:
     add("--sal_path", required=True, type=Path, metavar="DIR", help="grey saliency maps <id>.png")
     add("--theta", type=cli.number(float), default=0.2, help="saliency up to theta x 100 is background")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
-    add("--out_guess", type=Path, metavar="DIR", help="write label PNGs of the largest-area guess")
-    add("--out_background", type=Path, metavar="DIR", help="write label PNGs that are all background")
+    add("--out_guess", required=True, type=Path, metavar="DIR", help="label PNGs of the largest-area guess")
+    add("--out_background", required=True, type=Path, metavar="DIR", help="label PNGs that are all background")
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
     check_fusion(args.theta, saliency=True)
-    outputs = {name: folder for name in ("guess", "background") if (folder := getattr(args, f"out_{name}"))}
-    if not outputs:
-        raise UserError("no output asked for. Give --out_guess, --out_background or both.")
-    if len({folder.resolve() for folder in outputs.values()}) < len(outputs):
-        raise UserError("--out_guess and --out_background: must be different folders")
     data, saliency = Dataset(args.voc12_root, args.ignore_foreign, need_photos=False), saliency_maps(args.sal_path)
     ids = read_image_list(args.infer_list)
     labels = data.image_labels(ids, args.infer_list)
     report_problems(check_inputs(ids, [saliency]), ids, None, "labelled")
     classes = {"classes": list(names)} if (names := data.classes.options().get("class_names")) else {}
-    for name, folder in outputs.items():
-        claim_folder(folder, {"output": f"baseline_{name}", **classes})
+    claim_folder(args.out_guess, {"output": "baseline_guess", **classes})
+    claim_folder(args.out_background, {"output": "baseline_background", **classes})
 
     def salient_pixels(image_id: str) -> np.ndarray:
         return load_grey(saliency.find(image_id)) > args.theta * 100
@@ -77,10 +67,11 @@ def main() -> None:
     shares = np.array([salient_pixels(image_id).mean() for image_id in labels])
     areas = class_areas(np.stack(list(labels.values())), shares)
     for image_id, label in labels.items():
-        values = {"guess": largest_class(label, areas), "background": 0}
-        for name, folder in outputs.items():
-            save_label(folder / f"{image_id}.png", salient_pixels(image_id) * np.uint8(values[name]))
-    print(f"baselines of {counted(len(labels), 'photos')} written to {' and '.join(map(str, outputs.values()))}")
+        largest = np.argmax([-0.5, *np.where(label > 0, areas, -1)])  # 1..C, or 0 for a photo without classes
+        salient = salient_pixels(image_id)
+        save_label(args.out_guess / f"{image_id}.png", salient * np.uint8(largest))
+        save_label(args.out_background / f"{image_id}.png", np.zeros(salient.shape, np.uint8))
+    print(f"baselines of {counted(len(labels), 'photos')} written to {args.out_guess} and {args.out_background}")
 
 
 if __name__ == "__main__":

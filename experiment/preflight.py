@@ -112,7 +112,5 @@ def check_photos(plan: Plan, notes: list[str], problems: list[str]) -> None:
             with noting(problems):
                 report_problems(check_inputs(ids, [data.photos, *more]), ids, None, "used")
     if plan.to_label != plan.labelled and not (extra or plan.sbd_root or plan.download):
-        notes.append(
-            f"{plan.root / AUG} is missing: EDAM is trained on the photos of train, not on the 10582 of train_aug "
-            f"as published; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})"
-        )
+        problem = f"{plan.root / AUG} is missing: EDAM is trained on train alone, not on train_aug as published"
+        notes.append(f"{problem}; --sbd_root SBD or --download DIR makes it ({SBD_PAGE})")

@@ -5,17 +5,14 @@ import io
 import json
 import platform
 import re
-import shutil
+import shlex
 import subprocess
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-import cv2
 import matplotlib
 import numpy as np
-import PIL
-import scipy
 import torch
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from matplotlib.figure import Figure
@@ -31,14 +28,16 @@ from pseudo_label.visualise import heat, overlay
 from tool import VOID
 from tool.files import atomic_write, load_npy_dict
 from voc12.classes import CLASSES, LABELS, PALETTE
-from voc12.dataset import Dataset, Files, read_image_list, saliency_maps
+from voc12.dataset import Dataset, Files, label_maps, read_image_list, saliency_maps
 from voc12.images import load_grey, load_label, load_photo
 
 PHOTOS = 4  # of the best, and of the worst
 TILE = 240  # pixels
 POINTS = 300  # of a loss curve
+MODULES = ("torch", "numpy", "scipy", "cv2", "PIL")  # whose versions are listed
 
 Pictures = dict[str, np.ndarray]  # caption -> uint8 RGB (H, W, 3)
+Groups = dict[str, dict[str, Pictures]]  # "best" and "worst" -> title of a photo -> its pictures
 
 
 def write_report(plan: Plan, steps: Sequence[Step], title: str, remark: str) -> None:
@@ -85,21 +84,17 @@ def read_score(plan: Plan, row: str) -> dict:
 
 def made_with(plan: Plan) -> list[str]:
     """Return commit, versions, device, seed, and the SHA-256 of each file of weights that was given, with its use."""
-    words = ("git", "-C", str(REPO), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
-    commit = subprocess.run(words, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
-    modules = ", ".join(f"{module.__name__} {module.__version__}" for module in (torch, np, scipy, cv2, PIL))
+    describe = f"git -C {shlex.quote(str(REPO))} describe --always --dirty --abbrev=12 '--exclude=*'"
+    status, commit = subprocess.getstatusoutput(describe)
+    modules = ", ".join(f"{name} {import_module(name).__version__}" for name in MODULES)
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     device = f"CPU, {model[1] if model else platform.machine()}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
         device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    lines = [f"commit {commit or 'unknown'}", f"Python {platform.python_version()}, {modules}", device]
+    lines = [f"commit {'unknown' if status else commit}", f"Python {platform.python_version()}, {modules}", device]
     lines.append(f"seed {plan.seed}, precision {plan.precision[-1] if plan.precision else 'float32'}")
-    uses = {
-        "EDAM, trained": plan.edam_weights,
-        "EDAM's initial weights": plan.weights,
-        "PoolNet": plan.poolnet_weights,
-        "DeepLab-v2's initial weights": plan.deeplab_weights,
-    }
+    uses = {"EDAM, trained": plan.edam_weights, "EDAM's initial weights": plan.weights}
+    uses |= {"PoolNet": plan.poolnet_weights, "DeepLab-v2's initial weights": plan.deeplab_weights}
     for path in dict.fromkeys(filter(None, uses.values())):
         digest = f"; SHA-256 {weights_digest(path)}" if path.is_file() else ""
         lines.append(f"{' and '.join(use for use, given in uses.items() if given == path)}: {path}{digest}")
@@ -109,65 +104,61 @@ def made_with(plan: Plan) -> list[str]:
     return lines
 
 
-def best_and_worst(plan: Plan, theta: float) -> dict[str, dict[str, dict[str, Pictures]]]:
-    """Return heading -> "best" and "worst" -> title of a photo -> its pictures. theta: background score of the masks."""
-    data, saliency = Dataset(plan.root), saliency_maps(plan.sal_path) if plan.sal_path else None
-    groups = {"Pseudo labels": choose(data, plan.labelled, plan.label_dir, partial(stages, plan, saliency, theta))}
+def best_and_worst(plan: Plan, theta: float) -> dict[str, Groups]:
+    """Return the pictures under each heading. theta: background score of the masks."""
+    data, files = Dataset(plan.root), {"CRF": label_maps(plan.out / "crf")}
+    if plan.sal_path:
+        files |= {"saliency": saliency_maps(plan.sal_path), "CRF, saliency": label_maps(plan.label_dir)}
+    groups = {"Pseudo labels": choose(data, plan.labelled, files, plan.out / "cam", theta)}
     if plan.deeplab_weights:
-        folders = {"DeepLab-v2": plan.out / "deeplab", "DeepLab-v2, CRF": plan.out / "deeplab_crf"}
-
-        def show(image_id: str, photo: np.ndarray) -> Pictures:
-            return {caption: coloured(photo, folder / f"{image_id}.png") for caption, folder in folders.items()}
-
-        groups["DeepLab-v2 on photos that it has not seen"] = choose(data, plan.val, plan.out / "deeplab_crf", show)
+        files = {
+            "DeepLab-v2": label_maps(plan.out / "deeplab"),
+            "DeepLab-v2, CRF": label_maps(plan.out / "deeplab_crf"),
+        }
+        groups["DeepLab-v2 on photos that it has not seen"] = choose(data, plan.val, files)
     return groups
 
 
-def choose(
-    data: Dataset, listed: Path, predictions: Path, show: Callable[[str, np.ndarray], Pictures]
-) -> dict[str, dict[str, Pictures]]:
-    """Return the photos of a list with the best label PNGs and those with the worst, sorted from best to worst.
+def choose(data: Dataset, listed: Path, files: dict[str, Files], cam: Path | None = None, theta: float = 0.5) -> Groups:
+    """Return the photos of a list with the best and the worst label PNGs, the last of `files`, sorted from best to worst.
 
-    show: returns the pictures between a photo, given as id and uint8 RGB (H, W, 3), and its ground truth.
+    files: pictures between a photo and its ground truth, by caption. cam: folder of class maps to show before them.
     """
+    *_, predictions = files.values()
     scored = []
     for image_id in read_image_list(listed):
-        truth, predicted = load_label(data.masks.find(image_id)), load_label(predictions / f"{image_id}.png")
+        truth, predicted = load_label(data.masks.find(image_id)), load_label(predictions.find(image_id))
         score = segmentation_scores(confusion(truth, predicted, len(LABELS), VOID))["mean_iou"]
         classes = ", ".join(LABELS[value] for value in np.unique(truth) if value not in (0, VOID))
         scored.append((-score, image_id, f"{image_id} ({classes or 'no class'}): IoU {100 * score:.1f}"))
     scored.sort()
     best = min(PHOTOS, (len(scored) + 1) // 2)
-    groups: dict[str, dict[str, Pictures]] = {}
-    for rank, chosen in (("best", scored[:best]), ("worst", scored[best:][-PHOTOS:])):
-        groups[rank] = {}
-        for _, image_id, title in chosen:
-            photo = np.array(load_photo(data.photos.find(image_id)))
-            truth = coloured(photo, data.masks.find(image_id))
-            groups[rank][title] = {"photo": photo, **show(image_id, photo), "ground truth": truth}
-    return groups
+    chosen = {"best": scored[:best], "worst": scored[best:][-PHOTOS:]}
+    return {
+        rank: {title: pictures(data, files, cam, theta, image_id) for _, image_id, title in photos}
+        for rank, photos in chosen.items()
+    }
 
 
-def stages(plan: Plan, saliency: Files | None, theta: float, image_id: str, photo: np.ndarray) -> Pictures:
-    """Return the pictures on the way from a photo to its pseudo label."""
-    pictures = {}
-    if maps := {int(label): score for label, score in load_npy_dict(plan.out / "cam" / f"{image_id}.npy").items()}:
+def pictures(data: Dataset, files: dict[str, Files], cam: Path | None, theta: float, image_id: str) -> Pictures:
+    """Return the pictures from a photo to its ground truth."""
+    photo = np.array(load_photo(data.photos.find(image_id)))
+    shown = {"photo": photo}
+    maps = {int(index): score for index, score in load_npy_dict(cam / f"{image_id}.npy").items()} if cam else {}
+    if maps:
         classes = sorted(maps)
         label = pseudo_label(np.stack([maps[index] for index in classes]), np.array(classes), theta=theta)
         strongest = max(maps, key=lambda index: float(maps[index].mean()))
-        pictures[f"class map: {CLASSES[strongest]}"] = heat(photo, maps[strongest])
-        pictures["label without CRF"] = overlay(photo, label, PALETTE)
-    pictures["CRF"] = coloured(photo, plan.out / "crf" / f"{image_id}.png")
-    if saliency:
-        pictures["saliency"] = np.repeat(load_grey(saliency.find(image_id))[:, :, None], 3, axis=2)
-        pictures["CRF, saliency"] = coloured(photo, plan.label_dir / f"{image_id}.png")
-    return pictures
-
-
-def coloured(photo: np.ndarray, path: Path) -> np.ndarray:
-    """Return a photo under the colours of a label PNG; void stays photo."""
-    label = load_label(path)
-    return overlay(photo, np.where(label == VOID, np.uint8(0), label), PALETTE)
+        shown[f"class map: {CLASSES[strongest]}"] = heat(photo, maps[strongest])
+        shown["label without CRF"] = overlay(photo, label, PALETTE)
+    for caption, kind in {**files, "ground truth": data.masks}.items():
+        path = kind.find(image_id)
+        if caption == "saliency":
+            shown[caption] = np.repeat(load_grey(path)[:, :, None], 3, axis=2)
+        else:
+            label = load_label(path)
+            shown[caption] = overlay(photo, np.where(label == VOID, np.uint8(0), label), PALETTE)
+    return shown
 
 
 def duration(seconds: float) -> str:

@@ -85,13 +85,11 @@ def input_digests(command: str) -> dict[str, str]:
     return {str(path): f"{path.stat().st_size} bytes, SHA-256 {weights_digest(path)}" for path in files}
 
 
-def run_steps(
-    steps: Sequence[Step], out: Path, environment: Mapping[str, str], rerun: str, again: bool = False
-) -> None:
+def run_steps(steps: Sequence[Step], out: Path, environment: Mapping[str, str], again: bool = False) -> None:
     """Run the steps that are not finished, or all if `again`, and all that follow one that was run.
 
-    `environment`: of every command. `rerun`: the command that resumes, for messages. UserError: a command failed, or would
-    resume a training that was begun with other flags or inputs. KeyboardInterrupt: after an interrupted command has ended.
+    `environment`: of every command. UserError: a command failed, or would resume a training that was begun with other
+    flags or inputs. KeyboardInterrupt: after an interrupted command has ended.
     """
     make_folder(out / "finished")
     make_folder(out / "scores")
@@ -106,7 +104,7 @@ def run_steps(
                     write_mark(out, later, replace(mark, finished=False))
             if status := run_step(step, out, environment, current):
                 end = f"was killed (signal {-status})" if status < 0 else f"ended with status {status}"
-                raise UserError(f"step {step.name} ({step.title}) {end}. Resume with {rerun}.")
+                raise UserError(f"step {step.name} ({step.title}) {end}. Rerun the same command to resume.")
         current |= output_folders(step)
 
 
@@ -186,11 +184,8 @@ def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def peak_memory(process: int) -> int:
-    """Return the peak bytes of the largest of a process and its descendants that run; 0 without /proc.
-
-    `ru_maxrss` would not do: it is never below what the process that started them held.
-    """
-    try:
+    """Return the peak bytes of the largest of a process and its descendants that run."""
+    try:  # not `ru_maxrss`: it is never below what the process that started them held
         peak = re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{process}/status").read_text())
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:  # it has ended
@@ -201,9 +196,8 @@ def peak_memory(process: int) -> int:
 def select(steps: Sequence[Step], first: str | None, only: str | None) -> list[Step]:
     """Return the steps for --from and --only. UserError: no step has that name."""
     names = [step.name for step in steps]
-    for flag, name in (("--from", first), ("--only", only)):
-        if name and name not in names:
-            raise UserError(f"{flag} {name}: no such step. Choose one of {', '.join(names)}.")
-    if only:
-        return [steps[names.index(only)]]
-    return list(steps[names.index(first) :] if first else steps)
+    name = only or first or names[0]
+    if name not in names:
+        raise UserError(f"{'--only' if only else '--from'} {name}: no such step. Choose one of {', '.join(names)}.")
+    start = names.index(name)
+    return list(steps[start : start + 1 if only else None])

