@@ -2,8 +2,6 @@
 
     python demo/draw.py --out demo_run --seed 0
 
-writes demo_run/VOC2012 with JPEGImages, SegmentationClass (255 on borders), Annotations, ImageSets and saliency.
-
 An object has a *badge*, a pattern in two colours that only its class has, and a larger *body* that looks alike in a
 family of classes. A class map that marks only the discriminative part, a known failure, covers a third of the object.
 Backgrounds show the same colours, and the same patterns in other colours.
@@ -11,6 +9,7 @@ Backgrounds show the same colours, and the same patterns in other colours.
 
 import argparse
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,8 +35,6 @@ from voc12.dataset import MANIFEST
 from voc12.images import save_label
 
 RECIPE = 3  # increased when the same seed gives other pictures
-
-
 OBJECTS_PER_PHOTO = (0.3, 0.42, 0.28)  # share of photos with 1, 2 and 3 objects
 SAME_CLASS_AGAIN = 0.12  # probability that a further object has the class of the first
 
@@ -89,7 +86,7 @@ def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         alpha = shapes.coverage(field)
         shapes.blend(canvas, _clutter_colour(rng, tones), alpha)
         if rng.random() < 0.25:  # a pattern, never in the two colours of a class
-            marks = shapes.pattern(u, v, int(rng.integers(len(shapes.PATTERNS))), 7.5 * unit / size)
+            marks = shapes.pattern(u, v, int(rng.integers(len(shapes.LOBES))), 7.5 * unit / size)
             shapes.blend(canvas, _clutter_colour(rng, tones, badge=False), alpha * marks)
     return canvas
 
@@ -189,13 +186,10 @@ def draw_photo(seed: int, number: int, size: int, single: bool = False) -> Sampl
     canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * rng.uniform(1, 4)
     image = np.rint(np.clip(canvas, 0, 255)).astype(np.uint8)
 
-    label = np.zeros((height, width), np.uint8)
-    masks = [owner == index for index in range(len(things))]
-    for mask, item in zip(masks, things, strict=True):
-        label[mask] = item.label + 1
-    ring = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
-    for mask in masks:
-        label[cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, ring) > 0] = VOID
+    label = np.array([0, *(item.label + 1 for item in things)], np.uint8)[owner + 1]
+    for index in range(len(things)):
+        mask = (owner == index).astype(np.uint8)
+        label[cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0] = VOID
     salient = (label > 0).astype(np.uint8) * np.uint8(255)
     names = tuple(CLASSES[item.label] for item in things)
     return Sample(image, label, cv2.GaussianBlur(salient, (0, 0), 0.02 * size), names)
@@ -204,12 +198,6 @@ def draw_photo(seed: int, number: int, size: int, single: bool = False) -> Sampl
 def photo_id(number: int) -> str:
     """Return the id of photo `number` (from 1): a VOC id of a year that VOC never had."""
     return f"2099_{number:06d}"
-
-
-def annotation(image_id: str, sample: Sample) -> str:
-    """Return the XML of a photo: the parts of the devkit's that are read, with an object for each instance."""
-    objects = "".join(f"\t<object>\n\t\t<name>{name}</name>\n\t</object>\n" for name in sample.names)
-    return f"<annotation>\n\t<folder>VOC2012</folder>\n\t<filename>{image_id}.jpg</filename>\n{objects}</annotation>\n"
 
 
 def write_sample(number: int, root: Path, seed: int, size: int, single: bool) -> None:
@@ -221,8 +209,10 @@ def write_sample(number: int, root: Path, seed: int, size: int, single: bool) ->
     save_label(root / "SegmentationClass" / f"{image_id}.png", sample.label)
     with atomic_write(root / "saliency" / f"{image_id}.png") as file:
         Image.fromarray(sample.saliency).save(file, "PNG")
-    with atomic_write(root / "Annotations" / f"{image_id}.xml", "w") as file:
-        file.write(annotation(image_id, sample))
+    objects = "".join(f"\t<object>\n\t\t<name>{name}</name>\n\t</object>\n" for name in sample.names)
+    with atomic_write(root / "Annotations" / f"{image_id}.xml", "w") as file:  # what is read of the devkit's
+        file.write(f"<annotation>\n\t<folder>VOC2012</folder>\n\t<filename>{image_id}.jpg</filename>\n")
+        file.write(f"{objects}</annotation>\n")
 
 
 def make_devkit(
@@ -240,9 +230,11 @@ def make_devkit(
     missing = [n for n, image_id in enumerate(ids, 1) if not (root / "Annotations" / f"{image_id}.xml").exists()]
     work = partial(write_sample, root=root, seed=seed, size=size, single=single)
     cv2.setNumThreads(1)  # before the fork: a process that inherits OpenCV's threads waits for them for ever
-    with WorkerPool(num_workers) as pool:
-        for _ in tqdm(pool.map(work, missing), total=len(missing), unit="photo"):
-            pass
+    try:
+        with WorkerPool(num_workers) as pool:
+            list(tqdm(pool.map(work, missing), total=len(missing), unit="photo"))
+    except BrokenProcessPool as error:
+        raise UserError("--num_workers: a drawing process was killed. Lower it and rerun.") from error
     for name, part in (("train", ids[:train]), ("val", ids[train:]), ("trainval", ids)):
         with atomic_write(root / "ImageSets" / "Segmentation" / f"{name}.txt", "w") as file:
             file.writelines(f"{image_id}\n" for image_id in part)

@@ -8,9 +8,10 @@ EDAM starts from ImageNet weights; this makes a substitute from the photos' imag
 """
 
 import argparse
-import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository's root instead of demo/
@@ -25,12 +26,12 @@ from tqdm import tqdm
 
 from network import make_net
 from network.frozen_norm import unfreeze_batch_norms
-from network.resnet38d import ResNet38d
 from network.weights import find_backbone, load_weights
 from tool import cli, distributed
 from tool.checkpoint import save_torch
 from tool.cli import UserError, counted
 from tool.files import make_folder
+from tool.image_ops import IMAGENET
 from tool.loading import batches, positions
 from tool.optim import lr_factor, make_adamw, set_learning_rate
 from voc12.augment import augment_photo
@@ -39,21 +40,19 @@ from voc12.dataset import Dataset, read_image_list
 from voc12.images import load_photo
 
 
-class Photos(torch.utils.data.Dataset):
+@dataclass
+class Photos:
     """Augmented photos with their labels, in another order each epoch. An item depends only on seed, position and batch size.
 
     Photos are not cropped: a label describes the whole photo. Those of one step are padded to squares of one size.
-    `labels`: id -> float32 (C,) multi-hot. `long_side`: range of the squares' side, drawn in steps of 16 from the smallest.
     """
 
-    def __init__(
-        self, data: Dataset, labels: dict[str, np.ndarray], seed: int, long_side: tuple[int, int], batch_size: int
-    ) -> None:
-        self.data, self.labels, self.ids = data, labels, sorted(labels)
-        self.seed, self.long_side, self.batch_size = seed, long_side, batch_size
-
-    def __len__(self) -> int:
-        return len(self.ids)
+    data: Dataset
+    ids: list[str]  # of an epoch
+    labels: dict[str, np.ndarray]  # id -> multi-hot float32 (C,)
+    seed: int
+    long_side: list[int]  # range of the squares' side, drawn in steps of 16 from the smallest
+    batch_size: int
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """Return an image float32 (3, S, S), S the long side of the step, and its label float32 (C,)."""
@@ -63,7 +62,7 @@ class Photos(torch.utils.data.Dataset):
         step_rng = np.random.default_rng([self.seed, 2, position // self.batch_size])
         side = least + 16 * int(step_rng.integers((most - least) // 16 + 1))
         rng = np.random.default_rng([self.seed, 1, position])
-        image = augment_photo(load_photo(self.data.photos.find(image_id)), side, rng, (side, side))
+        image = augment_photo(load_photo(self.data.photos.find(image_id)), side, rng, (side, side), IMAGENET)
         return image, torch.from_numpy(self.labels[image_id])
 
 
@@ -74,7 +73,7 @@ class Classifier(nn.Module):
     0.1 it learns several times faster from scratch.
     """
 
-    def __init__(self, backbone: ResNet38d, top: float, classes: int) -> None:
+    def __init__(self, backbone: Any, top: float, classes: int) -> None:
         super().__init__()
         unfreeze_batch_norms(backbone)
         backbone.requires_grad_(True)
@@ -93,7 +92,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder: JPEGImages, Annotations")
     add("--image_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to learn from")
     network = "network.resnet38_EDAM_tiny"
-    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--network", default=network, metavar="MODULE", help="module that holds the class Net")
     add("--weights", metavar="FILE", help="initial backbone (.pth); default: random")
     add("--out", required=True, type=Path, metavar="FILE", help="backbone to write (.pth)")
     softmax = "learn one class a photo by cross-entropy; default: several, by binary cross-entropy"
@@ -124,35 +123,29 @@ def main() -> None:
     make_folder(args.out.parent)
 
     torch.manual_seed(args.seed)
-    net = make_net(args.network)
+    net = make_net(args.network, ("features", "channels"))
     names = find_backbone(net)[1]
-    if not isinstance(net, ResNet38d):
-        raise UserError(f"--network {args.network}: has no ResNet38d backbone")
     model = Classifier(net, args.top, len(data.classes)).to(device).train()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.dim() > 1]
-    vectors = [parameter for parameter in trained if parameter.dim() <= 1]  # biases and batch norms, without decay
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]  # without decay
     optimizer = make_adamw([matrices, vectors], [(1, 1), (1, 0)], args.lr, args.wt_dec)
     if args.weights:
         print(load_weights(net, args.weights))
 
-    dataset = Photos(data, labels, args.seed, tuple(args.long_side), args.batch_size)
+    dataset = Photos(data, sorted(labels), labels, args.seed, args.long_side, args.batch_size)
     source = batches(dataset, positions(0, max_step, args.batch_size), args.num_workers, False)
     loss_function = F.cross_entropy if args.softmax else F.binary_cross_entropy_with_logits
-    with tqdm(total=max_step, unit="step", dynamic_ncols=True) as bar:
-        for step, (images, targets) in enumerate(source):
-            set_learning_rate(optimizer, lr_factor(step, max_step, max_step // 20))
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_function(model(images.to(device)), targets.to(device))
-            loss.backward()
-            if not math.isfinite(loss.item()):
-                raise UserError(f"--lr {args.lr}: the loss is {loss.item()} at step {step}. Lower it.")
-            optimizer.step()
-            bar.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
-            bar.update()
+    bar = tqdm(source, total=max_step, unit="step")
+    for step, (images, targets) in enumerate(bar):
+        set_learning_rate(optimizer, lr_factor(step, max_step, max_step // 20))
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_function(model(images.to(device)), targets.to(device))
+        loss.backward()
+        optimizer.step()
+        bar.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
     save_torch(args.out, {name: tensor.cpu() for name, tensor in net.state_dict().items() if name in names})
     print(f"{args.out}: backbone of {args.network}, trained on {counted(len(labels), 'photos')}")
 
 
 if __name__ == "__main__":
-    run_script(main, "interrupted")
+    run_script(main)

@@ -1,7 +1,6 @@
 """Shapes, patterns, colours and noise for `demo/draw.py`, as pure functions on coordinate grids.
 
-A shape is a *field*: a float array, negative inside and positive outside. `coverage` turns any field into an
-antialiased mask, so shapes can be bent, tapered, joined (minimum) and rotated without a formula for each case.
+A shape is a *field*: a float array, negative inside and positive outside. `coverage` makes an antialiased mask of it.
 """
 
 import colorsys
@@ -21,12 +20,12 @@ class Family:
     thickness: tuple[float, float]  # half height
     taper: float  # how much thicker one end may be than the other
     bend: float  # how far the middle may rise above the ends
-    upright: bool  # long side vertical
     limbs: tuple[tuple[float, float, float, float, float], ...]  # capsules: from x, y to x, y, radius
     badge_at: tuple[float, float]  # centre of the badge
     size: float  # relative to the other families
     hue: tuple[float, float]  # usual colours; a fifth of the bodies have any colour
     saturation: tuple[float, float]
+    upright: bool = False  # long side vertical
 
 
 LIVING = Family(
@@ -34,7 +33,6 @@ LIVING = Family(
     thickness=(0.5, 0.64),
     taper=0.25,
     bend=0.2,
-    upright=False,
     limbs=((-0.6, 0.2, -0.68, 0.88, 0.13), (-0.25, 0.3, -0.2, 0.92, 0.13), (0.5, 0.2, 0.5, 0.9, 0.13)),
     badge_at=(0.82, -0.42),
     size=1.0,
@@ -46,7 +44,6 @@ VEHICLE = Family(
     thickness=(0.42, 0.54),
     taper=0.15,
     bend=0.06,
-    upright=False,
     limbs=((-0.55, 0.45, -0.55, 0.46, 0.25), (0.5, 0.45, 0.5, 0.46, 0.25)),
     badge_at=(0.42, -0.3),
     size=1.08,
@@ -71,8 +68,7 @@ VEHICLE_NAMES = ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "tra
 # Badge colours (hue, saturation, value), further apart than the training's hue jitter of 0.1. A class has two neighbours
 # of this ring and one pattern. Eight classes share a colour and five a pattern, so only the combination identifies one.
 COLOURS = ((0.99, 0.8, 0.8), (0.13, 0.15, 0.95), (0.36, 0.75, 0.55), (0.7, 0.3, 0.13), (0.6, 0.75, 0.8))
-PATTERNS = ("stripes", "dots", "rings", "checks")
-LOBES = (0, 6, 0, 4)  # bumps of the badge's outline, by pattern
+LOBES = (0, 6, 0, 4)  # bumps of the badge's outline, by pattern: stripes, dots, rings, checks
 
 
 def family_of(label: int) -> Family:
@@ -82,8 +78,8 @@ def family_of(label: int) -> Family:
 
 
 def badge_look(label: int) -> tuple[int, tuple[float, float, float], tuple[float, float, float]]:
-    """Return the index into PATTERNS and the two colours (HSV in 0..1) of the badge of class `label` (0..19)."""
-    pair, kind = divmod(label, len(PATTERNS))
+    """Return the kind of `pattern` and the two colours (HSV in 0..1) of the badge of class `label` (0..19)."""
+    pair, kind = divmod(label, len(LOBES))
     return kind, COLOURS[pair], COLOURS[(pair + 1) % len(COLOURS)]
 
 
@@ -129,7 +125,7 @@ def lobed(u: np.ndarray, v: np.ndarray, lobes: int) -> np.ndarray:
 
 
 def pattern(u: np.ndarray, v: np.ndarray, kind: int, period: float) -> np.ndarray:
-    """Return an antialiased pattern, float32 (H, W) in 0..1. `kind` indexes PATTERNS; `period` is in units of u and v."""
+    """Return an antialiased pattern, float32 (H, W) in 0..1. kind: see LOBES. period: in units of u and v."""
     f = 2 * np.pi / period
     if kind == 0:
         field = np.sin(f * u)

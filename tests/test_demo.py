@@ -11,7 +11,7 @@ import torch
 
 from demo.draw import make_devkit
 from demo.pretrain import Classifier, Photos
-from demo.run import make_demo_steps, make_plan
+from demo.run import TRAIN, make_demo_steps, make_plan
 from network import make_net
 from network.weights import load_weights
 from voc12.dataset import Dataset, read_image_list
@@ -23,20 +23,6 @@ TINY = "network.resnet38_EDAM_tiny"
 def devkit(tmp_path_factory) -> Path:
     """Return a devkit of eight drawn photos."""
     return make_devkit(tmp_path_factory.mktemp("demo"), seed=0, train=8, val=0, size=64, num_workers=1)
-
-
-def pretrain(cwd: Path, devkit: Path, *flags: object) -> list[object]:
-    """Return the arguments of a short pretraining."""
-    photos = devkit / "ImageSets" / "Segmentation" / "train.txt"
-    fixed = ["--voc12_root", devkit, "--image_list", photos, "--batch_size", 4, "--num_workers", 0, "--device", "cpu"]
-    return [cwd, "demo/pretrain.py", *fixed, "--long_side", 40, 56, *flags]
-
-
-def test_tiny_network_is_the_published_one_in_small():
-    tiny, whole = make_net(TINY), make_net("network.resnet38_EDAM_cls")
-    names, all_names = tiny.state_dict().keys(), whole.state_dict().keys()
-    assert names < all_names  # fewer blocks, and nothing of its own
-    assert {name.split(".")[0] for name in all_names - names} <= set(whole.block_names)
 
 
 def test_classifier_trains_every_layer_and_pools_the_strongest_positions():
@@ -52,9 +38,9 @@ def test_classifier_trains_every_layer_and_pools_the_strongest_positions():
 
 
 def test_pretraining_photos_are_whole_and_of_one_size_per_step(devkit):
-    ids = read_image_list(devkit / "ImageSets" / "Segmentation" / "train.txt")
+    ids = read_image_list(devkit / TRAIN)
     data = Dataset(devkit)
-    photos = Photos(data, data.image_labels(ids, "train.txt"), seed=0, long_side=(32, 64), batch_size=4)
+    photos = Photos(data, ids, data.image_labels(ids, "train.txt"), seed=0, long_side=[32, 64], batch_size=4)
     steps = [[photos[position][0] for position in range(4 * step, 4 * step + 4)] for step in range(8)]
     sides = [{tuple(image.shape) for image in images} for images in steps]
     assert all(len(shapes) == 1 for shapes in sides)
@@ -65,7 +51,11 @@ def test_pretraining_photos_are_whole_and_of_one_size_per_step(devkit):
 
 
 def test_pretraining_writes_a_whole_backbone_and_starts_from_one(commands, tmp_path, devkit):
-    commands.run(*pretrain(tmp_path, devkit, "--epochs", 2, "--out", "first.pth"))
+    data = ("--voc12_root", devkit, "--image_list", devkit / TRAIN, "--num_workers", 0, "--device", "cpu")
+    same = (tmp_path, "demo/pretrain.py", *data, "--batch_size", 4, "--long_side", 40, 56)
+    for name in ("first.pth", "again.pth"):
+        commands.run(*same, "--epochs", 2, "--out", name)
+    assert (tmp_path / "first.pth").read_bytes() == (tmp_path / "again.pth").read_bytes()
     net = make_net(TINY)
     report = load_weights(net, tmp_path / "first.pth")
     head = {"mask_layer", "embedding", "trans_list", "d_d", "fc_list"}
@@ -73,23 +63,12 @@ def test_pretraining_writes_a_whole_backbone_and_starts_from_one(commands, tmp_p
     assert net.bn7.running_mean.abs().max() > 1e-3  # its statistics are the photos'
 
     flags = ("--epochs", 1, "--softmax", "--weights", "first.pth", "--lr", 0, "--out", "second.pth")
-    assert "first.pth" in commands.run(*pretrain(tmp_path, devkit, *flags)).stdout
+    assert "first.pth" in commands.run(*same, *flags).stdout
     first, second = (torch.load(tmp_path / name) for name in ("first.pth", "second.pth"))
     changed = {name.split(".")[-1] for name in first if not torch.equal(first[name], second[name])}
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
-
-
-def test_pretraining_run_again_gives_the_same_bytes(commands, tmp_path, devkit):
-    """So a killed one starts over."""
-    for name in ("a.pth", "b.pth"):
-        commands.run(*pretrain(tmp_path, devkit, "--epochs", 2, "--long_side", 16, 32, "--out", name))
-    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
-
-
-@pytest.mark.parametrize("flags", [("--batch_size", 9, "--epochs", 1), ("--long_side", 50, 40)], ids=str)
-def test_pretraining_rejects(commands, tmp_path, devkit, flags):
-    done = commands.run(*pretrain(tmp_path, devkit, "--out", "b.pth", *flags), status=1)
-    assert done.stderr[0].startswith(f"pretrain.py: error: {flags[0]} {flags[1]}")
+    for wrong in (("--batch_size", 9, "--epochs", 1), ("--long_side", 50, 40)):
+        assert f"error: {wrong[0]} {wrong[1]}" in commands.run(*same, "--out", "b.pth", *wrong, status=1).stderr[0]
 
 
 def test_scripts_accept_the_commands_of_the_demo():

@@ -17,7 +17,6 @@ from tool.cli import UserError
 
 MINI = PARITY / "resnet38_mini_mxnet1.9.params"
 DTYPES = ("float32", "float64", "float16", "uint8", "int32", "int8", "int64")  # by MXNet's number
-TWO = {"arg:conv1a_weight": np.arange(6, dtype=np.float32).reshape(1, 2, 3), "aux:bn7_moving_var": np.array([7.0, 8.0])}
 
 
 def params_bytes(arrays: Mapping[str, np.ndarray], layout: str = "1.x") -> bytes:
@@ -61,18 +60,6 @@ def test_read_params_of_all_layouts_and_value_types(tmp_path, layout):
         assert read[name].dtype == array.dtype and np.array_equal(read[name], array), name
 
 
-def test_read_params_of_mxnet_1_0_byte_by_byte(tmp_path):
-    data = bytes.fromhex(
-        "1201000000000000 0000000000000000 0100000000000000"  # list magic, reserved, one array
-        "c8fa93f9 02000000 0200000000000000 0100000000000000"  # magic, 2 dimensions, 2 x 1
-        "01000000 00000000 00000000 0000c03f 000000c0"  # CPU, 0, float32, 1.5, -2
-        "0100000000000000 0100000000000000 78"  # one name of one byte: x
-    )
-    (tmp_path / "a.params").write_bytes(data)
-    read = read_params(tmp_path / "a.params")
-    assert list(read) == ["x"] and read["x"].tolist() == [[1.5], [-2.0]]
-
-
 def test_load_imagenet_params(tmp_path):
     net = resnet38_EDAM_tiny.Net()
     names = {ours: theirs for theirs in read_params(MINI) for ours in to_resnet38d({theirs: np.zeros(1)}, "a.params")}
@@ -92,29 +79,12 @@ def test_to_resnet38d_rejects_other_names(name):
     assert repr(name) in str(error.value)
 
 
-def changed(at: int, layout: str, value: int) -> bytes:
-    data = bytearray(params_bytes(TWO))
-    struct.pack_into(layout, data, at, value)
-    return bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("data", "keyword"),
-    [
-        (params_bytes(TWO)[:-1], "truncated"),
-        (params_bytes(TWO) + b"xy", "bytes follow its end"),
-        (changed(16, "<Q", 2**60), "damaged"),  # number of arrays
-        (changed(28, "<i", 1), "sparse"),
-        (changed(32, "<I", 2**32 - 1), "damaged"),  # dimensions
-        (changed(36, "<q", -1), "damaged"),  # a side
-        (changed(68, "<i", 7), "damaged"),  # value type
-        (changed(144, "<Q", 3), "damaged"),  # number of names
-        (changed(152, "<Q", 2**60), "damaged"),  # length of a name
-        (changed(160, "B", 0xFF), "damaged"),  # a name that is no text
-    ],
-)
-def test_read_params_rejects(tmp_path, data, keyword):
-    (tmp_path / "a.params").write_bytes(data)
-    with pytest.raises(UserError, match=keyword) as error:
-        read_params(tmp_path / "a.params")
-    assert "a.params" in str(error.value) and "\n" not in str(error.value)
+def test_read_params_rejects_damaged_files(tmp_path):
+    data = params_bytes({"arg:conv1a_weight": np.zeros((1, 2, 3), np.float32)})
+    damaged = [data[:length] for length in range(9, len(data))]
+    for at, values in ((16, b"\xff" * 7), (28, b"\1"), (36, b"\xff" * 8), (68, b"\7"), (-1, b"\xff")):
+        damaged.append(data[:at] + values + data[at:][len(values) :])  # count, storage type, a side, value type, name
+    for content in (*damaged, data + b"x"):
+        (tmp_path / "a.params").write_bytes(content)
+        with pytest.raises(UserError, match=r"a\.params: truncated or damaged"):
+            read_params(tmp_path / "a.params")
