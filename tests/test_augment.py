@@ -1,6 +1,7 @@
 """Augmentations of the trainings: figures of the published code, torchvision's colours, Pillow's sizes."""
 
 import math
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torchvision.transforms import functional
 
 from network.deeplab_v2 import Net
 from tool.image_ops import IMAGENET, Normalization, resize_labels
-from voc12.augment import augment_labelled, augment_labelled_at, color_jitter
+from voc12.augment import LABELLED_SCALES, augment_labelled, color_jitter
 
 FOLDER = PARITY / "deeplab_v2"
 PHOTO, LABEL = (np.load(FOLDER / "salt0.npz")[f"2007_100000_{kind}"] for kind in ("image", "label"))
@@ -20,8 +21,9 @@ PLAIN = Normalization("RGB", (0.0, 0.0, 0.0))
 
 def test_augmentation_of_the_published_code():
     figures = np.load(FOLDER / "augment.npz")
-    for i, (scale, top, left, mirror) in enumerate(figures["cases"]):
-        image, label = augment_labelled_at(PHOTO, LABEL, scale, int(top), int(left), bool(mirror), 97, Net.input)
+    for i, (scale, *choices) in enumerate(figures["cases"]):  # first row, first column, mirrored
+        rng = Mock(integers=Mock(side_effect=[LABELLED_SCALES.index(scale), *choices]))
+        image, label = augment_labelled(PHOTO, LABEL, 97, rng, Net.input)
         np.testing.assert_allclose(image, figures[f"case{i}_image"], rtol=0, atol=1e-4)
         np.testing.assert_array_equal(label, figures[f"case{i}_label"])
         assert label.dtype == torch.uint8

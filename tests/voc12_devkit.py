@@ -5,13 +5,14 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
-from scipy.sparse import csc_matrix
 
-from voc12.classes import CLASSES, PALETTE
+from voc12.classes import CLASSES
+from voc12.images import save_label
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared"
@@ -41,20 +42,13 @@ def mask(*classes: int, shape=(12, 16)) -> np.ndarray:
 
 def write_png(path: Path, label: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(label)
-    image.putpalette(PALETTE.tobytes())
-    image.save(path)
+    save_label(path, label)
 
 
 def write_mat(path: Path, label: np.ndarray) -> None:
-    """Write an SBD label file: struct GTcls with Boundaries (20 sparse maps), Segmentation, CategoriesPresent."""
+    """Write an SBD label file, which has more fields than this."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    boundaries = np.empty((20, 1), object)
-    for index in range(20):
-        boundaries[index, 0] = csc_matrix(label == index + 1, dtype=np.float64)
-    content = np.empty((1, 1), [("Boundaries", object), ("Segmentation", object), ("CategoriesPresent", object)])
-    content[0, 0] = (boundaries, label, np.unique(label[label > 0])[:, None])
-    savemat(path, {"GTcls": content}, do_compression=True)
+    savemat(path, {"GTcls": {"Segmentation": label}}, do_compression=True)
 
 
 def write_devkit(root: Path, labels: dict, train=(), val=(), own=(), shape=(12, 16)) -> Path:
@@ -108,44 +102,30 @@ def contents(*folders: Path) -> dict[str, bytes]:
     }
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Server of `files` (name -> bytes), those in `cut` by half; `served` holds each answer's name and first byte."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.files: dict[str, bytes] = {}
-        self.cut: set[str] = set()
-        self.ranges = True  # answer requests for the rest of a file
-        self.served: list[tuple[str, int]] = []
-        self.address = f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        name = self.path.strip("/")
-        body = self.server.files.get(name)
-        if body is None:
-            self.send_error(404)
-            return
-        start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if self.server.ranges else 0
-        if start >= len(body):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        self.server.served.append((name, start))
-        self.wfile.write(body[start : len(body) // 2] if name in self.server.cut else body[start:])
-
-    def log_message(self, *arguments) -> None:
-        pass
-
-
 @contextlib.contextmanager
-def running_server() -> Iterator[Server]:
-    with Server() as server:
+def running_server() -> Iterator[SimpleNamespace]:
+    """Serve `files` (name -> bytes), those in `cut` by half; `served` lists each answer's name and first byte."""
+    state = SimpleNamespace(files={}, cut=set(), ranges=True, served=[])
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.strip("/")
+            body = state.files.get(name)
+            start = int(self.headers["Range"][6:-1]) if state.ranges else 0
+            if body is None or start >= len(body):
+                self.send_error(404 if body is None else 416)
+                return
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            state.served.append((name, start))
+            self.wfile.write(body[start : len(body) // 2] if name in state.cut else body[start:])
+
+        def log_message(self, *arguments) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        state.address = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
+        yield state
         server.shutdown()

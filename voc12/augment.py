@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from tool import VOID
-from tool.image_ops import IMAGENET, Normalization, resize_labels
+from tool.image_ops import Normalization, resize_labels
 
 UNKNOWN = -1.0  # in masks: the pixel does not count
 LABELLED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # DeepLab-v2's
@@ -43,14 +43,10 @@ def crop_or_pad(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
 
 
 def augment_photo(
-    photo: Image.Image,
-    crop_size: int,
-    rng: np.random.Generator,
-    long_side: tuple[int, int] = (256, 512),
-    normalization: Normalization = IMAGENET,
+    photo: Image.Image, crop_size: int, rng: np.random.Generator, lengths: tuple[int, int], normalization: Normalization
 ) -> Tensor:
-    """Return an RGB photo resized, mirrored, jittered and cropped as EDAM's are: normalised float32 (3, crop_size, crop_size)."""
-    scale = int(rng.integers(long_side[0], long_side[1] + 1)) / max(photo.size)
+    """Return an RGB photo resized (longer side in `lengths`), mirrored, jittered, cropped: float32 (3, crop_size, crop_size)."""
+    scale = int(rng.integers(lengths[0], lengths[1] + 1)) / max(photo.size)
     photo = photo.resize([max(1, round(side * scale)) for side in photo.size], Image.Resampling.BICUBIC)
     if rng.random() < 0.5:
         photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -70,39 +66,25 @@ def _bilinear(photo: np.ndarray, size: Sequence[int], window: Sequence[tuple[int
     return image
 
 
-def augment_labelled_at(
-    photo: np.ndarray,
-    label: np.ndarray,
-    scale: float,
-    top: int,
-    left: int,
-    mirror: bool,
-    crop_size: int,
-    normalization: Normalization,
+def augment_labelled(
+    photo: np.ndarray, label: np.ndarray, crop_size: int, rng: np.random.Generator, normalization: Normalization
 ) -> tuple[Tensor, Tensor]:
     """Scale, pad, crop and mirror a photo uint8 RGB (H, W, 3) with its label map uint8 (H, W).
 
-    Scaled sides are truncated to whole pixels; the photo is not antialiased. The crop starts at (top, left) of the scaled photo.
+    The scale is one of LABELLED_SCALES, sides are truncated to whole pixels, and the photo is not antialiased.
     Return float32 (3, crop_size, crop_size) normalised, 0 where padded; uint8 (crop_size, crop_size), 255 where padded.
     """
+    scale = LABELLED_SCALES[rng.integers(len(LABELLED_SCALES))]
     size = [int(side * scale) for side in label.shape]
-    window = [(start, min(n, start + crop_size)) for start, n in zip((top, left), size, strict=True)]
+    starts = [int(rng.integers(max(0, side - crop_size) + 1)) for side in size]
+    window = [(start, min(side, start + crop_size)) for start, side in zip(starts, size, strict=True)]
     image = normalization.normalise(torch.from_numpy(_bilinear(photo, size, window)))
     labels = resize_labels(torch.from_numpy(label), size)[tuple(slice(*side) for side in window)]
     padding = (0, crop_size - labels.shape[1], 0, crop_size - labels.shape[0])
     image, labels = F.pad(image, padding), F.pad(labels, padding, value=VOID)
-    if mirror:
+    if rng.integers(2):
         image, labels = image.flip(-1), labels.flip(-1)
     return image.contiguous(), labels.contiguous()
-
-
-def augment_labelled(
-    photo: np.ndarray, label: np.ndarray, crop_size: int, rng: np.random.Generator, normalization: Normalization
-) -> tuple[Tensor, Tensor]:
-    """Apply `augment_labelled_at` with a scale of LABELLED_SCALES, an offset and a flip drawn uniformly."""
-    scale = LABELLED_SCALES[rng.integers(len(LABELLED_SCALES))]
-    top, left = (int(rng.integers(max(0, int(side * scale) - crop_size) + 1)) for side in label.shape)
-    return augment_labelled_at(photo, label, scale, top, left, bool(rng.integers(2)), crop_size, normalization)
 
 
 def augment_masked(
@@ -110,8 +92,8 @@ def augment_masked(
 ) -> tuple[Tensor, Tensor]:
     """Crop a photo uint8 RGB (H, W, 3) with its mask float32 (H, W) if asked to, then mirror both with probability 1/2.
 
-    Smaller photos are padded at the bottom and right.
-    Return float32 (3, h, w) normalised, 0 where padded; float32 (1, h, w), UNKNOWN where padded.
+    Smaller photos are padded at the bottom and right. Return the normalised photo float32 (3, h, w), 0 where padded, and the mask
+    float32 (1, h, w), UNKNOWN where padded.
     """
     padding = [0, 0, 0, 0]
     if crop_size is not None:

@@ -1,7 +1,4 @@
-"""Datasets of the trainings: EDAM's pairs, DeepLab-v2's photos with label maps, PoolNet's photos with masks.
-
-An item depends on the seed and its position in the whole run alone; a photo is augmented differently in each epoch.
-"""
+"""Datasets of the trainings: an item depends on the seed and its position in the whole run alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,10 +92,9 @@ class ShuffledPhotos:
         values: dict[str, list[int]] = {}
 
         def check(image_id: str) -> None:
-            height, width = size_of(self.photos.find(image_id))
-            if self.crop_size is None and min(height, width) < self.smallest_side:
-                size = f"{width}x{height} pixels, smaller than the network's {self.smallest_side}"
-                raise UserError(f"photo {image_id} is {size}. Enlarge it with its mask, or use --crop_size.")
+            if self.crop_size is None and min(size_of(self.photos.find(image_id))) < self.smallest_side:
+                problem = f"has a side below the network's {self.smallest_side} pixels"
+                raise UserError(f"photo {image_id} {problem}. Enlarge it with its mask, or use --crop_size.")
             values[image_id] = self.values(self.targets.find(image_id))
 
         def compare() -> None:
@@ -112,10 +108,7 @@ class ShuffledPhotos:
 
 
 class LabelledPhotos(ShuffledPhotos):
-    """Photos of a dataset with label maps, augmented as DeepLab-v2 does.
-
-    Items: photo float32 (3, crop, crop), labels uint8 (crop, crop), 255 where unknown.
-    """
+    """Photos of a dataset with label maps, augmented as DeepLab-v2 does. Items: as `augment_labelled` returns them."""
 
     augment: ClassVar[Callable[..., tuple[Tensor, Tensor]]] = staticmethod(augment_labelled)
     read_target = staticmethod(load_label)
@@ -126,10 +119,7 @@ class LabelledPhotos(ShuffledPhotos):
 
 
 class MaskedPhotos(LabelledPhotos):
-    """Photos with label maps as masks, foreground against background, augmented as PoolNet does.
-
-    Items: photo float32 (3, h, w), mask float32 (1, h, w) in 0..1, UNKNOWN where nothing is known.
-    """
+    """Photos with label maps as masks, foreground against background. Items: as `augment_masked` returns them."""
 
     augment = staticmethod(augment_masked)
 
@@ -140,7 +130,7 @@ class MaskedPhotos(LabelledPhotos):
 
 
 class PairedPhotos(ShuffledPhotos):
-    """Photos with grey masks, 0..255, augmented as PoolNet does. Items: as those of `MaskedPhotos`."""
+    """Photos with grey masks, 0..255. Items: as `augment_masked` returns them."""
 
     augment = staticmethod(augment_masked)
 

@@ -35,7 +35,6 @@ def fetch(folder: Path, url: str, inner: str, md5: str | None = None) -> Path:
     """
     target, archive = folder / inner, make_folder(folder) / url.rsplit("/", 1)[1]
     if target.is_dir():
-        print(f"{target}: unpacked already")
         return target
     unpacked = folder / f"{archive.name}.unpacked"
     try:
@@ -47,8 +46,7 @@ def fetch(folder: Path, url: str, inner: str, md5: str | None = None) -> Path:
         make_folder(target.parent)
         os.replace(unpacked / inner, target)
     except (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile, zlib.error) as error:
-        is_damaged = isinstance(error, (zipfile.BadZipFile, zlib.error))
-        if is_damaged or getattr(error, "code", None) == 416:  # more bytes than the server's file has
+        if isinstance(error, (zipfile.BadZipFile, zlib.error)) or getattr(error, "code", None) == 416:  # too long
             archive.unlink()
         remedy = "Run the command again, which resumes, or put the archive there yourself"
         problem = f"could not be fetched from {url} and unpacked ({error})"

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,12 +104,9 @@ def _read(path: Path, source: Path | None, repair: bool) -> tuple[np.ndarray, bo
 
 
 def check_images(
-    data: Dataset, ids: Sequence[str], labels: Mapping[str, np.ndarray], masks: Masks, findings: Findings
+    data: Dataset, ids: list[str], labels: dict[str, np.ndarray], masks: Masks, findings: Findings
 ) -> None:
-    """Add photos and masks that cannot be used to the findings, and masks with other classes than the labels, (C,) multi-hot.
-
-    UserError: the masks are no label maps.
-    """
+    """Report unusable photos and masks, and masks with other classes than the labels. UserError: they are no label maps."""
     folder = data.root / mask_folder(data.root)
     with_mask = {image_id for image_id in ids if masks.get(image_id) is not None}
     problems = check_inputs(sorted(with_mask), [data.photos, label_maps(folder)])

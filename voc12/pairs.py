@@ -33,8 +33,7 @@ def make_pairs(labels: Mapping[str, np.ndarray], epochs: int, seed: int) -> list
 
     Both images of a pair show its class, which is drawn from those that they share. Every image occurs once in each epoch; one without
     a partner is paired with an image of its class that already has one, or with itself if no other image shares a class.
-    The same seed gives the same pairs on any machine: only raw output of PCG64 is used, which numpy promises never to change.
-
+    The same seed gives the same pairs on any machine: numpy promises never to change the raw output of PCG64.
     labels: id -> (C,) multi-hot of at least one image, each with a class; their order does not matter.
     """
     ids = sorted(labels)

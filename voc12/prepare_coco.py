@@ -11,9 +11,8 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if __name__ == "__main__":  # a script's modules are searched for in its own folder, not in the repository's root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -43,12 +42,11 @@ SERVER = "http://images.cocodataset.org"
 ZIPS = {"annotations": "annotations/annotations_trainval2014", "train2014": "zips/train2014", "val2014": "zips/val2014"}
 
 
-@dataclass
-class Photo:
+class Photo(NamedTuple):
     """Photo of (H, W) pixels, and (category's name, is a crowd, run-length code) of each of its objects."""
 
     size: tuple[int, int]
-    objects: list[tuple[str, bool, Any]] = field(default_factory=list)
+    objects: list[tuple[str, bool, Any]]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,20 +84,18 @@ def main(argv: list[str] | None = None) -> None:
 
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--coco_root", type=Path, metavar="DIR", help="folder that holds train2014, val2014 and annotations")
     add("--download", type=Path, metavar="DIR", help="download the missing parts of COCO 2014 (19 GB) into DIR")
-    add("--out", type=Path, metavar="DIR", help="folder of the dataset (default: --coco_root, else --download)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the dataset (default: that of COCO)")
     add_flags(parser)
     return parser
 
 
 def locate(args: argparse.Namespace) -> tuple[int, list[Path]]:
     """Return COCO's year and the paths of PARTS, fetched if --download asks for it. UserError: one is missing."""
-    roots = [root for root in (args.coco_root, args.download) if root is not None]
-    if not roots:
-        raise UserError("--coco_root: missing. Give it, or --download ROOT to fetch COCO 2014.")
-    places = [place for root in roots for place in (root, root / "images")]
+    root = args.coco_root or args.download
+    places = (root, root / "images")
     year = next((year for year in YEARS if any((place / f"train{year}").is_dir() for place in places)), YEARS[0])
     for part, archive in ZIPS.items():
         if args.download and year == YEARS[0] and not any((place / part).is_dir() for place in places):
@@ -108,10 +104,10 @@ def locate(args: argparse.Namespace) -> tuple[int, list[Path]]:
     for part in (part.format(year) for part in PARTS):
         found = [place / part for place in places if (place / part).exists()]
         if not found:
-            there = [path for inner in ("*", "annotations/*", "images/*") for path in sorted(roots[0].glob(inner))]
-            held = summarize_ids([str(path.relative_to(roots[0])) for path in there]) or "nothing"
-            problem = f"holds {held}, but no {part}" if roots[0].is_dir() else f"does not exist{nearest_path(roots[0])}"
-            raise UserError(f"--coco_root {roots[0]}: {problem}. Unpack COCO there, or give --download DIR.")
+            there = [path for inner in ("*", "annotations/*", "images/*") for path in sorted(root.glob(inner))]
+            held = summarize_ids([str(path.relative_to(root)) for path in there]) or "nothing"
+            problem = f"holds {held}, but no {part}" if root.is_dir() else f"does not exist{nearest_path(root)}"
+            raise UserError(f"--coco_root {root}: {problem}. Unpack COCO there, or give --download DIR.")
         paths += found[:1]
     return year, paths
 
@@ -136,16 +132,13 @@ def read_annotations(path: Path, findings: Findings) -> tuple[tuple[str, ...], d
     bad = []
     for annotation in tqdm(annotations, path.stem, disable=None):
         try:
-            for key, known in (("image_id", images), ("category_id", categories)):
-                if annotation.get(key) not in known:
-                    raise ValueError(f"unknown {key} {annotation.get(key)}")
             image, name = images[annotation["image_id"]], categories[annotation["category_id"]]
             image_id, size = check_id(Path(image["file_name"]).stem, "file_name"), (image["height"], image["width"])
             code = encode(annotation.get("segmentation") or (), *size)
         except (UserError, ValueError, KeyError, TypeError, OverflowError) as error:
-            bad.append(f"{annotation.get('id')} ({error})")
+            bad.append(f"{annotation.get('id')} ({type(error).__name__}: {error})")
             continue
-        found.setdefault(image_id, Photo(size)).objects.append((name, bool(annotation.get("iscrowd")), code))
+        found.setdefault(image_id, Photo(size, [])).objects.append((name, bool(annotation.get("iscrowd")), code))
     counts = f"{len(annotations) - len(bad)} of {len(annotations)} annotations, {len(found)} of {len(images)} images"
     if not found:
         raise UserError(f"{path}: {counts} can be used ({summarize_ids(bad)}). Take COCO's instances.")

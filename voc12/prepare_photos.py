@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
 
     lists = {"train": list(labels), "with_mask": [image_id for image_id in labels if masks.get(image_id)]}
     texts = {root / f"{name}.txt": format_image_list(ids, with_mask=False) for name, ids in lists.items() if ids}
-    finish(args, data, texts, labels, findings)
+    finish(args, data, texts, labels, findings, None, {})
 
 
 def get_parser() -> argparse.ArgumentParser:

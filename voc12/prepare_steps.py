@@ -8,7 +8,6 @@ import shlex
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
@@ -20,8 +19,7 @@ from voc12.labels import LABELS_FILE
 from voc12.lists import CLASSES_FILE, format_pairs, write_text
 from voc12.pairs import PAIRS_FILE, make_pairs
 
-Findings = defaultdict[str, list[str]]
-"""Things that look wrong: a kind, such as "photos without a label" -> images or messages."""
+Findings = defaultdict[str, list[str]]  # what looks wrong: a kind, "masks without a photo" -> images or messages
 
 
 def link(path: Path, folder: Path) -> None:
@@ -42,16 +40,14 @@ def finish(
     lists: Mapping[Path, str],
     trained: Mapping[str, np.ndarray],
     findings: Findings,
-    labels: Mapping[str, np.ndarray] | None = None,
-    published: Mapping[str, int] = MappingProxyType({}),
+    labels: Mapping[str, np.ndarray] | None,
+    published: Mapping[str, int],
 ) -> None:
     """Write lists (path -> text) and, next to the first, training pairs and labels; print findings and the next command.
 
-    Args:
-        args: holds the flags of `pairs.add_flags`.
-        trained: id -> (C,) multi-hot of the training photos. UserError: none shows one of the dataset's classes.
-        labels: the same of all photos, for cls_labels.npy; None if the dataset has a labels.csv.
-        published: list -> number of its images.
+    args: with the flags of `pairs.add_flags`. published: list -> number of its images.
+    trained: id -> (C,) multi-hot of the training photos. UserError: none shows one of the dataset's classes.
+    labels: the same of all photos, for cls_labels.npy; None if the dataset has a labels.csv.
     """
     names, out = data.classes.names, next(iter(lists)).parent
     counts = dict(zip(names, np.count_nonzero(list(trained.values()), 0).tolist(), strict=True))
@@ -69,8 +65,7 @@ def finish(
         make_folder(path.parent)
         state = "written" if write_text(path, text) else "already right"
         lines = text.count("\n") if isinstance(text, str) else len(labels or ())
-        known = published.get(path.stem)
-        note = f" (published: {known})" if known not in (None, lines) else ""
+        note = f" (published: {published[path.stem]})" if path.stem in published else ""
         print(f"{path}: {counted(lines, 'lines')}{note}, {state}")
 
     print("\ntraining photos:", ", ".join(f"{name} {count}" for name, count in counts.items()))
