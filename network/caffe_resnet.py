@@ -31,11 +31,8 @@ def bottleneck(block: nn.Module, x: Tensor) -> Tensor:
 class CaffeResNet(nn.Module):
     """A stem of stride 4 and four stages of bottlenecks, with torchvision's tensor names.
 
-    Args:
-        depths, strides, dilations: of each stage; a depth is a number of blocks.
-        widths: channels of the stem and of each stage.
-        norm: makes a batch norm of so many channels; the default is never trained.
-        stride_on_3x3: as in torchvision, instead of on the first 1x1.
+    `depths` (blocks), `strides` and `dilations` are of each stage, `widths` channels of the stem and each stage. `norm` makes a
+    batch norm of so many channels. `stride_on_3x3`: as in torchvision, instead of on the first 1x1.
     """
 
     stem_names = ("conv1", "bn1")

@@ -38,21 +38,20 @@ def sinusoidal_encoding(length: int, dim: int) -> Tensor:
 
 
 class PairEmbedding(nn.Module):
-    """Sum of each token, the encoding of its position and the embedding of its image's index in the pair; with dropout."""
+    """Sum of each token, the encoding of its position and the embedding of its image's index in the pair."""
 
-    def __init__(self, length: int, dim: int, dropout: float) -> None:
+    def __init__(self, length: int, dim: int) -> None:
         super().__init__()
         self.position: Any = nn.Module()
         self.position.register_buffer("pe", sinusoidal_encoding(length, dim)[None])
         self.segment = nn.Embedding(5, dim)  # five rows as published; a pair uses the first two
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embedded tokens, in the shape of `tokens` (C, P, 2, T, D)."""
         table, (length, dim) = self.position.pe[0], tokens.shape[3:]
         if length > len(table):
             table = sinusoidal_encoding(length, dim).to(table)
-        return self.dropout(tokens + (table[:length] + self.segment.weight[:2, None]))
+        return tokens + (table[:length] + self.segment.weight[:2, None])
 
 
 class TransformerBlock(nn.Module):
@@ -79,9 +78,8 @@ class LayerNorm(nn.Module):
 def transformer_blocks(x: Tensor, pairs: int, blocks: list[Any], dropout: Any, keep: bool) -> Tensor:
     """Apply the transformer block of each class, with joint attention over the tokens of both images of a pair.
 
-    Tokens x and the result are (C, N, D), N = pairs x T tokens a pair; `blocks` are the C classes' parameters, `dropout` is that
-    of attention weights ("attention") and of activations ("tokens"). With `keep`, activations are not recomputed in the backward
-    pass where x is large.
+    Tokens x and the result are (C, N, D), N = pairs x T tokens a pair; `blocks` are the C classes' parameters, `dropout` holds
+    those of attention weights and of tokens. Without `keep`, the backward pass recomputes activations if x is large.
     """
     before: Callable = _projections
     after: Callable = _after_attention

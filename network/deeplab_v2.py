@@ -34,11 +34,7 @@ class DeepLab(nn.Module):
     `make_backbone` returns a module with `channels`, `fold_batch_norms` and `features`, (N, 3, H, W) photos normalised by `input`
     -> (N, channels, h, w) >= 0.
 
-    Args:
-        num_labels: labels with background.
-        scales: of the photo, in addition to 1.
-        rates: dilations of the ASPP.
-        backbone: options of the backbone.
+    `num_labels` includes background, `scales` of the photo are in addition to 1, `rates` are the ASPP's dilations.
     """
 
     make_backbone: Callable[..., Any]

@@ -15,7 +15,7 @@ class Backbone(ResNet38d):
 
 
 class Net(DeepLab):
-    """DeepLab-v2 on ResNet38d, with an output stride of 8."""
+    """DeepLab-v2 with an output stride of 8."""
 
     make_backbone = Backbone
     input = IMAGENET

@@ -23,8 +23,7 @@ class EDAM(nn.Module):
         num_classes: classes without background.
         dim, hidden: widths of the tokens and of the feed-forward network.
         cma_dropout: probability of every dropout in the CMA.
-        crop_size: crop for which the position table is stored, at an output stride of 8; other crops work, too.
-        backbone: options of the backbone.
+        crop_size: crop that the position table is stored for, at an output stride of 8; other crops work, too.
     """
 
     features: Callable[..., Tensor]
@@ -47,7 +46,7 @@ class EDAM(nn.Module):
         super().__init__(**backbone)
         self.num_classes = num_classes
         self.mask_layer = nn.Conv2d(self.channels, num_classes + 1, 3, padding=1, bias=False)
-        self.embedding = PairEmbedding((crop_size // 8) ** 2, dim, cma_dropout)
+        self.embedding = PairEmbedding((crop_size // 8) ** 2, dim)
         self.trans_list: Any = nn.ModuleList(nn.Sequential(TransformerBlock(dim, hidden)) for _ in range(num_classes))
         self.cma_dropout = nn.ModuleDict({name: nn.Dropout(cma_dropout) for name in ("attention", "tokens")})
         self.d_d = nn.Conv2d(self.channels, dim, 1, bias=False)
@@ -67,10 +66,7 @@ class EDAM(nn.Module):
         return self.pair_logits(images, features, self.activate(features))
 
     def pair_logits(self, images: Tensor, features: Tensor, masks: Tensor) -> Tensor:
-        """Return the logits (P, 2, C) of P pairs.
-
-        Their 2P images are (2P, 3, H, W), features (2P, channels, h, w), masks (2P, C + 1, h, w).
-        """
+        """Return the logits (P, 2, C) of images (2P, 3, H, W), features (2P, channels, h, w) and masks (2P, C + 1, h, w)."""
         pairs = len(features) // 2
         reduced = self.d_d(features)  # (2P, D, h, w)
         reduced = reduced.flatten(2).mT.unflatten(0, (pairs, 2))  # (P, 2, T, D)
@@ -89,6 +85,7 @@ class EDAM(nn.Module):
         Features `reduced` are (P, 2, T, D) at the T positions of each image, masks of these classes (C, P, 2, T).
         """
         tokens = self.embedding(reduced * masks[..., None])  # features times the mask of each class, (C, P, 2, T, D)
+        tokens = self.cma_dropout["tokens"](tokens)
         blocks = [self.trans_list[c][0] for c in classes]
         attended = transformer_blocks(tokens.flatten(1, 3), len(reduced), blocks, self.cma_dropout, keep)
         pooled = attended.unflatten(1, tokens.shape[1:4]).mean(3)  # (C, P, 2, D)
@@ -105,7 +102,7 @@ class EDAM(nn.Module):
         return F.normalize(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=1).abs()
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
-        """Return the trained parameters in the six groups of the published optimiser; see `group_factors`.
+        """Return the trained parameters in the published optimiser's groups.
 
         Backbone weights, backbone biases, new convolutions' weights, their biases, embedding and transformers, and an empty one.
         """

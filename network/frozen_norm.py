@@ -14,10 +14,7 @@ def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that always uses its stored statistics and is never trained, as in EDAM, DeepLab-v2 and PoolNet.
-
-    In float32 it is an affine map, which keeps no activation for the backward pass.
-    """
+    """Batch norm that is never trained. In float32 it is an affine map, which keeps no activation for the backward pass."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -39,7 +36,7 @@ class FrozenNorms(nn.Module):
     frozen = True
 
     def train(self, mode: bool = True) -> "FrozenNorms":
-        """Set the mode and freeze the batch norms. Call it after they have been added."""
+        """Set the mode and freeze the batch norms that were added so far."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and self.frozen:

@@ -103,12 +103,9 @@ class EdgeBlock(nn.Module):
 class Net(nn.Module):
     """PoolNet without edges, with the tensor names and shapes of the published checkpoint (its run-0).
 
-    Args:
-        laterals: channels of the lateral connections, from the stem to the last stage.
-        width: channels of the global guidance.
-        std: of the initial weights of new convolutions. None, for training from scratch: 0.5 / sqrt(fan in), as each level of
-            the decoder adds several maps; with He initialisation logits start in the hundreds.
-        resnet: options of CaffeResNet.
+    `laterals` are channels of the lateral connections, from the stem to the last stage, `width` those of the global guidance.
+    `std` is of the initial weights of new convolutions. None, for training from scratch: 0.5 / sqrt(fan in), as each level of
+    the decoder adds several maps; with He initialisation logits start in the hundreds.
     """
 
     input = Normalization("BGR", (104.00699, 116.66877, 122.67892))
@@ -116,11 +113,7 @@ class Net(nn.Module):
     joint = False  # with edge branch
 
     def __init__(
-        self,
-        laterals: Sequence[int] = (128, 256, 256, 512, 512),
-        width: int = 512,
-        std: float | None = 0.01,
-        **resnet,
+        self, laterals: Sequence[int] = (128, 256, 256, 512, 512), width: int = 512, std: float | None = 0.01, **resnet
     ) -> None:
         super().__init__()
         resnet = {"depths": (3, 4, 6, 3), "strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2), **resnet}
@@ -168,18 +161,15 @@ class Net(nn.Module):
         return outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return saliency logits (N, 1, H, W) of photos (N, 3, H, W), normalised by `input`.
-
-        The last aggregation and the score layer, which follow each other, are one convolution.
-        """
+        """Return saliency logits (N, 1, H, W) of photos (N, 3, H, W), normalised by `input`."""
         decoded, last, score = self.decode(x), self.deep_pool[-1], self.score["score"]
-        of_last, *of_hints = score.weight.split(last.conv_sum.out_channels, dim=1)
-        logits = two_convolutions(last.add_pooled(decoded[-1]), last.conv_sum, of_last)
+        weights = score.weight.split(last.conv_sum.out_channels, dim=1)  # of the last aggregation, then of the edges
+        logits = two_convolutions(last.add_pooled(decoded[-1]), last.conv_sum, weights[0])
         if not self.joint:
             return upsample(logits + score.bias[:, None, None], x)
         blocks = (block(y).detach() for block, y in zip(self.block, decoded, strict=True))
         hints = self.edgeinfo["trans"](torch.cat([upsample(y, decoded[-1]) for y in blocks], dim=1))
-        return upsample(logits + F.conv2d(hints, *of_hints, score.bias, padding=1), x)
+        return upsample(logits + F.conv2d(hints, weights[1], score.bias, padding=1), x)
 
     def get_parameter_groups(self) -> list[list[nn.Parameter]]:
         """Return one group with all trained parameters."""

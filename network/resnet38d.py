@@ -5,6 +5,7 @@ is a 1x1 convolution of the *activated* input, elsewhere it is the raw input.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,64 +13,46 @@ from torch import Tensor, nn
 from network.frozen_norm import FrozenBatchNorm2d, fold, fold_batch_norms
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=False)
+def conv_of(side: int, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    padding = dilation * (side // 2)
+    return nn.Conv2d(in_channels, out_channels, side, stride, padding, dilation, bias=False)
 
 
-class ResidualBlock(nn.Module):
-    """BN, ReLU, 3x3 conv, BN, ReLU, 3x3 conv, plus the shortcut. (N, in, h, w) -> (N, out, h/stride, w/stride)."""
+class Block(nn.Module):
+    """Batch norm, ReLU and convolution, two or three times, plus the shortcut. (N, in, h, w) -> (N, out, h/stride, w/stride).
 
-    def __init__(
-        self, in_channels: int, mid_channels: int, out_channels: int, stride: int, first_dilation: int, dilation: int
-    ) -> None:
+    Dropout is after each ReLU but the first. With `project` the shortcut is a convolution.
+    """
+
+    bn_branch2a: nn.Module
+    conv_branch2a: nn.Module
+
+    def __init__(self, convs: Sequence[nn.Conv2d], project: bool, dropout: float = 0.0) -> None:
         super().__init__()
-        self.bn_branch2a = FrozenBatchNorm2d(in_channels)
-        self.conv_branch2a = conv3x3(in_channels, mid_channels, stride, first_dilation)
-        self.bn_branch2b1 = FrozenBatchNorm2d(mid_channels)
-        self.conv_branch2b1 = conv3x3(mid_channels, out_channels, 1, dilation)
+        self.branch = ["branch2a", "branch2b1", "branch2b2"][: len(convs)]
+        for name, conv in zip(self.branch, convs, strict=True):
+            self.add_module(f"bn_{name}", FrozenBatchNorm2d(conv.in_channels))
+            self.add_module(f"conv_{name}", conv)
         self.conv_branch1 = None
-        if in_channels != out_channels or stride != 1:
-            self.conv_branch1 = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        if project:
+            self.conv_branch1 = conv_of(1, convs[0].in_channels, convs[-1].out_channels, convs[0].stride[0])
+        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.bn_branch2a(x).relu_()
         shortcut = x if self.conv_branch1 is None else self.conv_branch1(activated)
         branch = self.conv_branch2a(activated)
-        branch = self.conv_branch2b1(self.bn_branch2b1(branch).relu_())
+        for name in self.branch[1:]:
+            activated = getattr(self, f"bn_{name}")(branch).relu_()
+            branch = getattr(self, f"conv_{name}")(self.dropout(activated))
         return branch.add_(shortcut)
-
-
-class Bottleneck(nn.Module):
-    """1x1 conv to out/4, dilated 3x3 conv to out/2, 1x1 conv to out, plus a 1x1 shortcut. (N, in, h, w) -> (N, out, h, w)."""
-
-    def __init__(self, in_channels: int, out_channels: int, dropout: float, dilation: int) -> None:
-        super().__init__()
-        self.bn_branch2a = FrozenBatchNorm2d(in_channels)
-        self.conv_branch2a = nn.Conv2d(in_channels, out_channels // 4, 1, bias=False)
-        self.bn_branch2b1 = FrozenBatchNorm2d(out_channels // 4)
-        self.conv_branch2b1 = conv3x3(out_channels // 4, out_channels // 2, 1, dilation)
-        self.bn_branch2b2 = FrozenBatchNorm2d(out_channels // 2)
-        self.conv_branch2b2 = nn.Conv2d(out_channels // 2, out_channels, 1, bias=False)
-        self.conv_branch1 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.dropout = nn.Dropout2d(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        activated = self.bn_branch2a(x).relu_()
-        branch = self.conv_branch2a(activated)
-        branch = self.dropout(self.bn_branch2b1(branch).relu_())
-        branch = self.conv_branch2b1(branch)
-        branch = self.dropout(self.bn_branch2b2(branch).relu_())
-        return self.conv_branch2b2(branch).add_(self.conv_branch1(activated))
 
 
 class ResNet38d(nn.Module):
     """(N, 3, H, W) float, normalised RGB -> features (N, widths[-1], ceil(H/8), ceil(W/8)). Its batch norms are not trained.
 
-    Args:
-        widths: channels after conv1a, b2, b3, b4, b5, b6 and b7.
-        depths: blocks in the stages b2, b3, b4 and b5.
-        dropout, dilation: of the bottlenecks b6 and b7.
-        freeze_stem: conv1a and the stage b2 are not trained (EDAM starts from ImageNet weights).
+    `widths` are channels after conv1a, b2 to b7; `depths` blocks in b2 to b5; `dropout` and `dilation` are of b6 and b7. With
+    `freeze_stem`, conv1a and b2 are not trained: EDAM starts from ImageNet weights.
     """
 
     def __init__(
@@ -81,16 +64,24 @@ class ResNet38d(nn.Module):
         freeze_stem: bool = True,
     ) -> None:
         super().__init__()
-        self.conv1a = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.conv1a = conv_of(3, 3, widths[0])
         before = widths[0]
         for stage, out, depth in zip(("b2", "b3", "b4", "b5"), widths[1:5], depths, strict=True):
             mid, stride, dilated = (out // 2, 1, 2) if stage == "b5" else (out, 2, 1)
-            self.add_module(stage, ResidualBlock(before, mid, out, stride, 1, dilated))
-            for k in range(1, depth):
-                self.add_module(f"{stage}_{k}", ResidualBlock(out, mid, out, 1, dilated, dilated))
+            for k in range(depth):
+                first = conv_of(3, out, mid, 1, dilated) if k else conv_of(3, before, mid, stride)
+                project = k == 0 and (before != out or stride != 1)
+                block = Block([first, conv_of(3, mid, out, 1, dilated)], project)
+                self.add_module(f"{stage}_{k}" if k else stage, block)
             before = out
-        self.b6 = Bottleneck(widths[4], widths[5], dropout[0], dilation)
-        self.b7 = Bottleneck(widths[5], widths[6], dropout[1], dilation)
+        for name, out, share in zip(("b6", "b7"), widths[5:], dropout, strict=True):
+            convs = [
+                conv_of(1, before, out // 4),
+                conv_of(3, out // 4, out // 2, 1, dilation),
+                conv_of(1, out // 2, out),
+            ]
+            self.add_module(name, Block(convs, True, share))
+            before = out
         self.bn7 = FrozenBatchNorm2d(widths[6])
         self.channels = widths[6]
         self.backbone_layers = [name for name, _ in self.named_children()]
@@ -103,8 +94,8 @@ class ResNet38d(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         with torch.no_grad():
             for name in self.block_names:
-                last = "conv_branch2b2" if name in ("b6", "b7") else "conv_branch2b1"
-                self.get_parameter(f"{name}.{last}.weight").mul_(len(self.block_names) ** -0.5)
+                block = getattr(self, name)
+                getattr(block, f"conv_{block.branch[-1]}").weight *= len(self.block_names) ** -0.5
         if freeze_stem:
             for name, part in self.named_children():
                 if name.startswith(("conv1a", "b2")):
@@ -120,5 +111,6 @@ class ResNet38d(nn.Module):
     def fold_batch_norms(self) -> None:
         """Fold batch norms but the first of each block, whose input is also needed without it; see `frozen_norm`."""
         fold_batch_norms(self)
-        fold(self.bn7, self.b7.conv_branch2b2, self.b7.conv_branch1)
+        last: Any = self.b7
+        fold(self.bn7, last.conv_branch2b2, last.conv_branch1)
         self.add_module("bn7", nn.Identity())

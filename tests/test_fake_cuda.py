@@ -69,7 +69,7 @@ def test_training_forward(network, amp, tf32):
             multi_scale_loss([logits.float() for logits in found], labels)
         else:
             found = [found]
-            saliency_loss(found[0].float(), labels[:, None].float())
+            saliency_loss(found[0].float(), labels[:, None].float(), 2)
     assert all(logits.device.type == "cuda" for logits in found)
     check_format(net, amp, tf32)
 
