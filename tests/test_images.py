@@ -119,11 +119,10 @@ def test_file_that_is_no_image(tmp_path, data, keyword, read):
         read(tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize("load", [load_photo, load_label, load_grey])
-def test_image_of_too_many_pixels(tmp_path, load):
+def test_image_of_too_many_pixels(tmp_path):
     Image.new("1", (8000, 8000)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png.*8000x8000.*50000000"):
-        load(tmp_path / "a.png")
+        load_photo(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
@@ -141,12 +140,6 @@ def test_orientation_of_a_png_after_its_pixels(tmp_path):
     start, end = whole.index(b"eXIf") - 4, whole.index(b"IDAT") - 4
     path.write_bytes(whole[:start] + whole[end:-12] + whole[start:end] + whole[-12:])
     assert size_of(path) == (24, 40) and np.array_equal(np.array(load_photo(path)), UPRIGHT)
-
-
-def test_label_and_saliency_pngs_are_upright(tmp_path):
-    for load in (load_label, load_grey):
-        save_turned(tmp_path / "a.png", GREY.T[::-1], 6)
-        assert np.array_equal(load(tmp_path / "a.png"), GREY)
 
 
 def test_damaged_metadata_is_ignored(tmp_path):
@@ -177,23 +170,15 @@ def test_transparent_pixels_are_white(tmp_path):
     assert np.array(load_photo(tmp_path / "la.png"))[0, :, 0].tolist() == [10, 255]
 
 
-def test_cmyk(tmp_path):
-    Image.fromarray(UPRIGHT).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)  # inverted, as Adobe does
-    assert np.abs(np.subtract(load_photo(tmp_path / "cmyk.jpg"), UPRIGHT, dtype=int)).mean() < 6
-
-
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
-def test_size_of_a_truncated_photo(tmp_path, monkeypatch, suffix):
+def test_size_of_a_truncated_photo(tmp_path, suffix):
     path, has_mark = tmp_path / f"a.{suffix}", suffix in ("jpg", "png")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 48, 3)).astype(np.uint8)).save(path)
     whole = path.read_bytes()
     assert load_photo(path).size == (48, 64)
     for more in (b"", bytes(900), bytes(5000)):  # cameras write other data after a photo
         path.write_bytes(whole + more)
-        with monkeypatch.context() as patch:
-            if has_mark and len(more) < 1000:
-                patch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
-            assert size_of(path) == (64, 48)
+        assert size_of(path) == (64, 48)
     for length in (*range(0, len(whole) - 100, 331), len(whole) - 100):
         path.write_bytes(whole[:length] + (b"" if has_mark else b"\xff\xd9 IEND"))  # marks of JPEG and PNG alone
         for read in (load_photo, size_of):
@@ -206,4 +191,4 @@ def test_label_map_is_no_photo(tmp_path):
     for read in (size_of, load_photo):
         with pytest.raises(UserError, match=r"a\.png.*label map"):
             read(tmp_path / "a.png")
-    assert load_label(tmp_path / "a.png").shape == size_of(tmp_path / "a.png", "label map") == (4, 5)
+    assert size_of(tmp_path / "a.png", "label map") == (4, 5)

@@ -39,8 +39,7 @@ def root(tmp_path) -> Path:
 
 def test_photos_in_sub_folders(tmp_path):
     found = {"x": "x.jpg", "a_x": "a/x.jpg", "y": "a/y.JPEG", "z": "b/c/z.png", "a_1": "a/1.jpg", "b_1": "b/1.webp"}
-    results = ("out/v.png", f"out/{MANIFEST}")  # of a script
-    for name in (*found.values(), "b/.hidden/w.jpg", "b/2.jpg", "b/2.png", *results):
+    for name in (*found.values(), "b/.hidden/w.jpg", "b/2.jpg", "b/2.png", "out/v.png", f"out/{MANIFEST}"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "b/circle").symlink_to(tmp_path)
@@ -85,17 +84,13 @@ def test_check_inputs_finds_all_problems(root):
 
 
 def test_check_inputs_reads_on_the_main_process_alone(root, monkeypatch):
-    sent = [[("a", "bad")], UserError("no photos")]
-
     def receive(values: list, *_: object) -> None:
-        values[0] = sent.pop(0)
+        values[0] = [("a", "bad")]
 
     group = SimpleNamespace(get_rank=lambda: 1, broadcast_object_list=receive)
     monkeypatch.setattr(processes, "_process_group", lambda: group)
     monkeypatch.setattr(dataset, "size_of", lambda *_: pytest.fail("read"))
     assert check_inputs(IDS, [photos(root / "JPEGImages")]) == [("a", "bad")]
-    with pytest.raises(UserError, match="no photos"):
-        check_inputs(IDS, [photos(root / "JPEGImages")])
 
 
 def test_report_problems(capsys):

@@ -10,14 +10,13 @@ from voc12.labels import find_suspicion
 
 IDS = [f"i{number}" for number in range(6)]
 SHAPE = (48, 64)
-VALUES = {  # background and object; those of the image-level labels, boat, are 0 and 4
-    "masks": (0, 255),
-    "void": (255, 255),
-    "black": (0, 0),
-    "white": (255, 255),
-    "other": (0, 9),
+KINDS = {  # values of background and object; those of the image-level labels, boat, would be 0 and 4
+    "masks": (0, 255, "0 and 255"),
+    "void": (255, 255, "one label"),
+    "black": (0, 0, "one label"),
+    "white": (255, 255, "one label"),
+    "other": (0, 9, "lack"),
 }
-KEYWORDS = {"masks": "0 and 255", "void": "one label", "black": "one label", "white": "one label", "other": "lack"}
 DEEPLAB = "train_deeplab.py --voc12_root V --label_dir V/SegmentationClass --train_list list.txt --max_iters 1 "
 DEEPLAB += "--batch_size 2 --crop_size 33 --iter_size 1 --network tests.small_deeplab --num_workers 0"
 SALIENCY = "train_sal.py --max_epoches 1 --batch_size 2 --crop_size 112 --network tests.small_poolnet --num_workers 0"
@@ -42,9 +41,10 @@ DEVKIT = "voc12/prepare.py --voc12_root V --out_dir out"
 )
 def test_script(tmp_path, commands, command, kind, status):
     root = write_devkit(tmp_path / "V", dict.fromkeys(IDS, (3,)), IDS[:4], IDS[4:], shape=SHAPE)
+    background, shown, keyword = KINDS[kind]
     for row, image_id in enumerate(IDS):
-        label = np.full(SHAPE, VALUES[kind][0], np.uint8)
-        label[row : row + 20, 10:40] = VALUES[kind][1]
+        label = np.full(SHAPE, background, np.uint8)
+        label[row : row + 20, 10:40] = shown
         save_label(root / f"SegmentationClass/{image_id}.png", label, grey=True)
     (tmp_path / "list.txt").write_text("\n".join(IDS))
     (tmp_path / "pairs.lst").write_text("".join(f"JPEGImages/{i}.jpg SegmentationClass/{i}.png\n" for i in IDS))
@@ -55,7 +55,7 @@ def test_script(tmp_path, commands, command, kind, status):
     ended = commands.run(tmp_path, *command.split(), status=status)
     (line,) = [line for line in [*ended.stderr, *ended.stdout.splitlines()] if " of 6 " in line and "agree" not in line]
     folder = "V" if command is PAIRS else "V/SegmentationClass"
-    assert f"{folder}: 6 of 6 " in line and KEYWORDS[kind] in line
+    assert f"{folder}: 6 of 6 " in line and keyword in line
     assert ("--accept_labels" in line) == (status == 1 and kind != "masks")
     made = [tmp_path / "a.json", root / "train.txt", tmp_path / "out/train.txt", *tmp_path.glob("**/*.pth")]
     assert any(path.exists() for path in made) == (status == 0)

@@ -1,6 +1,5 @@
 """From a folder of own photos and a table of labels to a dataset; checkpoints that name their classes."""
 
-import io
 import shlex
 import shutil
 from pathlib import Path
@@ -59,7 +58,6 @@ def test_from_a_folder_to_lists(capsys):
     assert (ROOT / "classes.txt").read_text() == "DING 00\nDING 01\nDING 02\n"
     assert read_image_list(ROOT / "train.txt") == sorted(image_id(n) for n in range(6))
     assert len(Dataset(ROOT).read_pairs(ROOT / "EDAM_train.txt")) == 6
-    assert not (ROOT / "with_mask.txt").exists()
 
     before = contents(ROOT)
     shutil.copytree("masks", ROOT / "SegmentationClass")
@@ -156,13 +154,6 @@ def test_devkit_with_classes_of_its_own(capsys):
 def saved(name: str, module: str, **options) -> Path:
     save_network(Path(name), make_net(module, **options))
     return Path(name)
-
-
-def test_checkpoint_of_vocs_classes_is_flat():
-    net = make_net("tests.small_net")
-    save_network(Path("a.pth"), net)
-    torch.save({name: tensor.cpu() for name, tensor in net.state_dict().items()}, flat := io.BytesIO())
-    assert Path("a.pth").read_bytes() == flat.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_label_file_of_a_list(tmp_path, monkeypatch):
         assert np.array_equal(Dataset(root).image_labels("a", listed_in)["a"], hot(c))
     (root / "classes.txt").write_text("\n".join(reversed(CLASSES)))
     assert np.array_equal(Dataset(root).image_labels("a", "lists/train.txt")["a"], hot(9))
-    (root / "labels.csv").write_text("photo,classes\na,dog\n")
-    assert np.array_equal(Dataset(root).image_labels("a", "lists/train.txt")["a"], hot(19 - 11))
+    (root / "labels.csv").write_text("photo,classes\na,dog\na,cat\n")
+    assert np.array_equal(Dataset(root).image_labels("a", "lists/train.txt")["a"], hot(19 - 11, 19 - 7))
     (root / "labels.csv").write_text("a,kat")
     with pytest.raises(UserError, match=r"labels\.csv, line 1.*'kat' \(did you mean cat\?\)"):
         Dataset(root).image_labels("a", "lists/train.txt")
@@ -90,11 +90,7 @@ def test_labels_of_real_annotations_are_the_public_ones():
 
 
 def rows(path, **options) -> list[tuple[str, list[str]]]:
-    """Return the classes of each photo, those of equal ids together."""
-    found: dict[str, list[str]] = {}
-    for _, image_id, names in read_label_csv(path, **options):
-        found.setdefault(image_id, []).extend(names)
-    return list(found.items())
+    return [(image_id, names) for _, image_id, names in read_label_csv(path, **options)]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +101,7 @@ def rows(path, **options) -> list[tuple[str, list[str]]]:
         "filename,class1,class2\n1.jpg,cat,\n2.jpg,cat,dog",
         'filename;class\r\n1.jpg;cat\r\n2.jpg;"cat;dog"\r\n',
         "Filename\tTags\n1.webp\tcat\n2.tiff\tcat|dog",
-        "sep=;\nphoto;classes\n1.jpg;cat\n2.jpg;cat\n2.jpg;dog",
+        "sep=;\nphoto;classes\n1.jpg;cat\n2.jpg;cat|dog",
         "photo,animal\n\n1.jpg,cat\n,\n2.jpg,cat,dog\n",
         'photo,animal\r1.jpg,cat\r2.jpg,"cat\rdog"\r',
         "Unnamed: 0,filename,label\n0,1.jpg,cat\n1,2.jpg,cat;dog",

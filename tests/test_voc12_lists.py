@@ -1,6 +1,5 @@
 """Image lists, pair lists and class names: every form that users have, and lines that are refused."""
 
-import numpy as np
 import pytest
 from own_dataset import names
 from voc12_devkit import SHARED
@@ -64,21 +63,6 @@ def test_pairs_are_read_as_written(tmp_path):
     assert read_pairs(tmp_path / "pairs.txt", Classes(tuple(names(254)))) == pairs
 
 
-def test_mask_pairs(tmp_path):
-    (tmp_path / "a.lst").write_text("im/b.jpg gt/b.png\n\nim/a.jpg gt/a.png\nim/b.jpg gt/b.png\n")
-    assert list(read_mask_pairs(tmp_path / "a.lst").items()) == [("im/b.jpg", "gt/b.png"), ("im/a.jpg", "gt/a.png")]
-
-
-def test_write_text_backs_up_other_text(tmp_path, capsys):
-    path, text = tmp_path / "list.txt", lists.format_image_list(["a"])
-    assert text == "/JPEGImages/a.jpg /SegmentationClassAug/a.png\n"
-    assert lists.write_text(path, text) is True
-    before = path.stat().st_ino
-    assert lists.write_text(path, text) is False and path.stat().st_ino == before
-    assert lists.write_text(path, "mine") is True and path.read_bytes() == b"mine"
-    assert (tmp_path / "list.txt.1").read_text() == text and "list.txt.1" in capsys.readouterr().out
-
-
 @pytest.mark.skipif(not (SHARED / "voc12_lists").exists(), reason="needs ../shared/voc12_lists")
 @pytest.mark.parametrize(("name", "number"), [("train", 1464), ("val", 1449), ("train_aug", 10582), ("test", 1456)])
 def test_public_lists_are_written_as_read(name, number):
@@ -93,7 +77,6 @@ def test_names_and_colours_are_the_devkits():
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 4: (0, 0, 128), 8: (64, 0, 0), 15: (192, 128, 128)}
     known |= {20: (0, 64, 128), VOID: (224, 224, 192)}
     assert {value: tuple(PALETTE[value].tolist()) for value in known} == known
-    assert (PALETTE.shape, PALETTE.dtype) == ((256, 3), np.uint8)
 
 
 def test_classes_of_a_root(tmp_path):
