@@ -107,7 +107,7 @@ def check_photos(plan: Plan, notes: list[str], problems: list[str]) -> None:
         train, val = (read_image_list(lists / f"{name}.txt", "Unpack it again") for name in ("train", "val"))
         extra = (extra | label_maps(plan.root / AUG).names.keys()).difference(train, val)
         notes.append(f"{len(train)} photos in train, {len(val)} in val, {len(extra)} more with masks")
-        masks = label_maps(data.mask_dir, "ground truth")
+        masks = label_maps(data.masks.folder, "ground truth")
         for ids, more in ((train, [masks, *maps]), (val, [masks]), (sorted(extra), maps)):
             with noting(problems):
                 report_problems(check_inputs(ids, [data.photos, *more]), ids, None, "used")
