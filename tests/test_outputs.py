@@ -13,31 +13,19 @@ from tool.cli import UserError
 from voc12 import classes
 from voc12.classes import Classes
 
-EDAM, DEEPLAB = "network.resnet38_EDAM_tiny", "network.deeplab_v2_tiny"
+
+def make(script, dataset, network: str, *more: str):
+    flags = ["--voc12_root", "R", "--network", network, *more]
+    return script.make_network(script.get_parser().parse_args(flags), dataset)
 
 
-@pytest.fixture
-def edited(monkeypatch) -> SimpleNamespace:
-    """A dataset of a user who edited CLASSES to four names."""
+def test_outputs_follow_edited_classes(monkeypatch):
+    """A user edits CLASSES to four names."""
     monkeypatch.setattr(classes, "VOC", four := Classes(("car", "bus", "train", "tram")))
-    return SimpleNamespace(classes=four)
-
-
-def make(script, dataset, network: str):
-    return script.make_network(script.get_parser().parse_args(["--voc12_root", "R", *more(script, network)]), dataset)
-
-
-def more(script, network: str) -> list[str]:
-    return ["--network", network, *(["--label_dir", "L"] if script is train_deeplab else [])]
-
-
-def test_count_follows_edited_classes(edited):
-    net = make(train_EDAM_cls, edited, EDAM)
+    edited = SimpleNamespace(classes=four)
+    net = make(train_EDAM_cls, edited, "network.resnet38_EDAM_tiny")
     assert net.num_classes == 4 and net.train()(torch.zeros(1, 2, 3, 64, 64)).shape == (1, 2, 4)
-    assert make(train_deeplab, edited, DEEPLAB).num_labels == 5
-
-
-def test_networks_with_other_outputs_are_refused(edited, monkeypatch):
+    assert make(train_deeplab, edited, "network.deeplab_v2_tiny", "--label_dir", "L").num_labels == 5
     monkeypatch.setattr(Net, "__init__", lambda self, num_classes: super(Net, self).__init__(20))
     with pytest.raises(UserError, match=r"tests\.plain_net.*20.*4"):
         make(train_EDAM_cls, edited, "tests.plain_net")
@@ -46,7 +34,7 @@ def test_networks_with_other_outputs_are_refused(edited, monkeypatch):
 @pytest.mark.parametrize("script", [train_EDAM_cls, train_deeplab])
 def test_crops_of_one_pixel(script, capsys):
     with pytest.raises(SystemExit):
-        script.get_parser().parse_args(["--voc12_root", "R", *more(script, EDAM), "--crop_size", "1"])
+        script.get_parser().parse_args(["--crop_size", "1"])
     assert "--crop_size" in capsys.readouterr().err
 
 

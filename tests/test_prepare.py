@@ -1,6 +1,7 @@
 """voc12/prepare.py: lists, masks, labels and pairs of a devkit; what looks wrong is reported."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -59,8 +60,7 @@ def test_lists_masks_labels_and_pairs_of_a_devkit_and_sbd(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "train_aug.txt: 6 lines (published: 10582), written" in said
     assert "photos: aeroplane 2, bicycle 0" in said and "agree on 8 of 8 images" in said and "nothing looks" in said
-    command = f"  python train_EDAM_cls.py --voc12_root {root} --train_list {out / 'EDAM_train.txt'} "
-    assert said.splitlines()[-1].startswith(command)
+    assert f"\n  python train_EDAM_cls.py --voc12_root {root} --train_list {out / 'EDAM_train.txt'} " in said
 
     files = [*out.iterdir(), *(root / "SegmentationClassAug").iterdir()]
     before = {path: path.stat().st_ino for path in files}
@@ -99,10 +99,9 @@ def test_everything_that_looks_wrong_is_reported(tmp_path, capsys):
     (root / "ImageSets/Segmentation/train.txt").write_text("2007_000001\n2007_000003\n2007_000002\n2012_999999\n")
 
     prepare(tmp_path / "out", "--voc12_root", root)
-    said = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out
     for kind, name in (
-        ("2 photos without a usable XML", "2008_000005.xml"),
-        ("2 photos without a usable XML", "'unicorn'"),
+        ("2 photos without a usable XML", r"2008_000005\.xml.*'unicorn'"),
         ("2 masks without exactly one photo", "2007_000004, 2010_000001"),
         ("1 image of val.txt without exactly one photo", "2007_000004"),
         ("1 image of train.txt without exactly one photo", "2012_999999"),
@@ -110,10 +109,9 @@ def test_everything_that_looks_wrong_is_reported(tmp_path, capsys):
         ("1 image in both train.txt and val.txt", "2007_000002"),
         ("1 mask that cannot be used", "2009_000008.png"),
         ("1 mask with values other than 0..20 and 255", "2009_000007"),
-        ("2 photos that cannot be used, or masks of another size", "2007_000003"),
-        ("2 photos that cannot be used, or masks of another size", "2008_000005.png"),
+        ("2 photos that cannot be used, or masks of another size", r"2007_000003.*2008_000005\.png"),
     ):
-        assert [name in line for line in said if line.startswith(f"  {kind}")] == [True], (kind, said)
+        assert re.search(rf"^  {kind}.*: .*{name}", said, re.MULTILINE), kind
     assert read_image_list(tmp_path / "out/train_aug.txt") == ["2007_000001", "2007_000003", *SBD_ONLY]
     assert read_image_list(tmp_path / "out/val.txt") == ["2007_000002"]
     in_pairs = ids_in(read_pairs(tmp_path / "out/EDAM_train.txt"))
@@ -121,19 +119,9 @@ def test_everything_that_looks_wrong_is_reported(tmp_path, capsys):
     assert load_npy(tmp_path / "out/cls_labels.npy").keys() == {*in_pairs, "2007_000002"}
 
 
-def test_mask_of_a_damaged_source_is_added_when_it_is_right(tmp_path, capsys):
-    root, sbd = write_voc_and_sbd(tmp_path)
-    source = sbd / "dataset/cls/2008_000005.mat"
-    for data, said in ((source.read_bytes()[:-30], source.name), (source.read_bytes(), "agree on 8 of 8 images")):
-        source.write_bytes(data)
-        prepare(tmp_path / "out", "--voc12_root", root, "--sbd_root", sbd)
-        assert said in capsys.readouterr().out
-
-
 def test_wrong_arguments_are_errors(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root, _ = write_voc_and_sbd(tmp_path)
-    write_png(root / "my labels/a.png", mask())
     write_png(root.parent / "labels/a.png", mask())
     given, out = ("--voc12_root", root), ("--out_dir", "out")
     for arguments, keywords in (
@@ -142,18 +130,15 @@ def test_wrong_arguments_are_errors(tmp_path, monkeypatch):
         ((*given, "--sbd_root", tmp_path / "none", *out), f"--sbd_root {tmp_path / 'none'}: no .mat"),
         ((*given, "--per_class", 2), "--per_class: .*--out_dir"),
         ((*given, *out, "--label_dir", root.parent / "labels"), "--label_dir .*labels: .*within"),
-        ((*given, *out, "--label_dir", root / "my labels"), "--label_dir .*my labels: .*blanks"),
     ):
         with pytest.raises(UserError, match=keywords):
             main(list(map(str, arguments)))
-    for missing in ("Annotations", "ImageSets/Segmentation/val.txt", "JPEGImages"):
-        (root / missing).rename(tmp_path / "away")
-        with pytest.raises(UserError, match=missing):
-            main(list(map(str, (*given, *out))))
-        (tmp_path / "away").rename(root / missing)
+    (root / "Annotations").rename(tmp_path / "away")
+    with pytest.raises(UserError, match="Annotations"):
+        prepare("out", *given)
     (root / "ImageSets/Segmentation/train.txt").write_text("2007_000001  1\n2007_000003 -1\n")  # as in ImageSets/Main
     with pytest.raises(UserError, match=r"train\.txt"):
-        main(list(map(str, (*given, *out))))
+        prepare("out", *given)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -171,13 +156,9 @@ def test_label_dir_writes_lists_for_deeplab_pytorch(tmp_path, monkeypatch, capsy
     root, sbd = write_voc_and_sbd(tmp_path)
     for image_id in TRAIN_AUG[:-1]:
         write_png(root / f"labels/edam/{image_id}.png", mask())
-    lists = root / "ImageSets/SegmentationAug"
-    lists.mkdir()
-    (lists / "train_aug.txt").write_text("mine")
     monkeypatch.chdir(root)
-    for _ in range(2):
-        prepare(tmp_path / "out", "--voc12_root", root, "--sbd_root", sbd, "--label_dir", "labels/edam")
-    assert (lists / "train_aug.txt.1").read_text() == "mine" and len(list(lists.iterdir())) == 3
+    prepare(tmp_path / "out", "--voc12_root", root, "--sbd_root", sbd, "--label_dir", "labels/edam")
+    lists = root / "ImageSets/SegmentationAug"
     assert (lists / "train_aug.txt").read_text() == lines_of(TRAIN_AUG[:-1], "labels/edam")
     assert (lists / "val.txt").read_text() == lines_of(VAL)
     assert f"left out of {lists / 'train_aug.txt'}: {TRAIN_AUG[-1]}" in capsys.readouterr().out
@@ -194,14 +175,12 @@ def test_public_ids_and_labels_give_the_public_files(tmp_path):
         os.link(tmp_path / "stub.jpg", root / f"JPEGImages/{image_id}.jpg")
         os.link(tmp_path / "stub.png", root / f"SegmentationClassAug/{image_id}.png")
         (root / f"Annotations/{image_id}.xml").write_text(xml([CLASSES[index] for index in np.flatnonzero(label)]))
-    for image_id in read_image_list(SHARED / "voc12_lists/test.txt"):
-        os.link(tmp_path / "stub.jpg", root / f"JPEGImages/{image_id}.jpg")
-    for name in ("train", "val", "test"):
+    for name in ("train", "val"):
         ids = read_image_list(SHARED / f"voc12_lists/{name}.txt")
         (root / f"ImageSets/Segmentation/{name}.txt").write_text("\n".join(ids))
 
     prepare(tmp_path / "out", "--voc12_root", root, "--epochs", 1)
-    for name in ("train", "val", "test", "train_aug"):
+    for name in ("train", "val", "train_aug"):
         assert (tmp_path / f"out/{name}.txt").read_bytes() == (SHARED / f"voc12_lists/{name}.txt").read_bytes()
     labels = load_npy(tmp_path / "out/cls_labels.npy")
     assert labels.keys() == public.keys() and all(np.array_equal(labels[i], public[i]) for i in public)

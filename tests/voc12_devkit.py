@@ -18,10 +18,9 @@ REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared"
 
 
-def xml(names, difficult=0) -> str:
+def xml(names) -> str:
     """Return a devkit annotation with one object per name."""
-    objects = "".join(f"<object><name>{name}</name><difficult>{difficult}</difficult></object>" for name in names)
-    return f"<annotation><folder>VOC2012</folder>{objects}</annotation>"
+    return f"<annotation>{''.join(f'<object><name>{name}</name></object>' for name in names)}</annotation>"
 
 
 def hot(*classes: int) -> np.ndarray:
@@ -65,19 +64,11 @@ def write_devkit(root: Path, labels: dict, train=(), val=(), own=(), shape=(12, 
     return root
 
 
-LABELS = {
-    "2007_000001": (0, 14),
-    "2007_000002": (14,),
-    "2007_000003": (6,),
-    "2007_000004": (14, 6),
-    "2008_000005": (6,),
-    "2008_000006": (0,),
-    "2009_000007": (11, 14),
-    "2009_000008": (11,),
-}
 TRAIN = ("2007_000001", "2007_000003")
 VAL = ("2007_000002", "2007_000004")
 SBD_ONLY = ("2008_000005", "2008_000006", "2009_000007", "2009_000008")
+CLASSES_OF = ((0, 14), (14,), (6,), (14, 6), (6,), (0,), (11, 14), (11,))
+LABELS = dict(zip(sorted(TRAIN + VAL + SBD_ONLY), CLASSES_OF, strict=True))
 
 
 def write_voc_and_sbd(folder: Path) -> tuple[Path, Path]:
@@ -94,12 +85,8 @@ def write_voc_and_sbd(folder: Path) -> tuple[Path, Path]:
 
 def contents(*folders: Path) -> dict[str, bytes]:
     """Return relative path -> bytes of every file in the folders, hidden and temporary ones included."""
-    return {
-        f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    paths = [(folder, path) for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {f"{folder.name}/{path.relative_to(folder)}": path.read_bytes() for folder, path in paths}
 
 
 @contextlib.contextmanager

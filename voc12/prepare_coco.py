@@ -65,7 +65,6 @@ def main(argv: list[str] | None = None) -> None:
     shown = {name for image_id in train.keys() & sound.keys() for name, *_ in sound[image_id].objects}
     if not shown:
         raise UserError(f"{train_file}: none of its photos can be used. Check those in {out / 'JPEGImages'}.")
-    findings["images in both train and val"] += sorted(train.keys() & val.keys())
     findings["category names without a photo of train, left out"] += [name for name in names if name not in shown]
     classes = [name for name in names if name in shown]
     labels = {}
