@@ -25,7 +25,6 @@ from experiment.steps import Plan, command, make_steps, session
 from tool import cli
 from voc12.masks import OWN
 
-NETWORK = "network.resnet38_EDAM_tiny"
 POOLNET = "PoolNet"  # session
 TRAIN = Path("ImageSets", "Segmentation", "train.txt")  # of a drawn set
 SCORED = 200  # photos of the training list whose pseudo labels are scored
@@ -41,7 +40,7 @@ def make_plan(out: Path, seed: int) -> Plan:
     labelled = lists / "labelled.txt"
     shorter = f"head -n {SCORED} {shlex.quote(str(lists / 'train.txt'))} > {shlex.quote(str(labelled))}"
     training = "--batch_size 4 --crop_size 104 --long_side 80 144 --lr 0.02 --warmup_steps 100"
-    segmentation = "--batch_size 8 --iter_size 1 --crop_size 96 --max_iters 700 --no-freeze_bn"
+    segmentation = "--batch_size 8 --iter_size 1 --crop_size 96 --max_iters 650 --no-freeze_bn"
     segmentation += " --adamw --lr 0.001 --wt_dec 0.01 --warmup_steps 40"
     watched = "--num_workers 1 --save_every 50"
     return Plan(
@@ -53,7 +52,7 @@ def make_plan(out: Path, seed: int) -> Plan:
         val=lists / "val.txt",
         prepare=("--epochs", 4),
         fewer=(Step("choice", f"Pseudo labels of the first {SCORED} training photos are scored", shorter),),
-        edam=NETWORK,
+        edam="network.resnet38_EDAM_tiny",
         weights=out / "backbone.pth",
         training=("--train_list", lists / "EDAM_train.txt", *training.split(), *watched.split(), "--vis_every", 150),
         poolnet="network.poolnet_tiny",
