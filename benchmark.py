@@ -155,8 +155,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--network", default=network, metavar="MODULE", help="EDAM network to measure")
     add("--deeplab", default=deeplab, metavar="MODULE", help="DeepLab-v2 to measure")
     add("--device", help="cpu, cuda or cuda:N (default: a GPU, else the CPU)")
-    batch = "pairs (DeepLab-v2: photos) per training step (default: 1 on a CPU; on a GPU 4 pairs, 10 photos)"
-    add("--batch_size", type=cli.count(1), help=batch)
+    add("--batch_size", type=cli.count(1), help="pairs or photos a training step (default: 1; on a GPU 4 and 10)")
     add("--quick", action="store_true", help="half-size photos and crops, one repetition")
     add("--markdown", type=Path, metavar="FILE", help="also write the table to this file")
     add("--only", choices=tuple(ROWS), nargs="+", help="measure these rows only")

@@ -28,7 +28,6 @@ from tool import cli
 from tool.processes import cores
 
 TRY = "A try of a few steps and photos: its scores mean nothing."
-FEW_PAIRS, FEW_PHOTOS, FEW_VAL = 2, 3, 2
 SAME = "sbd_root download edam edam_weights poolnet deeplab deeplab_weights seed"  # flags that are fields of a Plan
 # --laptop: in place of the published networks, and of their training on 10582 photos
 SMALL: dict[str, object] = {"edam": "network.timm_EDAM", "deeplab": "network.deeplab_v2_timm", "saliency": "u2netp"}
@@ -66,8 +65,7 @@ def get_parser() -> argparse.ArgumentParser:
         add(flag, dest=name, default=default, metavar="MODULE", help="module of the network")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="compute in mixed precision")
     add("--seed", type=cli.count(), default=0, help="of the pairs, initial weights and training")
-    laptop = "small networks, a few hundred photos, half an hour or more; needs requirements-timm.txt and -onnx.txt"
-    add("--laptop", action="store_true", help=laptop)
+    add("--laptop", action="store_true", help="small networks, few photos; needs requirements-timm.txt and -onnx.txt")
     add("--try", dest="few", action="store_true", help="run all with a few steps and photos, in OUT/try")
     add("--dry_run", action="store_true", help="check all inputs, print the commands, run nothing")
     first = "start again at this step; complete files and trainings are not made again"
@@ -106,7 +104,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 def shorten(plan: Plan) -> Plan:
     """Return the plan of --try: the first lines of each list, two iterations of DeepLab-v2."""
     pairs, photos, val = (plan.lists / name for name in ("few_pairs.txt", "few.txt", "few_val.txt"))
-    heads = ((FEW_PAIRS, "EDAM_train.txt", pairs), (FEW_PHOTOS, "train.txt", photos), (FEW_VAL, "val.txt", val))
+    heads = ((2, "EDAM_train.txt", pairs), (3, "train.txt", photos), (2, "val.txt", val))
     made = (f"{command('head', '-n', n, plan.lists / name)} > {shlex.quote(str(path))}" for n, name, path in heads)
     fewer = Step("fewer", "Shorter lists for a try", f"sh -c {shlex.quote(' && '.join(made))}")
     training = (*plan.training, "--batch_size", 1, "--train_list", pairs)
@@ -134,11 +132,11 @@ def main() -> None:
     # On a CPU small networks train faster in two processes, which share its cores.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(cores())} if args.laptop else {}
     run_steps(chosen, plan.out, threads, again)
-    if not all(is_finished(plan.out, step) for step in steps):
+    if all(is_finished(plan.out, step) for step in steps):
+        remark = " ".join((SMALL_REMARK,) * args.laptop + (TRY,) * args.few)
+        write_report(plan, steps, "EDAM on PASCAL VOC 2012", remark)
+    else:
         print("\nother steps are not finished. Run without --only and --from for them and the report.")
-        return
-    remark = " ".join((SMALL_REMARK,) * args.laptop + (TRY,) * args.few)
-    write_report(plan, steps, "EDAM on PASCAL VOC 2012", remark)
 
 
 if __name__ == "__main__":

@@ -60,15 +60,12 @@ def main() -> None:
     classes = {"classes": list(names)} if (names := data.classes.options().get("class_names")) else {}
     claim_folder(args.out_guess, {"output": "baseline_guess", **classes})
     claim_folder(args.out_background, {"output": "baseline_background", **classes})
-
-    def salient_pixels(image_id: str) -> np.ndarray:
-        return load_grey(saliency.find(image_id)) > args.theta * 100
-
-    shares = np.array([salient_pixels(image_id).mean() for image_id in labels])
+    level = args.theta * 100
+    shares = np.array([(load_grey(saliency.find(image_id)) > level).mean() for image_id in labels])
     areas = class_areas(np.stack(list(labels.values())), shares)
     for image_id, label in labels.items():
         largest = np.argmax([-0.5, *np.where(label > 0, areas, -1)])  # 1..C, or 0 for a photo without classes
-        salient = salient_pixels(image_id)
+        salient = load_grey(saliency.find(image_id)) > level
         save_label(args.out_guess / f"{image_id}.png", salient * np.uint8(largest))
         save_label(args.out_background / f"{image_id}.png", np.zeros(salient.shape, np.uint8))
     print(f"baselines of {counted(len(labels), 'photos')} written to {args.out_guess} and {args.out_background}")

@@ -34,7 +34,6 @@ from voc12.images import load_grey, load_label, load_photo
 PHOTOS = 4  # of the best, and of the worst
 TILE = 240  # pixels
 POINTS = 300  # of a loss curve
-MODULES = ("torch", "numpy", "scipy", "cv2", "PIL")  # whose versions are listed
 
 Pictures = dict[str, np.ndarray]  # caption -> uint8 RGB (H, W, 3)
 Groups = dict[str, dict[str, Pictures]]  # "best" and "worst" -> title of a photo -> its pictures
@@ -60,25 +59,18 @@ def write_report(plan: Plan, steps: Sequence[Step], title: str, remark: str) -> 
         "seconds": seconds,
         "made_with": made_with(plan),
     }
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(("html.jinja",)),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    folder, escape = FileSystemLoader(Path(__file__).parent), select_autoescape(("html.jinja",))
+    templates = Environment(loader=folder, autoescape=escape, trim_blocks=True, keep_trailing_newline=True)
     templates.filters |= {"duration": duration, "thumbnail": thumbnail}
     texts = {name: templates.get_template(f"{name}.jinja").render(context) for name in ("results.md", "report.html")}
     for name, text in texts.items():
         with atomic_write(plan.out / name, "w") as file:
             file.write(text)
     table = texts["results.md"].partition("## IoU")[0]
-    print(f"\n{table}{plan.out / 'results.md'} and {plan.out / 'report.html'} show all of it")
-    print(f"all steps took {duration(seconds)}, interrupted attempts included")
+    print(f"\n{table}All steps took {duration(seconds)}. See {plan.out / 'report.html'} and {plan.out / 'results.md'}.")
 
 
 def read_score(plan: Plan, row: str) -> dict:
-    """Return what eval.py wrote for a row."""
     return json.loads((plan.out / "scores" / f"{row}.json").read_text(encoding="utf-8"))
 
 
@@ -86,7 +78,8 @@ def made_with(plan: Plan) -> list[str]:
     """Return commit, versions, device, seed, and the SHA-256 of each file of weights that was given, with its use."""
     describe = f"git -C {shlex.quote(str(REPO))} describe --always --dirty --abbrev=12 '--exclude=*'"
     status, commit = subprocess.getstatusoutput(describe)
-    modules = ", ".join(f"{name} {import_module(name).__version__}" for name in MODULES)
+    names = ("torch", "numpy", "scipy", "cv2", "PIL")
+    modules = ", ".join(f"{name} {import_module(name).__version__}" for name in names)
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     device = f"CPU, {model[1] if model else platform.machine()}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
@@ -193,19 +186,19 @@ def charts(plan: Plan, curve: Sequence[dict]) -> dict[str, str]:
         if folder.is_dir() and "Train/Loss" in events.Reload().Tags()["scalars"]:
             points = np.array([(point.step, point.value) for point in events.Scalars("Train/Loss")])
             means = np.array([group.mean(0) for group in np.array_split(points, min(POINTS, len(points)))])
-            found[f"Loss of {name} on its training photos"] = line_chart(*means.T, "step", "loss, smoothed")
-    thetas, means = zip(*((point["theta"], point["miou"]) for point in curve), strict=True)
-    found["Class maps: mIoU on train by background score"] = line_chart(thetas, means, "background score", "mIoU, %")
+            found[f"Loss of {name} on its training photos"] = line_chart(means, "step", "loss, smoothed")
+    points = np.array([(point["theta"], point["miou"]) for point in curve])
+    found["Class maps: mIoU on train by background score"] = line_chart(points, "background score", "mIoU, %")
     return found
 
 
-def line_chart(xs: Sequence[float], ys: Sequence[float], across: str, up: str) -> str:
-    """Return a chart of one line as the address of an SVG. `across`, `up`: the axes' names."""
+def line_chart(points: np.ndarray, across: str, up: str) -> str:
+    """Return a chart of one line, through points (n, 2), as the address of an SVG. `across`, `up`: the axes' names."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"font.size": 8, "svg.hashsalt": "EDAM"}):  # without salt, ids are random
         figure = Figure((4.2, 2.4), layout="constrained")
         axes = figure.add_subplot(xlabel=across, ylabel=up)
-        axes.plot(xs, ys, color="#2a6f97")
+        axes.plot(*points.T, color="#2a6f97")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -46,11 +46,9 @@ class Mark:
 
 
 def read_mark(out: Path, step: Step) -> Mark:
-    """Return the mark of a step in the experiment's folder `out`; a new one if there is none that can be read."""
-    try:
-        return Mark(**json.loads((out / "finished" / f"{step.name}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return Mark(step.command)
+    """Return the mark of a step in the experiment's folder `out`; a new one if there is none."""
+    path = out / "finished" / f"{step.name}.json"
+    return Mark(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Mark(step.command)
 
 
 def write_mark(out: Path, step: Step, mark: Mark) -> None:
@@ -88,8 +86,7 @@ def input_digests(command: str) -> dict[str, str]:
 def run_steps(steps: Sequence[Step], out: Path, environment: Mapping[str, str], again: bool = False) -> None:
     """Run the steps that are not finished, or all if `again`, and all that follow one that was run.
 
-    `environment`: of every command. UserError: a command failed, or would resume a training that was begun with other
-    flags or inputs. KeyboardInterrupt: after an interrupted command has ended.
+    `environment`: of every command. UserError: a command failed, or would resume a training of other flags or inputs.
     """
     make_folder(out / "finished")
     make_folder(out / "scores")
@@ -129,39 +126,30 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], current: set
 
 
 def output_folders(step: Step) -> set[Path]:
-    """Return the folders that a step writes its results to."""
     return {REPO / word for flag, word in flag_values(step.command).items() if flag.startswith("--out_")}
 
 
 def make_room(step: Step, changed: Sequence[str], current: set[Path]) -> None:
-    """Back up the results of an inference step whose inputs have `changed`, except those in the folders `current`.
-
-    UserError: a training's session exists.
-    """
+    """Back up an inference's results, except in the folders `current`. UserError: a training's session exists."""
     values, problem = flag_values(step.command), f"{' and '.join(changed)} changed"
+    only_list = changed == [str(REPO / values.get(LIST, ""))]  # results of another list stay valid
     if "--session_name" in values:
         session = REPO / values["--checkpoint_dir"] / values["--session_name"]
         if session.exists():
             remedy = f"Rename {session} to train it again, or give another --out."
             raise UserError(f"step {step.name}: {problem} since it began. {remedy}")
-    elif "infer_" in step.command and changed != [
-        str(REPO / values.get(LIST, ""))
-    ]:  # results of another list stay valid
+    elif "infer_" in step.command and not only_list:
         for folder in output_folders(step) - current:
             if kept := back_up(folder):
                 print(f"{folder}: kept as {kept}; {problem}", flush=True)
 
 
 def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
-    """Run a command in the repository's root; return its status and the bytes of its largest process.
-
-    The processes of torchrun share the threads that `environment` gives a command. Ctrl-C and SIGTERM end the command
-    first: KeyboardInterrupt is raised when it has ended.
-    """
+    """Run a command in the repository's root; return its status and the bytes of its largest process."""
     python = shlex.quote(sys.executable)
     real = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", command))
     launcher, threads = LAUNCHER.match(command), environment.get("OMP_NUM_THREADS")
-    if threads and launcher and launcher[1]:
+    if threads and launcher and launcher[1]:  # torchrun's processes share the threads
         environment = {**environment, "OMP_NUM_THREADS": str(max(1, int(threads) // int(launcher[1])))}
     process = subprocess.Popen(f"exec {real}", shell=True, cwd=REPO, env={**os.environ, **environment})
 

@@ -83,10 +83,6 @@ class Plan:
         """Rows of the table that this plan fills."""
         return [row for row in ROWS if not row.needs or getattr(self, row.needs)]
 
-    def trained(self, name: str) -> Path:
-        """Return the path of the weights that a session ends with."""
-        return self.out / "checkpoints" / name / f"{name}.pth"
-
 
 def command(*words: object) -> str:
     """Return a command as typed in a shell. Tuples of words may be nested."""
@@ -142,14 +138,15 @@ def step_names() -> list[str]:
 
 def labelling(plan: Plan) -> Iterator[Step]:
     """Make class maps, pseudo labels of them, and the baselines."""
-    network = flags(voc12_root=plan.root, network=plan.edam, weights=plan.edam_weights or plan.trained(EDAM))
+    weights = plan.edam_weights or plan.out / "checkpoints" / EDAM / f"{EDAM}.pth"
+    network = flags(voc12_root=plan.root, network=plan.edam, weights=weights)
     infer = (launch(plan), "infer_cls.py", network, plan.precision)
-    labels, plain = flags(out_crf_pred=plan.label_dir), flags()
+    labels = flags(out_crf_pred=plan.label_dir)
     if plan.sal_path:
         labels = (*labels, flags(sal_path=plan.sal_path, theta=plan.theta), plan.fusion)
-        plain = flags(out_plain_pred=plan.out / "crf")
-    few = flags(infer_list=plan.labelled, out_cam=plan.out / "cam")
-    yield Step("maps", "Class maps and labels of the photos that are scored", command(infer, few, plain, labels))
+    plain = plan.out / "crf" if plan.sal_path else None
+    few = flags(infer_list=plan.labelled, out_cam=plan.out / "cam", out_plain_pred=plain)
+    yield Step("maps", "Class maps and labels of the photos that are scored", command(infer, few, labels))
     if (plan.deeplab_weights or plan.sal_path) and plan.to_label != plan.labelled:
         others = command(infer, flags(infer_list=plan.to_label), labels)
         yield Step("labels", "Labels of the other photos, to train DeepLab-v2 on", others)
@@ -169,8 +166,8 @@ def segmentation(plan: Plan) -> Iterator[Step]:
     yield Step("segmentation", "DeepLab-v2, trained on the pseudo labels", train)
     data = flags(voc12_root=plan.root, infer_list=plan.val, network=plan.deeplab)
     outputs = flags(out_pred=plan.out / "deeplab", out_crf_pred=plan.out / "deeplab_crf")
-    words = (data, plan.precision, flags(weights=plan.trained(DEEPLAB)), outputs, plan.segment)
-    infer = command(launch(plan), "infer_deeplab.py", words)
+    weights = flags(weights=plan.out / "checkpoints" / DEEPLAB / f"{DEEPLAB}.pth")
+    infer = command(launch(plan), "infer_deeplab.py", data, plan.precision, weights, outputs, plan.segment)
     yield Step("val", "DeepLab-v2 on val, without and with CRF", infer)
 
 
