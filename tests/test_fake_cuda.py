@@ -1,5 +1,7 @@
 """Networks as on a GPU, without one: under FakeTensorMode a tensor made on the CPU meets those on "cuda" and fails."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -20,27 +22,20 @@ PRECISIONS = pytest.mark.parametrize(("amp", "tf32"), [("off", False), ("off", T
 NETWORKS = pytest.mark.parametrize("network", [*EDAM, *DEEPLAB, *POOLNET])
 
 
-def fake_to(module: nn.Module, *args: object, **options: object) -> nn.Module:
-    """Do what Module.to does: it cannot replace the data of fake parameters."""
-    device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **options)
-
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        moved = tensor.detach().to(device or tensor.device, dtype if tensor.is_floating_point() else None)
-        return moved.contiguous(memory_format=memory_format) if memory_format and tensor.dim() == 4 else moved
-
+def fake_apply(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """Do what Module._apply does: it cannot replace the data of fake parameters."""
     for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                part._parameters[name] = nn.Parameter(move(parameter), parameter.requires_grad)
-        for name, buffer in part._buffers.items():
-            part._buffers[name] = None if buffer is None else move(buffer)
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(convert(parameter.detach()), parameter.requires_grad))
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, convert(buffer))
     return module
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
     """Fake tensors, autocast for a GPU, and 80 GB of free memory on it."""
-    monkeypatch.setattr(nn.Module, "to", fake_to)
+    monkeypatch.setattr(nn.Module, "_apply", fake_apply)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (80 * 2**30, 80 * 2**30))
@@ -99,7 +94,7 @@ def check_format(net: nn.Module, amp: str, tf32: bool) -> None:
 
 
 def test_tensor_made_on_the_cpu_fails():
-    layer = fake_to(nn.Conv2d(3, 4, 3), CUDA)
+    layer = nn.Conv2d(3, 4, 3).to(CUDA)
     layer.register_forward_hook(lambda *args: args[-1] + torch.zeros(4, 1, 1))
     with pytest.raises(RuntimeError, match="cpu"):
         layer(torch.zeros(1, 3, 8, 8, device=CUDA))
