@@ -42,8 +42,9 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError if flags contradict each other."""
+def main() -> None:
+    # The published page has a long dash instead of two hyphens; some copies hold its UTF-8 bytes read as Windows-1252.
+    args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     if args.sheet and args.img_root is None:
         raise UserError("--sheet: shows the photos, too. Give their folder with --img_root.")
     if args.grey and args.img_root is not None:
@@ -52,12 +53,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--gt_path: is a column of the contact sheet. Name its file with --sheet.")
     if args.sheet:
         check_writable(args.sheet)
-
-
-def main() -> None:
-    # The published page has a long dash instead of two hyphens; some copies hold its UTF-8 bytes read as Windows-1252.
-    args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
-    check_arguments(args)
     labels = label_maps(args.img_path)
     ids = list(dict.fromkeys(read_image_list(args.list)) if args.list else labels.ids())[: args.limit]
     if not ids:

@@ -24,7 +24,7 @@ from pseudo_label.fusion import check_fusion, pseudo_label, restore_classes
 from pseudo_label.loop import Photo
 from pseudo_label.manifest import digest
 from pseudo_label.predict import SCALES, class_maps, views
-from pseudo_label.visualise import overlay, with_legend
+from pseudo_label.visualise import contact_sheet, overlay
 from tool import VOID, cli
 from tool.cli import BadPhoto, UserError
 from tool.files import save_npy_dict
@@ -182,8 +182,7 @@ def warn_unused(args: argparse.Namespace, outputs: dict[str, Path]) -> None:
     elif not args.out_crf_pred:
         unused += ["keep_share"]
     if is_main_process():
-        without = "" if args.sal_path else " without --sal_path"
-        cli.warn_unused_flags(args, get_parser(), unused, f"on --{', --'.join(outputs)}{without}")
+        cli.warn_unused_flags(args, get_parser(), unused, f"on --{', --'.join(outputs)} with these flags")
 
 
 def label_image(args: argparse.Namespace) -> None:
@@ -207,7 +206,8 @@ def label_image(args: argparse.Namespace) -> None:
         run.finish()
     label = load_label(args.out / f"{name}.png")
     key = {classes.labels[value]: PALETTE[value] for value in np.unique(label) if value}
-    save_rgb(args.out / f"{name}_overlay.png", with_legend(overlay(photo.pixels, label, PALETTE), key))
+    sheet = contact_sheet([[overlay(photo.pixels, label, PALETTE)]], [""], [name], key)
+    save_rgb(args.out / f"{name}_overlay.png", sheet)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--input_size", type=cli.count(1), metavar="N", help="side of the picture that an ONNX network takes")
     for name in ("mean", "std"):
         add(f"--{name}", type=cli.number(float), nargs=3, help=f"{name} of RGB in 0..1, for other ONNX networks")
-    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds PoolNet")
+    add("--network", default=network, metavar="MODULE", help="module that holds PoolNet")
     add("--voc12_root", type=Path, metavar="DIR", help=ROOT)
     add("--infer_list", default="voc12/train_aug.txt", metavar="FILE", help="with --voc12_root: photos to use")
     add("--img_root", type=Path, metavar="DIR", help="instead of --voc12_root: every photo in this folder and below")
@@ -49,8 +49,8 @@ def main() -> None:
         files, ids = find_photos(args)
         if is_main_process():
             unused = ["network", "device", "amp", "tf32"] if is_onnx else ["input_size", "mean", "std"]
-            cli.warn_unused_flags(args, get_parser(), unused, f"with --weights {args.weights}")
-            cli.warn_unused_flags(args, get_parser(), ["infer_list"] if args.img_root else [], "with --img_root")
+            unused += ["infer_list"] if args.img_root else []
+            cli.warn_unused_flags(args, get_parser(), unused, "with these photos and weights")
         (infer_onnx if is_onnx else infer_poolnet)(run, run.photos_left(ids, [files]), files)
         run.finish()
 

@@ -37,9 +37,8 @@ Scored = tuple[Any, dict[str, list[int]], int, list[tuple[str, str]]]  # as `eva
 def score_labels(names: Sequence[str], args: argparse.Namespace, paths: Sequence[Path]) -> tuple[np.ndarray, list[int]]:
     """Return the confusion of one image, int64 (1, n, n) for n labels, (100, n, n) for a curve; and its truth's values.
 
-    The prediction is a label PNG or, with --type npy, class maps or CRF probabilities, fused as in `pseudo_label.fusion`.
-    names: of the labels, background first. args: the flags of eval.py. paths: ground truth, prediction, and with --sal_path
-    saliency map. UserError names a bad file.
+    names: of the labels, background first. args: flags of eval.py, which say what the prediction is. paths: ground truth,
+    prediction, and with --sal_path saliency map.
     """
     truth, n = load_label(paths[0]), len(names)
     values = check_values(paths[0], truth, n)

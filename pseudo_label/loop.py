@@ -49,10 +49,7 @@ def add_flags(parser: argparse.ArgumentParser, workers: str) -> None:
 
 @contextlib.contextmanager
 def start(args: argparse.Namespace, needs_torch: bool = True) -> Iterator["Run"]:
-    """Start the processes that write, choose the device, and join the process group; end the processes after the block.
-
-    UserError: no folder among the flags out_..., two outputs in one, no such device, or a process was killed.
-    """
+    """Start the processes that write, choose the device, join the process group; end the processes after the block."""
     flags = [name for name in vars(args) if name.startswith("out_")]
     folders = {name: getattr(args, name) for name in flags if getattr(args, name)}
     if not folders:
@@ -198,10 +195,7 @@ class Run:
             self._skip(photo.id, f"photo {photo.id}, {width}x{height} pixels: out of memory; {MORE_MEMORY}")
 
     def write_behind(self, write: Callable[..., str | None], photo: Photo, *results: Any) -> None:
-        """Run `write(photo, *results)` in a process of --crf_workers, at most a few photos behind the network.
-
-        write: function of a module; writes a photo's files and may return a remark for the summary.
-        """
+        """Run `write(photo, *results)`, which may return a remark for the summary, in a process of --crf_workers."""
         call = self.pool.submit(write, photo, *results).result if self.pool else partial(write, photo, *results)
         self._pending.append((photo, call))
         while len(self._pending) > 2 * self.args.crf_workers:
@@ -244,10 +238,7 @@ class Run:
 
 
 def map_ahead(function: Callable[[str], Any], items: Sequence[str], threads: int) -> Iterator[Any]:
-    """Yield function(item) of all items in order, each thread working on one later item; 0: no threads ahead.
-
-    Threads are enough for photos, as Pillow decodes and resizes without Python's lock.
-    """
+    """Yield function(item) of all items in order; `threads`, which Pillow leaves without Python's lock, work on later ones."""
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for item in items:

@@ -18,8 +18,6 @@ def check_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool | No
 
     UserError: they have no manifest (perhaps the user's own), or other settings without `overwrite` (None: no such flag).
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, not a folder. Name another one.")
     results = [path for path in folder.iterdir() if path.suffix in (".png", ".npy")] if folder.exists() else []
     if results and not (folder / MANIFEST).exists():
         raise UserError(f"{folder}: is not empty and has no {MANIFEST}. Name another folder.")

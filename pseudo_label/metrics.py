@@ -33,13 +33,12 @@ def confusion_curve(
 ) -> np.ndarray:
     """Return the confusion, int64 (k, n, n), for each of k ascending thresholds.
 
-    The prediction is `label` where `level` is above the threshold and background elsewhere. One histogram over
-    (number of thresholds passed, truth, label) serves all thresholds.
+    The prediction is `label` where `level` is above the threshold and background elsewhere.
     """
     k = len(thresholds)
     counted = truth != void
     passed = np.searchsorted(thresholds, level[counted])
-    index = (passed * n + truth[counted]) * n + label[counted]
+    index = (passed * n + truth[counted]) * n + label[counted]  # one histogram serves all thresholds
     counts = np.bincount(index, minlength=(k + 1) * n * n).reshape(k + 1, n, n)
     kept = counts[::-1].cumsum(axis=0)[::-1][1:]
     kept[:, :, 0] += counts.sum(axis=(0, 2)) - kept.sum(axis=2)

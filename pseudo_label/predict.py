@@ -90,10 +90,7 @@ def label_pictures(net: nn.Module, data: LabelledPhotos, palette: np.ndarray) ->
 
 @torch.inference_mode()
 def saliency_logits(net: Any, photo: Tensor, device: torch.device) -> Tensor:
-    """Return the saliency logits, float32 (H, W), of a photo, uint8 RGB (H, W, 3); `net` is in eval mode on `device`.
-
-    A photo with a side below `net.smallest_side` is enlarged, and its logits are reduced again.
-    """
+    """Return the saliency logits, float32 (H, W), of a photo, uint8 RGB (H, W, 3), enlarged to `net.smallest_side` if smaller."""
     picture = input_form(net.input.normalise(photo.to(device))[None])
     size = picture.shape[2:]
     factor = net.smallest_side / min(size)

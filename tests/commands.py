@@ -15,11 +15,11 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 REPO = Path(__file__).resolve().parent.parent
-NETWORK_SCRIPTS = ("train_EDAM_cls.py", "infer_cls.py", "train_deeplab.py", "infer_deeplab.py")
-NETWORK_SCRIPTS += ("train_sal.py", "infer_sal.py")
-_ENV = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+NETWORK_SCRIPTS = [f"{name}.py" for name in ("train_EDAM_cls", "train_deeplab", "train_sal")]
+NETWORK_SCRIPTS += [f"{name}.py" for name in ("infer_cls", "infer_deeplab", "infer_sal")]
 _BAR = re.compile(r"\d+/\d+ \[")  # a line of tqdm
 
 
@@ -27,11 +27,7 @@ class Command:
     """A running or finished script."""
 
     def __init__(self, process: multiprocessing.Process, out: Path, err: Path) -> None:
-        self.process, self._out, self._err = process, out, err
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
+        self.process, self.pid, self._out, self._err = process, process.pid, out, err
 
     @property
     def stdout(self) -> str:
@@ -59,7 +55,6 @@ class Command:
         return self.process.exitcode
 
     def children(self) -> list[int]:
-        """Return the ids of its child processes."""
         tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
         return [int(child) for task in tasks for child in task.read_text().split()]
 
@@ -98,18 +93,15 @@ class Commands:
     def start(
         self, cwd: Path, script: str, *args: object, limits: dict[int, int] | None = None, **env: object
     ) -> Command:
-        """Start a script. limits: resource limits, such as {resource.RLIMIT_FSIZE: 1000}. env: variables, such as RANK."""
+        """Start a script. limits: of resources, such as {resource.RLIMIT_FSIZE: 1000}. env: variables, such as RANK."""
         self.number += 1
         out, err = (cwd / f".{self.number}.{name}" for name in ("out", "err"))
         words = [*(self.flags if script in NETWORK_SCRIPTS else ()), *map(str, args)]
         variables = {name: str(value) for name, value in env.items()}
         arguments = (str(REPO / script), words, cwd, limits or {}, variables, out, err)
         process = self.context.Process(target=_run, args=arguments)
-        before = {name: os.environ.get(name) for name in _ENV}
-        os.environ.update(_ENV)  # inherited by the fork server, which the first command starts
-        process.start()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        with patch.dict(os.environ, PYTHONPATH=str(REPO), OMP_NUM_THREADS="1"):  # the fork server inherits them
+            process.start()
         return Command(process, out, err)
 
     def run(self, cwd: Path, script: str, *args: object, status: int = 0, **options) -> Command:

@@ -5,18 +5,35 @@ import os
 from pathlib import Path
 
 import devices
+import numpy as np
 import pytest
 import torch
 from commands import Commands
 from torch import nn
 
 from tool.precision import setup_precision
+from voc12.images import load_label
 
 REPO = Path(__file__).resolve().parent.parent
 PARITY = REPO / "tests" / "parity"
 SHARED = REPO.parent / "shared"
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the figures on real photos are not in ../shared")
+DRAWN, PHOTOS = PARITY / "synthetic/VOC2012", SHARED / "parity/VOC2012_small"  # datasets with parity figures
+FIGURES = [
+    *((DRAWN, f"2099_00000{number}") for number in (1, 2)),
+    *(pytest.param(PHOTOS, f"2007_00{number}", marks=needs_shared) for number in ("0648", "1185", "1377", "1416")),
+]
+
+
+def figure(root: Path, kind: str, image_id: str) -> np.ndarray:
+    """Return a parity figure: "cam" and "crf" are scores (n, H, W), the others label maps (H, W)."""
+    if root == DRAWN:
+        return np.load(PARITY / "synthetic/figures.npz")[f"{kind}_{image_id}"]
+    path = SHARED / f"parity/pseudo_labels/{kind}/{image_id}"
+    if kind in ("cam", "crf"):
+        return np.load(f"{path}.npz")[{"cam": "cam", "crf": "prob"}[kind]]
+    return load_label(f"{path}.png")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,18 +1,10 @@
-"""Views and class maps of a photo against a plain loop."""
+"""Class maps of a photo against a plain loop."""
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
-from pseudo_label.predict import class_maps, views
+from pseudo_label.predict import class_maps
 from tests.small_net import Net
-
-
-def test_views():
-    photo = Image.linear_gradient("L").resize((37, 21)).convert("RGB")
-    found = views(photo)
-    assert [tuple(view.shape) for view in found] == [(21, 37, 3), (10, 18, 3), (32, 56, 3), (42, 74, 3)]
-    assert all(view.dtype == torch.uint8 for view in found)
 
 
 def test_class_maps_sum_views_and_mirror_images():

@@ -41,9 +41,8 @@ def colorful(root: Path, *flags: str) -> None:
         script.main()
 
 
-def pixels(path: Path, mode: str | None = None) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image.convert(mode) if mode else image)
+def pixels(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
 
 
 def test_labels_get_the_palette_and_keep_their_values(root):
@@ -53,7 +52,8 @@ def test_labels_get_the_palette_and_keep_their_values(root):
     for image_id in IDS:
         label = pixels(root / "labels" / f"{image_id}.png")
         np.testing.assert_array_equal(pixels(root / "out" / f"{image_id}.png"), label)
-        np.testing.assert_array_equal(pixels(root / "out" / f"{image_id}.png", "RGB"), PALETTE[label])
+        colours = np.array(Image.open(root / "out" / f"{image_id}.png").convert("RGB"))
+        np.testing.assert_array_equal(colours, PALETTE[label])
 
 
 @pytest.mark.parametrize("photos", [".", "JPEGImages"])
@@ -67,9 +67,9 @@ def test_labels_over_photos_and_the_sheet(root, capsys, photos):
     two_columns = pixels(root / "sheet.png")
     colorful(root, *flags, "--gt_path", "truth")
     three_columns = pixels(root / "sheet.png")
-    assert three_columns.shape[1] > two_columns.shape[1] > 600
+    assert (two_columns.shape[1], three_columns.shape[1]) == (1000, 1500)
     car = (three_columns == PALETTE[7]).all(axis=2).sum()
-    assert car >= 14 * 14 > (two_columns == PALETTE[7]).all(axis=2).sum()  # in the legend
+    assert car > 100 > (two_columns == PALETTE[7]).all(axis=2).sum()  # in the legend
     assert "contact sheet of 3 images: sheet.png\n" in capsys.readouterr().out
 
 
@@ -87,27 +87,18 @@ def test_list_and_limit(root, dash):
         (["--gt_path", "truth"], "--sheet"),
         (["--grey", "--img_root", "."], "--grey"),
         (["--img_root", "truth"], r"truth.*label map"),
-        (["--list", "nowhere.txt"], r"nowhere\.txt"),
         (["--img_root", ".", "--sheet", "."], "cannot write"),
-        (["--out_path", "labels"], "--out_path .*--img_path"),
-        (["--img_root", ".", "--out_path", "JPEGImages"], "--out_path .*--img_root"),
-        (["--out_path", "list.txt/out"], "list.txt/out"),
         (["--img_path", "empty"], "empty"),
         (["--out_path", "truth"], r"truth.*edam_manifest\.json"),  # pictures of others are never replaced
+        (["--img_root", ".", "--img_path", "wrong"], rf"{IDS[1]}\.png.*value 21"),
     ],
 )
-def test_flags_that_cannot_work(root, flags, keyword):
-    (root / "list.txt").write_text("")
+def test_flags_and_labels_that_cannot_be_drawn(root, flags, keyword):
     (root / "empty").mkdir()
+    (root / "wrong").mkdir()
+    Image.fromarray(np.full((21, 30), 21, np.uint8)).save(root / "wrong" / f"{IDS[1]}.png")
     with pytest.raises(UserError, match=keyword):
         colorful(root, *flags)
-
-
-@pytest.mark.parametrize(("shape", "keyword"), [((21, 30), "value 21"), ((30, 21), "pixels")])
-def test_bad_label_map_is_named(root, shape, keyword):
-    Image.fromarray(np.full(shape, 21, np.uint8)).save(root / "labels" / f"{IDS[1]}.png")
-    with pytest.raises(UserError, match=rf"{IDS[1]}\.png.*{keyword}"):
-        colorful(root, "--img_root", ".")
 
 
 def test_opencv_reads_grey_pngs_as_they_are(root):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_metrics import slow_f_measure
+from test_metrics import slow_f_measure, slow_iou
 
 import eval as script
 from pseudo_label.crf import with_background
@@ -15,7 +15,6 @@ from pseudo_label.evaluate import CURVE, read_scores
 from pseudo_label.fusion import pseudo_label
 from tool.cli import UserError
 from tool.files import save_npy_dict
-from voc12.classes import LABELS
 from voc12.images import save_label
 
 IDS = [f"2099_{number:06d}" for number in range(1, 21)]
@@ -24,23 +23,22 @@ CLASSES = np.array([4, 9, 14])
 
 
 @pytest.fixture
-def root(tmp_path) -> Path:
-    """Twenty images with random ground truth, grey masks, saliency, maps, CRF probabilities and labels of theta 0.5."""
+def root(tmp_path, monkeypatch) -> Path:
+    """Make twenty images with random ground truth, masks, saliency, maps, CRF and labels of theta 0.5 the working folder."""
     generator = np.random.default_rng(0)
+    monkeypatch.chdir(tmp_path)
     for folder in ("SegmentationClass", "masks", "sal", "cam", "crf", "png"):
         (tmp_path / folder).mkdir()
     for image_id in IDS:
         truth = generator.integers(0, 4, SHAPE).astype(np.uint8) * 5
         truth[generator.random(SHAPE) < 0.1] = 255
-        save_label(tmp_path / "SegmentationClass" / f"{image_id}.png", truth)
+        save_label(f"SegmentationClass/{image_id}.png", truth)
         for folder, most in (("masks", 256), ("sal", 120)):
-            grey = generator.integers(0, most, SHAPE).astype(np.uint8)
-            Image.fromarray(grey).save(tmp_path / folder / f"{image_id}.png")
+            Image.fromarray(generator.integers(0, most, SHAPE).astype(np.uint8)).save(f"{folder}/{image_id}.png")
         maps = generator.random((3, *SHAPE)).round(2).astype(np.float32)
-        save_npy_dict(tmp_path / "cam" / f"{image_id}.npy", dict(zip(CLASSES.tolist(), maps, strict=True)))
-        crf = with_background(maps)
-        save_npy_dict(tmp_path / "crf" / f"{image_id}.npy", dict(zip([0, 5, 10, 15], crf, strict=True)))
-        save_label(tmp_path / "png" / f"{image_id}.png", pseudo_label(maps, CLASSES, theta=0.5))
+        save_npy_dict(f"cam/{image_id}.npy", dict(zip(CLASSES.tolist(), maps, strict=True)))
+        save_npy_dict(f"crf/{image_id}.npy", dict(zip([0, 5, 10, 15], with_background(maps), strict=True)))
+        save_label(f"png/{image_id}.png", pseudo_label(maps, CLASSES, theta=0.5))
     (tmp_path / "list.txt").write_text("".join(f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in IDS))
     return tmp_path
 
@@ -48,14 +46,14 @@ def root(tmp_path) -> Path:
 def run(root: Path, *flags: str) -> dict:
     """Run the script's main in this process and return what --json holds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["eval.py", "--json", str(root / "out.json"), *flags])
+        patch.setattr(sys, "argv", ["eval.py", "--json", "out.json", *flags])
         script.main()
     return json.loads((root / "out.json").read_text(), parse_constant=pytest.fail)
 
 
 def evaluate(root: Path, predictions: str, *flags: str) -> dict:
-    dataset = ("--voc12_root", str(root), "--list", str(root / "list.txt"), "--num_workers", "1")
-    return run(root, *dataset, "--predict_dir", str(root / predictions), *flags)
+    dataset = ("--voc12_root", ".", "--list", "list.txt", "--num_workers", "1")
+    return run(root, *dataset, "--predict_dir", predictions, *flags)
 
 
 def pixels(root: Path, folder: str, image_id: str) -> np.ndarray:
@@ -63,16 +61,9 @@ def pixels(root: Path, folder: str, image_id: str) -> np.ndarray:
 
 
 def expected_miou(root: Path, label_of) -> float:
-    """Percent, from a plain loop over labels and boolean masks over all pixels joined."""
-    truth = np.concatenate([pixels(root, "SegmentationClass", image_id).ravel() for image_id in IDS])
-    predicted = np.concatenate([label_of(image_id).ravel() for image_id in IDS])
-    predicted, truth = predicted[truth != 255], truth[truth != 255]
-    values = []
-    for label in range(21):
-        union = ((truth == label) | (predicted == label)).sum()
-        if union:
-            values.append(((truth == label) & (predicted == label)).sum() / union)
-    return 100 * float(np.mean(values))
+    truth = np.concatenate([pixels(root, "SegmentationClass", image_id) for image_id in IDS])
+    predicted = np.concatenate([label_of(image_id) for image_id in IDS])
+    return 100 * np.nanmean([slow_iou(truth, predicted, label) for label in range(21)])
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -98,7 +89,7 @@ def test_scores_with_and_without_crf_and_saliency(root, crf, fused):
 
     folder = "crf" if crf else "cam"
     flags = ["--type", "npy", "--theta", "0.6", *(["--crf"] if crf else [])]
-    flags += ["--sal_path", str(root / "sal"), *FUSED] if fused else []
+    flags += ["--sal_path", "sal", *FUSED] if fused else []
     result = evaluate(root, folder, *flags)
     assert result["miou"] == pytest.approx(expected_miou(root, label), abs=1e-9)
     assert ("theta" in result) == (fused or not crf)
@@ -106,7 +97,7 @@ def test_scores_with_and_without_crf_and_saliency(root, crf, fused):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_curve_equals_each_theta_alone(root, capsys, fused):
-    flags = ["--type", "npy", *(["--sal_path", str(root / "sal"), *FUSED] if fused else [])]
+    flags = ["--type", "npy", *(["--sal_path", "sal", *FUSED] if fused else [])]
     result = evaluate(root, "cam", *flags, "--curve")
     printed = capsys.readouterr().out
     assert tuple(point["theta"] for point in result["curve"]) == CURVE
@@ -147,10 +138,8 @@ def test_scores_by_hand(root, capsys):
 
 @pytest.mark.parametrize(("predictions", "flags"), [("png", ()), ("cam", ("--type", "npy", "--curve"))])
 def test_nothing_counted_is_null_in_json(root, predictions, flags):
-    (root / "list.txt").write_text("a\n")
-    save_label(root / "SegmentationClass/a.png", np.full((2, 3), 255, np.uint8))
-    save_label(root / "png/a.png", np.ones((2, 3), np.uint8))
-    save_npy_dict(root / "cam/a.npy", {0: np.ones((2, 3), np.float32)})
+    for image_id in IDS:
+        save_label(f"SegmentationClass/{image_id}.png", np.full(SHAPE, 255, np.uint8))
     result = evaluate(root, predictions, *flags)
     scores = ("miou", "deeplab_miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
     assert [result[name] for name in scores] == [None] * 5 and set(result["iou"].values()) == {None}
@@ -172,9 +161,7 @@ def test_photos_without_classes_and_repeated_ids(root):
 def test_saliency_against_grey_masks_and_label_maps(root, capsys, masks, workers):
     """Void pixels of label maps are left out."""
     truth = {"grey": ["--gt_dir", "masks"], "labels": ["--voc12_root", ".", "--list", "list.txt"]}[masks]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        result = run(root, "--saliency", "--predict_dir", "sal", "--num_workers", workers, *truth)
+    result = run(root, "--saliency", "--predict_dir", "sal", "--num_workers", workers, *truth)
     pairs = []
     for image_id in IDS:
         saliency, grey, label = (pixels(root, folder, image_id) for folder in ("sal", "masks", "SegmentationClass"))
@@ -186,25 +173,23 @@ def test_saliency_against_grey_masks_and_label_maps(root, capsys, masks, workers
     assert f"MAE             {error:.4f}\nmax F-measure   {best:.4f}   (where {at} and " in capsys.readouterr().out
 
 
+SALIENCY = ("--saliency", "--predict_dir", "sal")
+
+
 @pytest.mark.parametrize(
     ("flags", "name", "picture", "keyword"),
     [
-        ((), "png/{}.png", None, "does not exist"),
         ((), "png/{}.png", np.zeros((15, 12)), "pixels"),
         ((), "png/{}.png", np.full(SHAPE, 21), "value 21"),
         ((), "png/{}.png", np.arange(180).reshape(SHAPE), "--saliency"),
         ((), "png/{}.png", np.full(SHAPE, 255), "void"),
         ((), "SegmentationClass/{}.png", np.full(SHAPE, 77), "value 77"),
-        (("--saliency", "--predict_dir", "sal"), "SegmentationClass/{}.png", np.full(SHAPE, 255), "0 and 255 only"),
-        (("--saliency", "--predict_dir", "sal"), "sal/{}.png", np.ones(SHAPE), "0 and 1 only"),
+        (SALIENCY, "SegmentationClass/{}.png", np.full(SHAPE, 255), "0 and 255 only"),
+        (SALIENCY, "sal/{}.png", np.ones(SHAPE), "0 and 1 only"),
     ],
 )
-def test_bad_image_is_named_and_skipped_on_demand(root, capsys, monkeypatch, flags, name, picture, keyword):
-    monkeypatch.chdir(root)
-    bad = root / name.format(IDS[2])
-    bad.unlink()
-    if picture is not None:
-        Image.fromarray(picture.astype(np.uint8)).save(bad)
+def test_bad_image_is_named_and_skipped_on_demand(root, capsys, flags, name, picture, keyword):
+    Image.fromarray(picture.astype(np.uint8)).save(name.format(IDS[2]))
     (root / name.format(IDS[6])).write_bytes(b"")
     with pytest.raises(UserError, match="of 20 images"):
         evaluate(root, "png", *flags)
@@ -212,11 +197,7 @@ def test_bad_image_is_named_and_skipped_on_demand(root, capsys, monkeypatch, fla
     result = evaluate(root, "png", *flags, "--skip_errors")
     assert result["images"] == 18 and result["skipped"] == [IDS[2], IDS[6]]
     skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped")]
-    assert len(skipped) == 2 and any(bad.name in line and keyword in line for line in skipped)
-    for image_id in IDS:
-        (root / name.format(image_id)).write_bytes(b"")
-    with pytest.raises(UserError, match="20 of 20 images"):
-        evaluate(root, "png", *flags, "--skip_errors")
+    assert len(skipped) == 2 and any(f"{IDS[2]}.png" in line and keyword in line for line in skipped)
 
 
 @pytest.mark.parametrize(
@@ -239,34 +220,26 @@ def test_bad_score_file_is_named(root, scores, crf, keyword):
 @pytest.mark.parametrize(
     ("predictions", "flags", "keyword"),
     [
-        ("pgn", (), "mean png"),
-        ("cam", (), "no label map"),
-        ("png", ("--gt_dir", "nowhere"), "nowhere"),
-        ("png", ("--gt_dir", ".", "--voc12_root", "nowhere"), "--voc12_root nowhere"),
         ("png", ("--voc12_root", "above"), "above/SegmentationClass"),
         ("png", ("--curve",), "--type npy"),
         ("png", ("--saliency", "--type", "npy"), "--saliency"),
         ("crf", ("--type", "npy", "--crf", "--curve"), "--sal_path"),
         ("png", ("--list", "nowhere.txt"), r"nowhere\.txt"),
         ("png", ("--logfile", "nowhere/log.txt"), r"nowhere/log\.txt"),
-        ("png", ("--json", "nowhere/out.json"), r"nowhere/out\.json"),
-        ("cam", ("--type", "npy", "--theta", "20", "--sal_path", "."), "--theta 20"),
     ],
 )
 def test_flags_that_cannot_work(root, monkeypatch, predictions, flags, keyword):
-    monkeypatch.chdir(root)
     (root / "above").mkdir()
     monkeypatch.setattr(script, "evaluate", lambda *_: pytest.fail("evaluated first"))
     with pytest.raises(UserError, match=keyword):
         evaluate(root, predictions, *flags)
 
 
-def test_log_grows_by_an_entry_a_run(root, monkeypatch):
-    monkeypatch.chdir(root)
+def test_log_grows_by_an_entry_a_run(root):
     evaluate(root, "png")
     assert not (root / "evallog.txt").exists()
     first = evaluate(root, "png", "--comment", "first try")
     evaluate(root, "SegmentationClass", "--logfile", "evallog.txt")
     log = (root / "evallog.txt").read_text()
-    assert log.count("== ") == 2 and "first try" in log and f"--predict_dir {root / 'png'} " in log
+    assert log.count("== ") == 2 and "first try" in log and "--predict_dir png " in log
     assert log.index(f"mIoU          {first['miou']:8.2f}") < log.index("mIoU            100.00")

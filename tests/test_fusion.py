@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import PARITY, SHARED, needs_shared
+from conftest import FIGURES, figure
 
 from pseudo_label.fusion import pseudo_label, restore_classes
-from voc12.images import load_grey, load_label
+from voc12.images import load_grey
 from voc12.labels import read_annotation
-
-SEED_PAGE = {"theta": 0.2, "alpha": 0.000001, "beta": 0.99999}
 
 
 def plane(*values: float) -> np.ndarray:
@@ -75,33 +73,15 @@ def test_equals_argmax_with_the_background_in_front(n):
         np.testing.assert_array_equal(pseudo_label(scores, classes, **options), expected)
 
 
-def check_labels(maps: np.ndarray, crf: np.ndarray, classes: np.ndarray, saliency: np.ndarray, figure) -> None:
-    """Compare the four label maps of a photo. figure: returns the expected one of a kind."""
-    found = {
-        "cam_png_theta0.5": pseudo_label(maps, classes, theta=0.5),
-        "cam_png_saliency": pseudo_label(maps, classes, saliency=saliency, **SEED_PAGE),
-        "crf_png": pseudo_label(crf[1:], classes, background=crf[0]),
-        "crf_png_saliency": pseudo_label(crf[1:], classes, background=crf[0], saliency=saliency, **SEED_PAGE),
-    }
-    for kind, label in found.items():
-        np.testing.assert_array_equal(label, figure(kind), err_msg=kind)
-
-
-@pytest.mark.parametrize("name", ["2099_000001", "2099_000002"])
-def test_parity_on_drawn_pictures(name):
-    root, figures = PARITY / "synthetic/VOC2012", np.load(PARITY / "synthetic/figures.npz")
+@pytest.mark.parametrize(("root", "name"), FIGURES)
+def test_parity(root, name):
+    saliency = {"saliency": load_grey(root / f"saliency/{name}.png"), "theta": 0.2, "alpha": 0.000001, "beta": 0.99999}
     classes = np.flatnonzero(read_annotation(root / f"Annotations/{name}.xml"))
-    maps, crf = figures[f"cam_{name}"], figures[f"crf_{name}"]
-    saliency = load_grey(root / f"saliency/{name}.png")
-    check_labels(maps, crf, classes, saliency, lambda kind: figures[f"{kind}_{name}"])
-
-
-@needs_shared
-@pytest.mark.parametrize("name", ["2007_000648", "2007_001185", "2007_001377", "2007_001416"])
-def test_parity_on_photos(name):
-    folder = SHARED / "parity/pseudo_labels"
-    maps, crf = (np.load(folder / f"{kind}/{name}.npz") for kind in ("cam", "crf"))
-    saliency = load_grey(SHARED / f"parity/VOC2012_small/saliency/{name}.png")
-    check_labels(
-        maps["cam"], crf["prob"], maps["classes"], saliency, lambda kind: load_label(folder / f"{kind}/{name}.png")
-    )
+    maps, (background, *crf) = figure(root, "cam", name), figure(root, "crf", name)
+    for kind, scores, options in (
+        ("cam_png_theta0.5", maps, {"theta": 0.5}),
+        ("cam_png_saliency", maps, saliency),
+        ("crf_png", np.array(crf), {"background": background}),
+        ("crf_png_saliency", np.array(crf), {"background": background, **saliency}),
+    ):
+        np.testing.assert_array_equal(pseudo_label(scores, classes, **options), figure(root, kind, name), err_msg=kind)

@@ -1,4 +1,4 @@
-"""infer_sal.py on the command line: maps of a plain computation, their use by infer_cls.py, and faults."""
+"""infer_sal.py on the command line: maps of a plain computation, and faults."""
 
 from pathlib import Path
 
@@ -9,38 +9,23 @@ import torch.nn.functional as F
 from PIL import Image
 from training import image_id
 
-from pseudo_label.predict import grey_map
 from tests.small_deeplab import Net as DeepLab
 from tests.small_poolnet import JointNet, Net
 
 IDS = [image_id(number) for number in range(1, 7)]
 SMALLEST = 111
+FLAGS = ("--img_root", "photos", "--out_sal", "sal", "--network", "tests.small_poolnet", "--num_workers", 0)
 
 
 @pytest.fixture
 def photos(drawn, tmp_path) -> Path:
-    """A folder of photos, the first three large enough for the network, whose weights are in the working folder."""
+    """Return a folder of photos, the first three large enough for the network."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, i in enumerate(IDS):
         photo = Image.open(drawn / f"JPEGImages/{i}.jpg")
         photo.resize((130, 112) if number < 3 else (60, 45)).save(folder / f"{i}.png")
-    torch.manual_seed(0)
-    torch.save(Net().state_dict(), tmp_path / "final.pth")
     return folder
-
-
-FLAGS = (
-    "--img_root",
-    "photos",
-    "--out_sal",
-    "sal",
-    "--network",
-    "tests.small_poolnet",
-    "--num_workers",
-    0,
-    "--weights",
-)
 
 
 def plain_map(net, path: Path) -> np.ndarray:
@@ -48,16 +33,10 @@ def plain_map(net, path: Path) -> np.ndarray:
     picture = net.input.normalise(torch.from_numpy(np.array(Image.open(path).convert("RGB"))))[None]
     size = picture.shape[2:]
     factor = max(1, SMALLEST / min(size))
+    larger = [max(SMALLEST, round(side * factor)) for side in size] if factor > 1 else size
     with torch.no_grad():
-        if factor > 1:
-            larger = [max(SMALLEST, round(side * factor)) for side in size]
-            logits = net.eval()(F.interpolate(picture, larger, mode="bilinear", align_corners=False))
-            return 255 * F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0].sigmoid().numpy()
-        return 255 * net.eval()(picture)[0, 0].sigmoid().numpy()
-
-
-def test_grey_map_rounds():
-    assert grey_map(np.array([[-1e4, -1.0, 0.0, 1.0, 1e4]])).tolist() == [[0, 69, 128, 186, 255]]
+        logits = net.eval()(F.interpolate(picture, larger, mode="bilinear", align_corners=False))
+    return 255 * F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0].sigmoid().numpy()
 
 
 @pytest.mark.parametrize("kind", [Net, JointNet])
@@ -65,14 +44,14 @@ def test_maps(kind, commands, photos, tmp_path):
     torch.manual_seed(1)
     net = kind()
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    done = commands.run(tmp_path, "infer_sal.py", *FLAGS, "w.pth")
-    assert len(done.stderr) == 1 and done.stderr[0].endswith(f"enlarged: {', '.join(IDS[3:])}")
+    assert commands.run(tmp_path, "infer_sal.py", *FLAGS, "--weights", "w.pth").stderr == []
     for i in IDS:
         found = Image.open(tmp_path / f"sal/{i}.png")
         assert found.mode == "L" and found.size == Image.open(photos / f"{i}.png").size
         assert np.abs(np.array(found) - plain_map(net, photos / f"{i}.png")).max() <= 0.51
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "sal").glob("*.png")}
-    assert "6 of 6 photos finished already" in commands.run(tmp_path, "infer_sal.py", *FLAGS, "w.pth").stdout
+    again = commands.run(tmp_path, "infer_sal.py", *FLAGS, "--weights", "w.pth")
+    assert "6 of 6 photos finished already" in again.stdout
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "sal").glob("*.png")}
 
 
@@ -81,7 +60,6 @@ def test_bad_flags_and_weights(commands, photos, tiny_weights, tmp_path):
     state = Net().state_dict()
     resnet = {name.removeprefix("base.resnet."): tensor for name, tensor in state.items() if ".resnet." in name}
     torch.save(resnet, tmp_path / "resnet.pth")
-    assert "--img_root" in commands.error(tmp_path, "infer_sal.py", *FLAGS[2:], "final.pth")
-    assert "nowhere" in commands.error(tmp_path, "infer_sal.py", *FLAGS, "final.pth", "--img_root", "nowhere")
+    assert "--img_root" in commands.error(tmp_path, "infer_sal.py", *FLAGS[2:], "--weights", "resnet.pth")
     for weights in (tiny_weights, "deeplab.pth", "resnet.pth"):
-        assert Path(weights).name in commands.error(tmp_path, "infer_sal.py", *FLAGS, weights)
+        assert Path(weights).name in commands.error(tmp_path, "infer_sal.py", *FLAGS, "--weights", weights)

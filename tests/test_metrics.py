@@ -1,7 +1,5 @@
 """Scores against slow references in plain Python."""
 
-import warnings
-
 import numpy as np
 import pytest
 
@@ -35,22 +33,16 @@ def test_iou_against_a_slow_reference():
     predicted = np.where(generator.random((60, 50)) < 0.6, truth, generator.integers(0, 20, (60, 50))).astype(np.uint8)
     matrix = confusion(truth, predicted % 21, 21, 255)
     assert matrix.shape == (21, 21) and matrix.dtype == np.int64
-    assert matrix.sum() == (truth != 255).sum()
     expected = [slow_iou(truth, predicted % 21, label) for label in range(21)]
     np.testing.assert_allclose(iou(matrix), expected, rtol=0, atol=1e-9)
     assert mean_iou(matrix) == pytest.approx(np.mean(expected[:20]), abs=1e-12)
+    rows = confusion(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8), 2, 255)
+    assert rows.tolist() == [[1, 1], [0, 1]]  # rows are truth
 
 
-def test_rows_are_truth_and_void_is_ignored():
-    matrix = confusion(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8), 2, 255)
-    assert matrix.tolist() == [[1, 1], [0, 1]] and iou(matrix).tolist() == [0.5, 0.5]
-
-
+@pytest.mark.filterwarnings("error")
 def test_nothing_counted_is_nan_without_a_warning():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert np.isnan(mean_iou(np.zeros((21, 21), np.int64)))
-        assert np.isnan(iou(np.zeros((21, 21), np.int64))).all()
+    assert np.isnan([mean_iou(np.zeros((21, 21), np.int64)), *iou(np.zeros((21, 21), np.int64))]).all()
 
 
 @pytest.mark.parametrize(("n", "void"), [(21, 255), (24, 99)])

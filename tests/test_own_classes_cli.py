@@ -14,7 +14,7 @@ from voc12.classes import PALETTE
 from voc12.images import load_label
 
 NET = ("--network", "tests.small_net", "--num_workers", 0)
-DEEPLAB = ("--network", "tests.small_deeplab", "--num_workers", 0)
+DEEPLAB = ("--voc12_root", "root", "--network", "tests.small_deeplab", "--num_workers", 0)
 SCORE = ("--voc12_root", "root", "--list", "root/with_mask.txt", "--num_workers", 1)
 
 
@@ -26,12 +26,12 @@ def run(request, commands, tmp_path_factory):
     shutil.copytree(folder / "masks", folder / "root/SegmentationClass")
     photos = ("--photos", "in", "--labels", "labels.csv", "--out", "root")
     commands.run(folder, "voc12/prepare_photos.py", *photos, "--epochs", 1)
-    size = f"--batch_size {1 + count // 5} --crop_size 32 --long_side 32 48 --warmup_steps 4 --vis_every 2".split()
+    steps = f"--batch_size {1 + count // 5} --crop_size 32 --long_side 32 48 --warmup_steps 4 --session_name s".split()
     lists = ("--voc12_root", "root", "--train_list", "root/EDAM_train.txt")
-    commands.run(folder, "train_EDAM_cls.py", *lists, *NET, *size, "--session_name", "s")
-    weights = ("--weights", "checkpoints/s/s.pth")
-    infer = ("--voc12_root", "root", "--infer_list", "root/train.txt", *NET, *weights, "--crf_workers", 0)
-    commands.run(folder, "infer_cls.py", *infer, "--out_cam", "cam", "--out_crf_pred", "crf", "--out_crf", "prob")
+    commands.run(folder, "train_EDAM_cls.py", *lists, *NET, *steps, "--vis_every", 2)
+    infer = "--voc12_root root --infer_list root/train.txt --weights checkpoints/s/s.pth --crf_workers 0".split()
+    out = "--out_cam cam --out_crf_pred crf --out_crf prob".split()
+    commands.run(folder, "infer_cls.py", *infer, *NET, *out)
     return folder, count
 
 
@@ -63,12 +63,11 @@ def test_eval_scores_them_and_colorful_draws_them(run, commands):
 
 def test_deeplab_trains_on_them_and_predicts_them(run, commands):
     folder, count = run
-    root, lists = ("--voc12_root", "root"), "root/train.txt"
-    steps = ("--crop_size", 33, "--max_iters", 2, "--batch_size", 2, "--session_name", "d", "--vis_every", 1)
-    commands.run(folder, "train_deeplab.py", *root, "--train_list", lists, "--label_dir", "masks", *DEEPLAB, *steps)
+    steps = "--label_dir masks --crop_size 33 --max_iters 2 --batch_size 2 --session_name d --vis_every 1".split()
+    commands.run(folder, "train_deeplab.py", *DEEPLAB, "--train_list", "root/train.txt", *steps)
     assert len(read_checkpoint(folder / "checkpoints/d/d.pth")[1]) == count
-    infer = (*root, "--infer_list", lists, *DEEPLAB, "--weights", "checkpoints/d/d.pth", "--crf_workers", 0)
-    commands.run(folder, "infer_deeplab.py", *infer, "--out_prob", "p")
+    flags = "--infer_list root/train.txt --weights checkpoints/d/d.pth --crf_workers 0 --out_prob p".split()
+    commands.run(folder, "infer_deeplab.py", *DEEPLAB, *flags)
     assert np.load(folder / f"p/{image_id(0)}.npy").shape == (count + 1, 40, 48)
 
 
