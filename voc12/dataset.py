@@ -179,7 +179,7 @@ class Dataset:
                 problems.append((image_id, str(error)))
         if failures is None:
             report_problems(problems, [*labels, *dict(problems)], None, "labelled")
-        if verbose and is_main_process():
+        if verbose and labels and is_main_process():
             places = Counter(labels_path if image_id in table else self.annotations.folder for image_id in labels)
             print("labels:", ", ".join(f"{number} from {place}" for place, number in places.items()), flush=True)
         return labels
