@@ -35,6 +35,7 @@ from voc12.dataset import MANIFEST
 from voc12.images import save_label
 
 RECIPE = 3  # increased when the same seed gives other pictures
+PHOTO_ID = "2099_{:06}"  # of a year that VOC never had
 OBJECTS_PER_PHOTO = (0.3, 0.42, 0.28)  # share of photos with 1, 2 and 3 objects
 SAME_CLASS_AGAIN = 0.12  # probability that a further object has the class of the first
 
@@ -195,20 +196,14 @@ def draw_photo(seed: int, number: int, size: int, single: bool = False) -> Sampl
     return Sample(image, label, cv2.GaussianBlur(salient, (0, 0), 0.02 * size), names)
 
 
-def photo_id(number: int) -> str:
-    """Return the id of photo `number` (from 1): a VOC id of a year that VOC never had."""
-    return f"2099_{number:06d}"
-
-
 def write_sample(number: int, root: Path, seed: int, size: int, single: bool) -> None:
     """Draw photo `number` and write its four files to the existing folders of the devkit `root`, the XML last."""
     sample = draw_photo(seed, number, size, single)
-    image_id = photo_id(number)
+    image_id = PHOTO_ID.format(number)
     with atomic_write(root / "JPEGImages" / f"{image_id}.jpg") as file:
         Image.fromarray(sample.image).save(file, "JPEG", quality=92, subsampling=0)
     save_label(root / "SegmentationClass" / f"{image_id}.png", sample.label)
-    with atomic_write(root / "saliency" / f"{image_id}.png") as file:
-        Image.fromarray(sample.saliency).save(file, "PNG")
+    save_label(root / "saliency" / f"{image_id}.png", sample.saliency, grey=True)
     objects = "".join(f"\t<object>\n\t\t<name>{name}</name>\n\t</object>\n" for name in sample.names)
     with atomic_write(root / "Annotations" / f"{image_id}.xml", "w") as file:  # what is read of the devkit's
         file.write(f"<annotation>\n\t<folder>VOC2012</folder>\n\t<filename>{image_id}.jpg</filename>\n")
@@ -226,7 +221,7 @@ def make_devkit(
     claim_folder(root / "SegmentationClass", settings)
     for folder in ("JPEGImages", "SegmentationClass", "saliency", "Annotations", "ImageSets/Segmentation"):
         remove_leftovers(make_folder(root / folder))
-    ids = [photo_id(number) for number in range(1, train + val + 1)]
+    ids = [PHOTO_ID.format(number) for number in range(1, train + val + 1)]
     missing = [n for n, image_id in enumerate(ids, 1) if not (root / "Annotations" / f"{image_id}.xml").exists()]
     work = partial(write_sample, root=root, seed=seed, size=size, single=single)
     cv2.setNumThreads(1)  # before the fork: a process that inherits OpenCV's threads waits for them for ever

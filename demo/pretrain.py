@@ -55,7 +55,7 @@ class Photos:
     batch_size: int
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return an image float32 (3, S, S), S the long side of the step, and its label float32 (C,)."""
+        """Return an image float32 (3, S, S) and its label float32 (C,)."""
         epoch, place = divmod(position, len(self.ids))
         image_id = self.ids[epoch_order(self.seed, epoch, len(self.ids))[place]]
         least, most = self.long_side
@@ -69,8 +69,8 @@ class Photos:
 class Classifier(nn.Module):
     """Backbone with trained batch norms and a linear head.
 
-    `top`: share of the positions whose mean score is a class's logit; 1 is global average pooling. Objects are small: with
-    0.1 it learns several times faster from scratch.
+    A class's logit is the mean of the highest scores, of a share `top` of the positions. Objects are small: with 0.1 it
+    learns several times faster than with global average pooling.
     """
 
     def __init__(self, backbone: Any, top: float, classes: int) -> None:
@@ -91,8 +91,7 @@ def get_parser() -> argparse.ArgumentParser:
     add, count, positive, number = parser.add_argument, cli.count(), cli.count(1), cli.number(float, 0)
     add("--voc12_root", required=True, metavar="DIR", help="VOC2012 folder: JPEGImages, Annotations")
     add("--image_list", default="voc12/train_aug.txt", metavar="FILE", help="photos to learn from")
-    network = "network.resnet38_EDAM_tiny"
-    add("--network", default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--network", default="network.resnet38_EDAM_tiny", metavar="MODULE", help="module that holds the class Net")
     add("--weights", metavar="FILE", help="initial backbone (.pth); default: random")
     add("--out", required=True, type=Path, metavar="FILE", help="backbone to write (.pth)")
     softmax = "learn one class a photo by cross-entropy; default: several, by binary cross-entropy"

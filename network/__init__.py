@@ -8,14 +8,13 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from tool import cli
 from tool.cli import UserError
 
 
 def add_flags(parser: argparse.ArgumentParser, network: str) -> None:
     """Add the flags that choose a network. network: the default."""
     add = parser.add_argument
-    add("--network", type=cli.module_name, default=network, metavar="MODULE", help="module that holds the class Net")
+    add("--network", default=network, metavar="MODULE", help="module that holds the class Net")
     add("--backbone", metavar="NAME", help="for networks on timm: timm's name of the backbone")
     add("--output_stride", type=int, choices=(8, 16), help="for networks on timm: photo pixels per feature position")
 

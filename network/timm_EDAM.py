@@ -41,17 +41,13 @@ class Net(EDAM, TimmBackbone):
         """Return (P, 2, 3C): logits of the CMA, of the masks' largest values, of the masks' means; see `EDAM.pair_logits`."""
         photo = F.adaptive_max_pool2d((images != 0).float().amax(1), masks.shape[2:]) > 0  # crops are padded with zeros
         photo, values = photo.flatten(1)[:, None], masks.flatten(2)  # (2P, 1, T), (2P, C + 1, T)
-        largest = mean_of_largest(values[:, :-1], photo, self.mask_share).clamp(PROB_EPS, 1 - PROB_EPS).logit()
+        number = (self.mask_share * photo.sum(2, keepdim=True)).round().clamp_min(1)  # of the largest values
+        ordered = values[:, :-1].masked_fill(~photo, 0).sort(2, descending=True).values
+        rank = torch.arange(values.shape[2], device=values.device)
+        largest = (ordered * (rank < number)).sum(2) / number[:, :, 0]
+        largest = largest.clamp(PROB_EPS, 1 - PROB_EPS).logit()
         scores = values.clamp_min(torch.finfo(values.dtype).tiny).log()
         scores = scores[:, :-1] - scores.mean(1, keepdim=True)
         average = (scores * photo).sum(2) / photo.sum(2) - MARGIN
         own = torch.cat([largest, average], 1).unflatten(0, (-1, 2))
         return torch.cat([super().pair_logits(images, features, masks), own], 2)
-
-
-def mean_of_largest(values: Tensor, counted: Tensor, share: float) -> Tensor:
-    """Return the mean (N, C) of the largest values (N, C, T), >= 0, of each row: of a share of the positions `counted` (N, 1, T)."""
-    number = (share * counted.sum(2, keepdim=True)).round().clamp_min(1)  # (N, 1, 1)
-    ordered = values.masked_fill(~counted, 0).sort(2, descending=True).values
-    rank = torch.arange(values.shape[2], device=values.device)
-    return (ordered * (rank < number)).sum(2) / number[:, :, 0]

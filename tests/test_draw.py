@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from training import image_id
 
-from demo.draw import draw_photo, make_devkit, photo_id
+from demo.draw import draw_photo, make_devkit
 from tool import VOID
 from tool.cli import UserError
 from tool.files import HOST
@@ -32,7 +33,7 @@ def devkit(tmp_path_factory) -> Path:
 
 
 def test_layout_of_the_devkit(devkit):
-    ids = [photo_id(number) for number in range(1, 23)]
+    ids = [image_id(number) for number in range(1, 23)]
     lists = devkit / "ImageSets" / "Segmentation"
     for name, expected in (("train", ids[:20]), ("val", ids[20:]), ("trainval", ids)):
         assert read_image_list(lists / f"{name}.txt") == expected
@@ -76,10 +77,10 @@ def test_interrupted_set_is_completed_and_others_are_kept(devkit, tmp_path):
     """Left by a killed run: a photo without its XML, half a file of a process that is gone, no lists."""
     root = tmp_path / "VOC2012"
     shutil.copytree(devkit, root)
-    photo = root / "JPEGImages" / f"{photo_id(7)}.jpg"
+    photo = root / "JPEGImages" / f"{image_id(7)}.jpg"
     photo.unlink()
-    (root / "Annotations" / f"{photo_id(7)}.xml").unlink()
-    (root / f"saliency/.{photo_id(1)}.png.{HOST}.999999999.tmp").touch()
+    (root / "Annotations" / f"{image_id(7)}.xml").unlink()
+    (root / f"saliency/.{image_id(1)}.png.{HOST}.999999999.tmp").touch()
     shutil.rmtree(root / "ImageSets")
     make(tmp_path)
     assert files_of(root) == files_of(devkit)

@@ -19,7 +19,6 @@ _SIGNATURES = {  # first bytes of a file
     b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.": TORCH_LEGACY,
     b"\x80": "a bare Python pickle, which could run code",
     b"7z\xbc\xaf": "a 7z archive; unpack it first",
-    b"\x1f\x8b": "a gzip archive; unpack it first",
     b"version https://git-lfs": "a Git LFS pointer; fetch the file with `git lfs pull`",
     b"<": "a web page, so the download went wrong",
 }
@@ -33,16 +32,15 @@ _REASONS = {  # errors of torch.load, in words; the first that fits
 
 
 def file_kind(path: str | Path) -> str:
-    """Return words for the format of a file of weights. UserError: it is missing, a folder or empty."""
+    """Return words for the format of a file of weights. UserError: it is missing or a folder."""
     try:
         with open(path, "rb") as file:
             head = file.read(64).lstrip()
     except OSError as error:
         problem = f"{error.strerror}{nearest_path(path)}"
         raise UserError(f"weights {path}: {problem}. Correct the path, or download the file.") from None
-    if not head:
-        raise UserError(f"weights {path}: the file is empty. Copy or download it again.")
-    return next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), "an unknown file")
+    other = "an unknown file" if head else "an empty file; copy or download it again"
+    return next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), other)
 
 
 def read_torch_file(path: str | Path) -> Any:
