@@ -4,7 +4,6 @@ It differs from torchvision's: the stride is on the first 1x1 convolution of a b
 stage have one dilation, the first block of every stage has a projection, and the batch norms are never trained.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch.nn.functional as F
@@ -102,7 +101,8 @@ class CaffeResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of the last stage, (N, channels, h, w)."""
-        return deque(self.stages(x), maxlen=1).pop()  # the others are freed as early as possible
+        *_, last = self.stages(x)
+        return last
 
     fold_batch_norms = frozen_norm.fold_batch_norms
 
@@ -114,7 +114,5 @@ class DeepLabResNet(CaffeResNet):
 
     @staticmethod
     def block_names(stage: int, block: int) -> list[str]:
-        layers = [
-            f"{layer}.{kind}" for layer in ("reduce", "conv3x3", "increase", "shortcut") for kind in ("conv", "bn")
-        ]
-        return [f"layer{stage + 2}.block{block + 1}.{layer}" for layer in layers]
+        prefix, layers = f"layer{stage + 2}.block{block + 1}", ("reduce", "conv3x3", "increase", "shortcut")
+        return [f"{prefix}.{layer}.{kind}" for layer in layers for kind in ("conv", "bn")]

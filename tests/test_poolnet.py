@@ -91,10 +91,9 @@ def train(net: Net, expected: dict, losses_of) -> None:
             total += sum(loss.item() for loss in losses)
         return total
 
-    keys = [(f"grad_norm_step{step}", f"move_norm_after_step{step}") for step in range(2)]
     figures = [
-        (loss, *(expected[key] for key in of_step))
-        for loss, of_step in zip(expected["loss_per_step"], keys, strict=True)
+        (expected["loss_per_step"][step], expected[f"grad_norm_step{step}"], expected[f"move_norm_after_step{step}"])
+        for step in range(2)
     ]
     optimizer = torch.optim.Adam(group, lr=expected["lr"], weight_decay=expected["wd"])
     check_training(net, optimizer, backward, figures, [(1e-3, 5e-3, 1e-3), (1e-3, 5e-2, 2e-2)])
