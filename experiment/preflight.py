@@ -63,10 +63,10 @@ def check(plan: Plan, laptop: bool) -> None:
     if not plan.deeplab_weights:
         notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
     if not torch.cuda.is_available():
-        began = time.monotonic()
+        began, crops = time.monotonic(), torch.zeros(2, 3, 321, 321)
         with torch.inference_mode():
             for net in networks:
-                net.eval()(torch.zeros(2, 3, 321, 321))
+                net.eval()(crops[None] if hasattr(net, "forward_cam") else crops)  # EDAM takes pairs
         minutes = (TRIED * (time.monotonic() - began) + 20 * STEP_START) / 60
         slow = "" if laptop else "no GPU: the published schedule takes weeks on a CPU; "
         notes.append(f"{slow}--try takes about {minutes:.0f} minutes here")

@@ -25,11 +25,6 @@ COMMANDS = [
 ]
 
 
-def test_commands_are_found():
-    scripts = {re.search(r"\S+\.py", command)[0] for _, command in COMMANDS}
-    assert {"train_EDAM_cls.py", "infer_cls.py", "eval.py", "voc12/prepare.py", "train_deeplab.py"} <= scripts
-
-
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_script_accepts_the_flags(page, command):
     script, flags = re.search(r"(\S+\.py)\b(.*)", command).groups()
@@ -67,11 +62,9 @@ def test_linked_files_exist(page):
 
 def test_layout_names_existing_files():
     text = PAGES[REPO / "README.md"] + (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    files = {path.relative_to(REPO).as_posix() for path in REPO.glob("**/*.py")}
-    known = files | {file.rpartition("/")[2] for file in files}
     named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
     assert {"train_deeplab.py", "benchmark.py"} <= named
-    assert not named - known - {"network/NAME.py"}
+    assert [name for name in named - {"network/NAME.py"} if not any(REPO.glob(f"**/{name}"))] == []
 
 
 def test_names_of_the_method_page_exist():
