@@ -10,7 +10,7 @@ from PIL import Image
 from voc12_devkit import LABELS, SBD_ONLY, TRAIN, VAL, hot, mask, write_devkit, write_png, write_voc_and_sbd, xml
 
 from tool.cli import UserError
-from voc12.classes import CLASSES, PALETTE
+from voc12.classes import CLASSES
 from voc12.lists import read_image_list, read_pairs
 from voc12.prepare import main
 
@@ -49,7 +49,6 @@ def test_lists_masks_labels_and_pairs_of_a_devkit_and_sbd(tmp_path, capsys):
         if image_id in SBD_ONLY:
             expected[expected == 255] = 0  # SBD has no void; VOC's own masks, with void, win over SBD's
         assert image.mode == "P" and np.array_equal(np.array(image), expected)
-        assert np.array_equal(np.array(image.getpalette()).reshape(-1, 3), PALETTE[: len(image.getpalette()) // 3])
 
     labels = load_npy(out / "cls_labels.npy")
     assert list(labels) == sorted(LABELS) and {label.dtype for label in labels.values()} == {np.dtype(np.float32)}
@@ -75,7 +74,6 @@ def test_without_sbd_train_aug_is_train_and_the_command_is_printed(tmp_path, cap
     prepare(tmp_path / "out", "--voc12_root", root)
     assert not (root / "SegmentationClassAug").exists()
     assert read_image_list(tmp_path / "out/train_aug.txt") == list(TRAIN)
-    assert len(read_pairs(tmp_path / "out/EDAM_train.txt")) == 50  # an odd one in each of 25 epochs: no shared class
     assert f"python voc12/prepare.py --voc12_root {root} --download DIR" in capsys.readouterr().out
 
 
@@ -89,8 +87,7 @@ def test_everything_that_looks_wrong_is_reported(tmp_path, capsys):
     write_png(aug / "2010_000001.png", mask(1))  # no photo
     (root / "JPEGImages/2007_000004.jpg").unlink()  # of val
     photo = root / "JPEGImages/2007_000003.jpg"
-    Image.effect_noise((160, 120), 50).convert("RGB").save(photo)
-    photo.write_bytes(photo.read_bytes()[:-2000])  # its header is whole
+    photo.write_bytes(photo.read_bytes()[:-30])
     (aug / "2009_000008.png").write_bytes((aug / "2009_000008.png").read_bytes()[:-30])
     write_png(aug / "2009_000007.png", np.full((12, 16), 77, np.uint8))
     write_png(aug / "2008_000005.png", np.zeros((5, 5), np.uint8))

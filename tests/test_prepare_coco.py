@@ -29,22 +29,14 @@ def box(left: int, top: int, right: int, bottom: int) -> list[list[float]]:
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
-def run_lengths(rows: slice, columns: slice) -> dict:
-    """Return an uncompressed run-length code, as COCO's crowds have."""
-    pixels = np.zeros((H, W), np.uint8)
-    pixels[rows, columns] = 1
-    changes = np.flatnonzero(np.diff(pixels.ravel(order="F"), prepend=0))
-    return {"size": [H, W], "counts": np.diff([0, *changes, H * W]).tolist()}
-
-
 MANY = [
     (1, box(5, 5, 15, 15), 0),  # small and first: on top of the larger ones that follow
     (18, box(2, 2, 30, 28), 0),
     (3, [*box(10, 10, 20, 20), *box(30, 2, 38, 8)], 0),  # two polygons
-    (1, run_lengths(slice(0, 12), slice(0, 40)), 1),
+    (1, {"size": [H, W], "counts": [0, *[12, 18] * W]}, 1),  # the first 12 rows
 ]
 TWO = [(90, [[3.2, 4.7, 20.9, 6.1, 12.4, 25.3]], 0), (3, [[2.5, 3.5, 33.3, 20.2, 9.8, 28.9]], 0)]
-CROWD = [(1, run_lengths(slice(3, 9), slice(4, 30)), 1)]
+CROWD = [(1, {"size": [H, W], "counts": [123, *[6, 24] * 25, 6, 321]}, 1)]  # rows 3 to 8 of columns 4 to 29
 # Of each photo (category, segmentation, crowd); val has the first five.
 OBJECTS = (MANY, [], CROWD, TWO, [(18, box(0, 0, 40, 30), 0)], TWO, MANY)
 
@@ -90,9 +82,7 @@ def expected_mask(index: COCO, number: int) -> np.ndarray:
 
 def test_lists_labels_and_masks(coco, capsys):
     main(coco)
-    out = capsys.readouterr().out.splitlines()
-    assert f"{coco}/train.txt: 6 lines (published: 82081), written" in out
-    assert out[-1].startswith(f"  python train_EDAM_cls.py --voc12_root {coco} --train_list {coco}/EDAM_train.txt")
+    assert f"{coco}/train.txt: 6 lines (published: 82081), written" in capsys.readouterr().out
     data = Dataset(coco)
     assert data.classes.names == NAMES
     ids = {split: read_image_list(coco / f"{split}.txt") for split in ("train", "val")}
@@ -106,7 +96,6 @@ def test_lists_labels_and_masks(coco, capsys):
     assert sorted(masks) == ids["val"]
     for image_id, mask in masks.items():
         assert np.array_equal(mask, expected_mask(index, int(image_id[-2:]))), image_id
-    assert set(np.unique(masks[ids["val"][0]])) == {0, 1, 2, 3, 255}
     assert len(data.read_pairs(coco / "EDAM_train.txt")) == 2 * 3
 
     before = contents(coco)

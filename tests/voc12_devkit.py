@@ -33,8 +33,7 @@ def hot(*classes: int) -> np.ndarray:
 def mask(*classes: int, shape=(12, 16)) -> np.ndarray:
     """Return a label map that shows these classes (0..19), one row each, and some void."""
     label = np.zeros(shape, np.uint8)
-    for row, index in enumerate(classes):
-        label[row] = index + 1
+    label[: len(classes)] = np.array(classes)[:, None] + 1
     label[-1, 0] = 255
     return label
 
@@ -45,7 +44,6 @@ def write_png(path: Path, label: np.ndarray) -> None:
 
 
 def write_mat(path: Path, label: np.ndarray) -> None:
-    """Write an SBD label file, which has more fields than this."""
     path.parent.mkdir(parents=True, exist_ok=True)
     savemat(path, {"GTcls": {"Segmentation": label}}, do_compression=True)
 
