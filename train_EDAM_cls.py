@@ -2,7 +2,6 @@
 
 One machine:          python train_EDAM_cls.py --voc12_root VOC2012 --weights ilsvrc-cls_rna-a1_cls1000_ep-0001.params
 Several processes:    torchrun --nproc_per_node 4 train_EDAM_cls.py ... (the batch size counts pairs over all of them)
-To resume an interrupted run, rerun with --resume.
 """
 
 import argparse
@@ -46,8 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--lr", type=number, default=0.01, help="learning rate of the backbone; new layers have ten times as much")
     add("--warmup_steps", type=count, default=2000, help="linear warm-up steps (from lr / 10)")
     add("--freeze_backbone", action="store_const", const=True, help="train EDAM's head alone, for hundreds of photos")
-    dropout = "dropout on the attention weights, 0 is faster on CPUs; default: the network's own, 0.1"
-    add("--attn_dropout", type=cli.number(float, 0, 1), metavar="P", help=dropout)
+    add("--attn_dropout", type=cli.number(float, 0, 1), metavar="P", help="attention's dropout; default: the network's")
     training.add_flags(parser, session_name="EDAM", pictures="the class maps")
     return parser
 
@@ -66,7 +64,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     ids = list(dict.fromkeys(image_id for pair in pairs for image_id in pair[:2]))
     labels = on_main(lambda: dataset.image_labels(ids, args.train_list))
     check_pairs(pairs, labels, args.train_list, dataset.classes)
-    report_problems(check_inputs(ids, [dataset.photos]), ids, None, "trained on")
+    report_problems(check_inputs(ids, [dataset.photos]), ids, None, "used from --train_list")
     max_step = len(pairs) // args.batch_size * args.max_epoches
 
     net = training_form(make_network(args, dataset), device, args.amp, args.tf32).train()

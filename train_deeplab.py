@@ -2,7 +2,6 @@
 
 One machine:          python train_deeplab.py --voc12_root VOC2012 --label_dir OUT_CRF_PRED --weights deeplabv1_resnet101-coco.pth
 Several processes:    torchrun --nproc_per_node 4 train_deeplab.py ... (the batch size counts photos over all of them)
-To resume an interrupted run, rerun with --resume.
 """
 
 import argparse
@@ -45,10 +44,9 @@ def get_parser() -> argparse.ArgumentParser:
     add("--lr", type=number, default=2.5e-4, help="learning rate of the backbone; new layers have ten times as much")
     add("--adamw", action="store_const", const=True, help="train by AdamW, with --lr for all layers, instead of SGD")
     add("--warmup_steps", type=positive, metavar="N", help="linear warm-up steps, from --lr / 10; default: none")
-    balanced = "give background and objects equal weight in the loss; with ImageNet weights the plain loss may diverge"
-    add("--balanced_loss", action="store_true", help=balanced)
-    freeze = "keep the batch norms of --weights, as published; without weights they must learn"
-    add("--freeze_bn", action=argparse.BooleanOptionalAction, default=True, help=freeze)
+    add("--balanced_loss", action="store_true", help="give background and objects equal weight in the loss")
+    learn = "keep the batch norms of --weights, as published; without weights they must learn"
+    add("--freeze_bn", action=argparse.BooleanOptionalAction, default=True, help=learn)
     add("--freeze_backbone", action="store_const", const=True, help="train the ASPP alone, for hundreds of photos")
     add("--skip_errors", action="store_true", help="skip photos whose files are missing or bad, and list them")
     add("--accept_labels", action="store_true", help=ACCEPT)

@@ -1,10 +1,8 @@
 """Train PoolNet, which finds salient objects, on photos with masks.
 
-Pairs, as in DUTS-TR:    python train_sal.py --root DUTS-TR --train_list DUTS-TR/train_pair.lst --weights resnet50_caffe.pth \\
-                             --skip_errors (three of its masks have another size than their photo)
+Pairs, as in DUTS-TR:    python train_sal.py --root DUTS-TR --train_list DUTS-TR/train_pair.lst --weights resnet50_caffe.pth
 Label maps:              python train_sal.py --voc12_root VOC2012 --mask_dir VOC2012/SegmentationClassAug --weights resnet50_caffe.pth
 Several processes:       torchrun --nproc_per_node 2 train_sal.py ... (the batch size counts photos over all of them)
-To resume an interrupted run, rerun with --resume.
 
 Masks of pairs are 8-bit grey, 0..255, and may be soft. In label maps every class is foreground, and void (255) does not count.
 A PoolNet with its edge branch is trained on saliency alone: the layers that detect edges keep their --weights.
@@ -33,8 +31,6 @@ from voc12.dataset import Dataset, label_maps, read_image_list
 from voc12.labels import ACCEPT
 from voc12.lists import read_mask_pairs
 
-DECAY = 0.1  # factor on the learning rate in the last third of a run
-
 
 def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
@@ -43,10 +39,9 @@ def get_parser() -> argparse.ArgumentParser:
     add("--voc12_root", metavar="DIR", help="instead of --root: VOC2012 folder of the devkit, which holds JPEGImages")
     add("--mask_dir", metavar="DIR", help="with --voc12_root: label PNGs, <id>.png: 0 background, 255 unknown")
     add("--train_list", metavar="FILE", help="lines `image mask`; with --voc12_root ids, default voc12/train_aug.txt")
-    add("--network", type=cli.module_name, default="network.poolnet", metavar="MODULE", help="module of the networks")
+    add("--network", default="network.poolnet", metavar="MODULE", help="module of the networks")
     add("--weights", metavar="FILE", help="initial weights: resnet50_caffe.pth, or a PoolNet; default: random")
-    decay = "passes over the list; after two thirds, Adam restarts with a tenth of the learning rate"
-    add("--max_epoches", type=positive, default=24, help=decay)
+    add("--max_epoches", type=positive, default=24, help="passes over the list; in the last third at a tenth of --lr")
     add("--batch_size", type=positive, default=10, help="photos per step, over all GPUs and processes")
     add("--crop_size", type=positive, metavar="N", help="side of square crops; default: whole photos, one by one")
     add("--iter_size", type=positive, default=1, help="with --crop_size: micro-batches per step")
@@ -89,7 +84,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     def prepare_step(step: int) -> float:
         if step == decay_step:
             optimizer.state.clear()  # the published code makes a new Adam
-        return set_learning_rate(optimizer, 1.0 if step < decay_step else DECAY)
+        return set_learning_rate(optimizer, 1.0 if step < decay_step else 0.1)
 
     return training.Task(
         net=net,

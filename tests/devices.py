@@ -1,13 +1,8 @@
 """Device of the tests, and the differences from expected numbers that it may have.
 
 On a CPU every limit holds as the tests state it, and repeated computations agree bit for bit. On a GPU, in float32 without
-TF32, cuDNN chooses among algorithms that round differently, and sums some gradients in no fixed order. Allowed there:
-
-- figures: ten times the stated limit. Masks and logits of drawn pictures 1e-4, logits of photos 1e-3, losses 1e-3, gradient norms
-  and movements 1e-2 relative, class maps 1e-2, a hundredth of a label PNG's pixels
-- training that is repeated or resumed: weights, momentum and losses to 1e-3. (Relative noise of 1e-5 on the initial weights of the
-  tests' 40 steps moves them by 7e-4 at most; two pairs in the other order by 8e-3, and a loss by a fifth.)
-- files of inference that is repeated: the same names, each of them whole, with the same classes, and as large
+TF32, cuDNN chooses among algorithms that round differently, and sums some gradients in no fixed order: figures may differ by
+ten times the stated limit, repeated trainings by 1e-3 in weights and losses, repeated inference in all but names and classes.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """A disk that fills up: a small tmpfs if this process may mount one, else a limit on the size of files."""
 
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +14,13 @@ FULL = "(No space left on device|File too large)"
 def small_disk(folder: Path, size: int) -> Iterator[dict[int, int]]:
     """Mount a disk of `size` bytes at `folder`; yield resource limits for the command. Its files stay after the block."""
     folder.mkdir()
-    options = f"size={size}"
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
         yield {resource.RLIMIT_FSIZE: size // 4}
         return
     try:
         yield {}
     finally:
-        kept = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        kept = shutil.copytree(folder, folder.with_name("kept"))
         subprocess.run(["umount", folder], check=True)
-        for name, data in kept.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
+        shutil.copytree(kept, folder, dirs_exist_ok=True)

@@ -20,12 +20,12 @@ class Net(small_net.Net):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.passes += 1
-        kind, rank, number = os.environ.get("FAIL", "none 0 0").split()
+        kind, rank, number = os.environ["FAIL"].split()
         if self.passes == int(number) and rank == os.environ["RANK"]:
             Path("failed").touch()
             if kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ZeroDivisionError("made to fail")
-        while self.passes == int(number) and kind == "deaf":
+        if self.passes == int(number) and kind == "deaf":
             time.sleep(100)
         return super().forward(images)

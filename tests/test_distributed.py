@@ -1,11 +1,12 @@
-"""Scripts under torchrun: the losses and files of one process; DataParallel's replicas."""
+"""Scripts under torchrun: the losses and files of one process, ranks that fail; DataParallel's replicas."""
 
 import os
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import devices
@@ -14,28 +15,16 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from commands import REPO, Command, Commands
+from commands import REPO, Command, Commands, ended
 from devices import content, limit
 from torch import nn
-from training import CASES, curve, damage, flags, image_id, make_data, write_pairs
+from training import CASES, curve, damage, flags, image_id, make_data, same_run, tensors, write_pairs
 
+from tests import plain_net
 from tool import distributed, processes
 from tool.cli import UserError
 
-
-def torchrun(folder: Path, options: tuple[object, ...], script: str, *args: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", *options, REPO / script, *args]
-    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([str(c) for c in command], cwd=folder, env=env, text=True, stdout=-1, stderr=-1)
-
-
-def finished(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
-    try:
-        out, err = process.communicate(timeout=200)
-    finally:
-        process.kill()
-    assert process.returncode == status, err
-    return out, err
+STEPS = 30  # more than the 25 checkpoints, so that resumed runs repeat steps
 
 
 @pytest.fixture
@@ -47,15 +36,10 @@ def start_ranks(commands) -> Callable[..., list[Command]]:
         stores.append(dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": stores[-1].port, "WORLD_SIZE": len(folders)}
         group |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
-        args = (*args, *one_gpu_each(len(folders)))
+        args = (*args, "--device", devices.name if torch.cuda.device_count() >= len(folders) else "cpu")
         return [commands.start(f, script, *args, RANK=rank, LOCAL_RANK=rank, **group) for rank, f in enumerate(folders)]
 
     return start
-
-
-def one_gpu_each(count: int) -> tuple[str, str]:
-    """Return the flag --device: GPUs and NCCL if there are enough of them, else the CPU and Gloo."""
-    return "--device", devices.name if torch.cuda.device_count() >= count else "cpu"
 
 
 @pytest.mark.parametrize(
@@ -88,29 +72,20 @@ def test_ranks_have_the_losses_of_one_process(name, more, start_ranks, data, tmp
     np.testing.assert_allclose(losses[1:], [losses[0]] * len(losses[1:]), rtol=limit(1e-5))
 
 
-def test_processes_share_the_photos(commands, drawn, tiny_weights, tmp_path):
+def test_ranks_share_the_photos(commands, start_ranks, drawn, tiny_weights, tmp_path):
     """Seven photos and one without a label: the files of one process, and its messages once."""
     (tmp_path / "list.txt").write_text("\n".join([*map(image_id, range(1, 8)), "unknown"]))
-    same = (
-        "--voc12_root",
-        drawn,
-        "--weights",
-        tiny_weights,
-        "--network",
-        "network.resnet38_EDAM_tiny",
-        "--skip_errors",
-    )
-    same += ("--infer_list", "list.txt", "--num_workers", 0)
+    same = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
+    same += ("--infer_list", "list.txt", "--num_workers", 0, "--skip_errors")
     commands.run(tmp_path, "infer_cls.py", *same, "--out_cam", "cam1", "--out_crf_pred", "crf1", status=1)
-    shared = (*same, "--out_cam", "cam", "--out_crf_pred", "crf", *one_gpu_each(3))
-    options = ("--standalone", "--nproc_per_node", 3)
-    out, err = finished(torchrun(tmp_path, options, "infer_cls.py", *shared), status=1)
+    ranks = start_ranks([tmp_path] * 3, "infer_cls.py", *same, "--out_cam", "cam", "--out_crf_pred", "crf")
+    assert sorted(one.wait() for one in ranks) == [0, 0, 1]
     for folder in ("cam", "crf"):
         found, expected = ({p.name: content(p) for p in (tmp_path / f).glob("[!e]*")} for f in (folder, f"{folder}1"))
         assert len(expected) == 7 and found == expected
-    assert out.count("7 photos labelled in cam, crf") == 1  # by all of them together
-    assert err.count("skipped unknown: no label for unknown") == 1
-    assert err.count("infer_cls.py: error: skipped 1 photo, listed above") == 1
+    assert "".join(one.stdout for one in ranks).count("7 photos labelled in cam, crf") == 1
+    printed = "".join(line for one in ranks for line in one.stderr)
+    assert printed.count("skipped unknown: no label for unknown") == printed.count("error: skipped 1 photo") == 1
 
 
 def test_failing_process_ends_all(start_ranks, drawn, tmp_path):
@@ -144,21 +119,16 @@ def replicas(net: nn.Module, count: int) -> list[nn.Module]:
 
 def test_data_parallel_replicas():
     """nn.DataParallel's steps (scatter the pairs, replicate, apply, gather) on CPU replicas: same logits, same gradients."""
-    from tests.plain_net import Net
-
     torch.manual_seed(0)
-    net = Net().train()
+    net = plain_net.Net().train()
     images, targets = torch.randn(3, 2, 3, 32, 32), torch.rand(3, 2, 20).round()
 
-    def loss(logits: torch.Tensor) -> torch.Tensor:
-        return F.binary_cross_entropy_with_logits(logits, targets)
-
+    loss = partial(F.binary_cross_entropy_with_logits, target=targets)
     expected = net(images)
     loss(expected).backward()
     gradients = {name: one.grad.clone() for name, one in net.named_parameters() if one.grad is not None}
     net.zero_grad(set_to_none=True)
     shares = images.chunk(2)  # as nn.parallel.scatter shares out: whole pairs
-    assert [len(share) for share in shares] == [2, 1]
     logits = torch.cat([replica(share) for replica, share in zip(replicas(net, 2), shares, strict=True)])
     assert torch.allclose(logits, expected, atol=1e-6)
     loss(logits).backward()
@@ -167,60 +137,28 @@ def test_data_parallel_replicas():
         assert torch.allclose(net.get_parameter(name).grad, gradient, atol=1e-6), name
 
 
-@pytest.fixture
-def two_gpus(monkeypatch) -> list[tuple]:
-    """Pretend two GPUs and a process group of four; return what is made of them."""
-    made = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: made.append(("device", device.index)))
-    init, new = (
-        (lambda backend, name=name, **options: made.append((name, backend, options))) for name in ("init", "new")
-    )
-    monkeypatch.setattr(dist, "init_process_group", init)
-    monkeypatch.setattr(dist, "new_group", lambda **options: new(**options))
+def test_setup_takes_the_gpu_of_the_rank(monkeypatch):
+    """Two GPUs and a process group of four, whose main process others wait for."""
+    groups = []
+    for name, value in (("is_available", True), ("device_count", 2), ("set_device", None)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: groups.append(backend))
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: groups.append((backend, timeout.days)))
     monkeypatch.setattr(dist, "get_rank", lambda: 3)
     monkeypatch.setattr(dist, "get_world_size", lambda: 4)
     monkeypatch.setattr(processes, "patient_group", None)
-    return made
-
-
-def test_setup_takes_the_gpu_of_the_rank(two_gpus, monkeypatch):
     assert distributed.setup(None) == (torch.device("cuda", 0), 0, 1)
     assert distributed.setup("cuda:1") == (torch.device("cuda", 1), 0, 1)
-    with pytest.raises(UserError, match="cuda:2: visible GPUs: 2"):
-        distributed.setup("cuda:2")
+    for device, keyword in (("cuda:2", "visible GPUs: 2"), ("gpu", "not a device")):
+        with pytest.raises(UserError, match=f"--device {device}: {keyword}"):
+            distributed.setup(device)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert distributed.setup(None) == (torch.device("cuda", 1), 3, 4)
     assert distributed.setup("cuda", independent=True) == (torch.device("cuda", 1), 3, 4)
-    groups = [one for one in two_gpus if one[0] != "device"]
-    assert [one[:2] for one in groups] == [("init", "nccl"), ("new", "gloo"), ("init", "gloo"), ("new", "gloo")]
-    assert all(options["timeout"] == timedelta(days=7) for name, _, options in groups if name == "new")
+    assert groups == ["nccl", ("gloo", 7), "gloo", ("gloo", 7)]
     with pytest.raises(UserError, match="cuda:0: torchrun"):
         distributed.setup("cuda:0")
-
-
-def test_torchrun_means_one_process_a_gpu(two_gpus, monkeypatch):
-    """Of `torchrun --nproc_per_node 1` on a machine of two GPUs, too."""
-    assert [distributed.uses_all_gpus(device) for device in (None, "cuda", "cuda:1")] == [True, False, False]
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert not distributed.uses_all_gpus(None)
-
-
-@pytest.mark.parametrize(
-    ("device", "world", "keyword"),
-    [
-        ("gpu", "1", "--device gpu: not a device"),
-        ("cpu", "2", "process group of 2"),
-    ],
-)
-def test_setup_rejects_devices_and_groups(device, world, keyword, monkeypatch):
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WORLD_SIZE", world)
-    with pytest.raises(UserError, match=keyword):
-        distributed.setup(device)
 
 
 def test_lost_rank_keeps_the_cause(monkeypatch):
@@ -231,17 +169,58 @@ def test_lost_rank_keeps_the_cause(monkeypatch):
         raise RuntimeError(f"{cause}\nncclInvalidUsage: Duplicate GPU detected")
 
 
-def test_cores_of_each_process(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-    assert processes.cores() == 12
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert processes.cores() == 1
-
-
 def test_seed_step_depends_on_seed_step_and_rank():
-    def draw(*args: int) -> list[float]:
+    def draw(*args: int) -> float:
         distributed.seed_step(*args)
-        return torch.rand(4).tolist()
+        return torch.rand(1).item()
 
-    first, *others = [draw(1, 2, 3), draw(1, 2, 4), draw(1, 3, 3), draw(2, 2, 3)]
-    assert draw(1, 2, 3) == first and first not in others
+    assert len({draw(1, 2, 3), draw(1, 2, 3), draw(1, 2, 4), draw(1, 3, 3), draw(2, 2, 3)}) == 4
+
+
+def start_torchrun(folder: Path, drawn: Path, fail: str) -> subprocess.Popen:
+    """Start a training of two processes that fails as tests/failing_net.py reads `fail`."""
+    write_pairs(folder / "pairs.txt", 2 * STEPS)
+    arguments = flags(drawn, "--network", "tests.failing_net", "--batch_size", 2, "--device", "cpu", "--resume")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "FAIL": fail}
+    words = [str(word) for word in (*command, REPO / "train_EDAM_cls.py", *arguments)]
+    return subprocess.Popen(words, cwd=folder, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(folder: Path, drawn: Path) -> Path:
+    """Train to the end, without a failure."""
+    process = start_torchrun(folder, drawn, "none 0 0")
+    _, error = process.communicate(timeout=200)
+    assert process.returncode == 0, error
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_run(drawn, tmp_path_factory) -> Path:
+    """Folder of an uninterrupted run."""
+    return finish(tmp_path_factory.mktemp("whole"), drawn)
+
+
+@pytest.mark.parametrize(
+    ("fail", "keyword"),
+    [
+        ("kill 0 18", "rank 1: lost connection"),
+        ("kill 1 5", "rank 0: lost connection"),
+        ("error 0 27", "ZeroDivisionError: made"),
+        ("error 1 11", "ZeroDivisionError: made"),
+        ("deaf 1 3", "ZeroDivisionError: made"),
+    ],
+)
+def test_failing_rank_ends_all(fail, keyword, whole_run, drawn, tmp_path):
+    process = start_torchrun(tmp_path, drawn, fail)
+    while process.poll() is None and not (tmp_path / "failed").exists():
+        select.select([], [], [], 0.02)
+    try:
+        assert all(ended(int((tmp_path / f"process{rank}").read_text()), 5) for rank in (0, 1))
+        assert process.communicate(timeout=200)[1].count(keyword) == 1
+    finally:
+        process.kill()
+    saved = torch.load(tmp_path / "checkpoints/EDAM/state.pth", weights_only=True)
+    assert 0 < saved["step"] < int(fail.split()[2])
+    assert all(tensors(path) for path in (tmp_path / "checkpoints/EDAM").glob("[!.]*.pth"))
+    assert same_run(finish(tmp_path, drawn), whole_run, "EDAM")

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import curve, damage, flags, image_id, make_data, same_run, same_tensors, write_pairs
-
-from tool.checkpoint import catch_signals
+from training import curve, damage, flags, image_id, make_data, same_run, write_pairs
 
 STEPS = 40  # more than the 25 checkpoints, so that a killed run repeats steps
 SCRIPT = "train_EDAM_cls.py"
@@ -59,36 +57,16 @@ def test_stopped_by_a_signal(number, status, workers, group, whole, commands, dr
     assert same_run(tmp_path, whole, "EDAM")
 
 
-def test_second_ctrl_c_ends_at_once(monkeypatch):
-    handlers = {}
-    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
-    caught = catch_signals()
-    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
-        handlers[number](number, None)
-    assert caught == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
-    assert handlers[signal.SIGINT] is signal.default_int_handler
-
-
 def test_finished_run(commands, drawn, tmp_path):
     """--resume begins a run that does not exist, and changes nothing in one that is finished."""
     write_pairs(tmp_path / "pairs.txt", 2)
-    commands.run(tmp_path, SCRIPT, *flags(drawn, "--resume"))
+    begun = commands.run(tmp_path, SCRIPT, *flags(drawn, "--resume"))
+    assert "--warmup_steps 4: more than all steps" in begun.stdout
     saved = {path: path.read_bytes() for path in (tmp_path / "checkpoints/EDAM").glob("*.pth")}
-    done = commands.run(tmp_path, SCRIPT, *flags(drawn, "--resume"))
-    assert "resumed checkpoints/EDAM/state.pth after step 2 of 2" in done.stdout
+    done = commands.run(tmp_path, SCRIPT, *flags(drawn, "--resume", "--weights", "other.pth"))
+    assert "resumed checkpoints/EDAM/state.pth after step 2 of 2, without reading --weights other.pth" in done.stdout
     assert len(saved) == 4 and all(path.read_bytes() == data for path, data in saved.items())
     assert list(curve(tmp_path / "runs/EDAM", "Lr")) == [0, 1]
-
-
-def test_state_of_another_session(whole, commands, drawn, tmp_path):
-    first = tmp_path / "checkpoints/first"
-    command = commands.start(tmp_path, SCRIPT, *flags(drawn, "--session_name", "first"))
-    assert command.until(lambda: (first / "first_03.pth").exists())
-    assert command.send(signal.SIGTERM) == 143
-    before = {path: path.read_bytes() for path in first.iterdir()}
-    commands.run(tmp_path, SCRIPT, *flags(drawn, "--resume", "checkpoints/first"))
-    assert same_tensors(tmp_path / "checkpoints/EDAM/EDAM.pth", whole / "checkpoints/EDAM/EDAM.pth")
-    assert {path: path.read_bytes() for path in first.iterdir()} == before
 
 
 def test_refused_states(whole, commands, drawn, tmp_path, pairs):

@@ -6,15 +6,13 @@ import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from commands import Command
 from disks import FULL, small_disk
 from PIL import Image
 from training import CASES, IDS, Case, curve, events, flags, same_run, same_tensors, write_pairs
 
-from tests import small_deeplab, small_net, small_poolnet
+from tests import small_poolnet
 from train_EDAM_cls import get_parser
 
 STEPS = 6
@@ -33,29 +31,24 @@ def case(request) -> Case:
 
 
 @pytest.fixture(scope="module")
-def finished(case, commands, data, tmp_path_factory) -> tuple[Path, Command]:
-    """Folder and command of an uninterrupted run."""
+def whole(case, commands, data, tmp_path_factory) -> Path:
+    """Folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, commands.run(folder, case.script, *case.flags(data, "--vis_every", 3, "--save_every", 1))
+    done = commands.run(folder, case.script, *case.flags(data, "--vis_every", 3, "--save_every", 1))
+    assert done.stderr == []
+    (folder / "stdout").write_text(done.stdout)
+    return folder
 
 
-@pytest.fixture(scope="module")
-def whole(finished) -> Path:
-    return finished[0]
-
-
-def test_output_and_log(finished, case, device):
-    folder, command = finished
-    lines = [line for line in command.stdout.splitlines() if line.strip()][-4:]
-    name = "CPU, 1 threads" if device.type == "cpu" else torch.cuda.get_device_name()
-    assert lines[0].startswith(name) and "random" in lines[1] and "frozen" in lines[1]
+def test_output_and_log(whole, case):
+    lines = [line for line in (whole / "stdout").read_text().splitlines() if line.strip()][-4:]
+    assert "random" in lines[1] and "frozen" in lines[1]
     assert lines[2:] == [f"{case.data}, checkpoints in checkpoints/s", "finished: checkpoints/s/s.pth"]
-    assert command.stderr == []
-    log = (folder / "checkpoints/s/train.log").read_text().splitlines()
+    log = (whole / "checkpoints/s/train.log").read_text().splitlines()
     assert [line[20:] for line in log if "images/s" not in line] == lines
     steps = [found for line in log if (found := re.search(LINE, line))]
     assert [int(step[1]) for step in steps] == list(range(1, STEPS + 1))
-    assert [step[2] for step in steps] == [f"{v:.4f}" for v in curve(folder / "runs/s", "Train/Loss").values()]
+    assert [step[2] for step in steps] == [f"{v:.4f}" for v in curve(whole / "runs/s", "Train/Loss").values()]
 
 
 def test_checkpoints_and_settings(whole, case):
@@ -70,12 +63,11 @@ def test_checkpoints_and_settings(whole, case):
     assert settings["steps"] == STEPS and settings["seed"] == 0 and f"--network {settings['network']} " in case.words
 
 
-def test_pictures_in_tensorboard(whole, case):
+def test_pictures_in_tensorboard(whole):
     found = events(whole / "runs/s")
     tags = found.Tags()["images"]
-    assert len(tags) == 4 and case.pictures.format(IDS[0]) in tags
+    assert len(tags) == 4 and any(IDS[0] in tag for tag in tags)
     assert all([picture.step for picture in found.Images(tag)] == [2, 5] for tag in tags)
-    assert found.Images(tags[0])[0].width >= 2 * 64  # the photo, and what the network makes of it
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -84,9 +76,7 @@ def test_killed_and_resumed(case, whole, commands, data, tmp_path, workers):
     state = tmp_path / "checkpoints/s/state.pth"
     for after in (1, 4):
         command = commands.start(tmp_path, case.script, *flags)
-        assert command.until(
-            lambda after=after: state.is_file() and torch.load(state, weights_only=True)["step"] >= after
-        )
+        assert command.until(lambda n=after: state.is_file() and torch.load(state, weights_only=True)["step"] >= n)
         killed = command.send(signal.SIGKILL) == -signal.SIGKILL
         assert killed or after == 4  # on a busy machine the last two steps may end before the signal
     done = commands.run(tmp_path, case.script, *flags)
@@ -107,11 +97,10 @@ def test_full_disk_of_checkpoints(case, whole, commands, data, tmp_path):
 
 
 def test_other_settings_are_refused(case, whole, commands, data, tmp_path):
-    flags = case.flags(data, "--resume", whole / "checkpoints/s")
-    for changed in ("--lr 0.1", case.settings):
-        name = changed.split()[0].replace("no-", "").lstrip("-")
-        line = commands.error(tmp_path, case.script, *flags, *changed.split())
-        assert "state.pth" in line and f"--{name}" in line
+    for flag, value in (("--lr", 0.1), ("--crop_size", 112)):
+        flags = case.flags(data, "--resume", whole / "checkpoints/s", flag, value)
+        line = commands.error(tmp_path, case.script, *flags)
+        assert "state.pth" in line and flag in line
     assert not (tmp_path / "checkpoints/s").exists()
 
 
@@ -130,6 +119,9 @@ def test_earlier_run_is_backed_up(commands, drawn, tmp_path):
     assert "--resume checkpoints/EDAM.1" in again.stdout
     assert (tmp_path / "checkpoints/EDAM.1/EDAM.pth").read_bytes() == first
     assert (tmp_path / "checkpoints/EDAM/EDAM.pth").read_bytes() != first
+    third = flags(drawn, "--resume", "checkpoints/EDAM.1", "--session_name", "new")
+    commands.run(tmp_path, "train_EDAM_cls.py", *third)
+    assert (tmp_path / "checkpoints/new/new.pth").read_bytes() == first
     assert list(curve(tmp_path / "runs/EDAM.1", "Lr")) == list(curve(tmp_path / "runs/EDAM", "Lr")) == [0]
 
 
@@ -137,43 +129,24 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def resize(path: Path) -> None:
+def shrink(path: Path) -> None:
     Image.open(path).resize((20, 30)).save(path)
 
 
-def add_value_21(path: Path) -> None:
-    label = np.array(Image.open(path))
-    label[:2] = 21
-    Image.fromarray(label).save(path)
-
-
-def make_binary(path: Path) -> None:
-    Image.open(path).point(lambda value: value > 99).save(path)
-
-
 def shrink_with_mask(path: Path) -> None:
-    for each in (path, path.parents[1] / f"mask/{path.stem}.png"):
-        Image.open(each).resize((110, 120)).save(each)
+    shrink(path)
+    shrink(path.parents[1] / f"mask/{path.stem}.png")
 
 
-FAULTS = [
-    ("EDAM", "Annotations/{}.xml", truncate, ".xml"),
-    ("EDAM", "Annotations/{}.xml", Path.unlink, "no label"),
-    ("EDAM", "JPEGImages/{}.jpg", truncate, "truncated"),
-    ("EDAM", "JPEGImages/{}.jpg", Path.unlink, "does not exist"),
-    ("DeepLab", "JPEGImages/{}.jpg", truncate, "truncated"),
-    ("DeepLab", "SegmentationClass/{}.png", Path.unlink, "does not exist"),
-    ("DeepLab", "SegmentationClass/{}.png", resize, "20x30"),
-    ("DeepLab", "SegmentationClass/{}.png", add_value_21, "21"),
-    ("PoolNet", "image/{}.jpg", Path.unlink, "does not exist"),
-    ("PoolNet", "image/{}.jpg", shrink_with_mask, "110x120"),
-    ("PoolNet", "mask/{}.png", truncate, "truncated"),
-    ("PoolNet", "mask/{}.png", resize, "20x30"),
-    ("PoolNet", "mask/{}.png", make_binary, "0 and 1"),
-]
-
-
-@pytest.mark.parametrize(("name", "file", "break_file", "keyword"), FAULTS)
+@pytest.mark.parametrize(
+    ("name", "file", "break_file", "keyword"),
+    [
+        ("EDAM", "Annotations/{}.xml", Path.unlink, "no label"),
+        ("EDAM", "JPEGImages/{}.jpg", truncate, "truncated"),
+        ("DeepLab", "SegmentationClass/{}.png", shrink, "20x30"),
+        ("PoolNet", "image/{}.jpg", shrink_with_mask, "20x30"),
+    ],
+)
 def test_bad_files_are_reported_before_the_first_step(name, file, break_file, keyword, commands, broken, tmp_path):
     case, bad = CASES[name], [IDS[0], IDS[2]]
     for i in bad:
@@ -183,46 +156,27 @@ def test_bad_files_are_reported_before_the_first_step(name, file, break_file, ke
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("name", ["DeepLab", "PoolNet"])
-def test_skipped_photos(name, commands, broken, tmp_path):
+@pytest.mark.parametrize(("name", "file", "left"), [("DeepLab", "JPEGImages", 7), ("PoolNet", "image", 3)])
+def test_skipped_photos(name, file, left, commands, broken, tmp_path):
     """They are listed, and once mended they are another run."""
-    case, file = CASES[name], broken / CASES[name].photo.format(IDS[2])
-    intact = file.read_bytes()
-    file.unlink()
-    flags = case.flags(broken, "--skip_errors", "--save_every", 1)
-    done = commands.run(tmp_path, case.script, *flags)
-    assert f"{7 if name == 'DeepLab' else 3} photos, " in done.stdout
-    assert len(done.stderr) == 1 and file.name in done.stderr[0]
-    file.write_bytes(intact)
-    assert "--skip_errors" in commands.error(tmp_path, case.script, *flags, "--resume")
+    photo, flags = broken / f"{file}/{IDS[2]}.jpg", CASES[name].flags(broken, "--skip_errors", "--save_every", 1)
+    photo.rename(broken / "aside")
+    done = commands.run(tmp_path, CASES[name].script, *flags)
+    assert f"{left} photos, " in done.stdout and len(done.stderr) == 1 and photo.name in done.stderr[0]
+    (broken / "aside").rename(photo)
+    assert "--skip_errors" in commands.error(tmp_path, CASES[name].script, *flags, "--resume")
 
 
-@pytest.mark.parametrize(
-    ("name", "make", "backbone"),
-    [
-        ("EDAM", small_net.Net, r"(?=conv1a|b\d|bn7)"),
-        ("DeepLab", small_deeplab.Net, r"base\.(?!aspp)"),
-        ("PoolNet", small_poolnet.Net, r"base\.resnet\."),
-        ("PoolNet", small_poolnet.JointNet, r"base\.resnet\."),
-    ],
-)
-def test_weights(name, make, backbone, commands, data, tiny_weights, tmp_path):
-    """A whole network, or its backbone with a classifier, which is left out; none of another kind."""
-    net, case = make().state_dict(), CASES[name]
-    layers = {re.sub(backbone, "", key): tensor for key, tensor in net.items() if re.match(backbone, key)}
+def test_edge_branch_does_not_change(commands, data, tmp_path):
+    """Training on saliency alone."""
+    net = small_poolnet.JointNet().state_dict()
     torch.save(net, tmp_path / "net.pth")
-    torch.save(layers | {"fc.weight": torch.zeros(3, 8)}, tmp_path / "backbone.pth")
-    for file, loaded in (("backbone.pth", layers), ("net.pth", net)):
-        done = commands.run(tmp_path, case.script, *case.flags(data, "--weights", file))
-        assert f"loaded {len(loaded)} tensors from {file}" in done.stdout
-        assert ("fc" in done.stdout) == (file == "backbone.pth")
-    if make is small_poolnet.JointNet:  # trained on saliency alone, its edge branch does not change
-        trained = torch.load(tmp_path / "checkpoints/s/s.pth", weights_only=True)
-        unchanged = {name for name in net if torch.equal(trained[name], net[name])}
-        assert list(trained) == list(net) and unchanged >= {n for n in net if n.startswith(("block.", "fuse."))}
-        assert not any(name.startswith(("edgeinfo.", "score.", "deep_pool.")) for name in unchanged)
-    if name != "EDAM":
-        assert "tiny.pth" in commands.error(tmp_path, case.script, *case.flags(data, "--weights", tiny_weights))
+    done = commands.run(tmp_path, "train_sal.py", *CASES["PoolNet"].flags(data, "--weights", "net.pth"))
+    assert f"loaded {len(net)} tensors from net.pth" in done.stdout
+    trained = torch.load(tmp_path / "checkpoints/s/s.pth", weights_only=True)
+    unchanged = {name for name in net if torch.equal(trained[name], net[name])}
+    assert list(trained) == list(net) and unchanged >= {name for name in net if name.startswith(("block.", "fuse."))}
+    assert not any(name.startswith(("edgeinfo.", "score.", "deep_pool.")) for name in unchanged)
 
 
 @pytest.mark.parametrize(
@@ -230,34 +184,17 @@ def test_weights(name, make, backbone, commands, data, tiny_weights, tmp_path):
     [
         ("", "--root"),
         ("--root {0}", "--train_list"),
-        ("--voc12_root {0}", "--mask_dir"),
         ("--root {0} --train_list {0}/pairs.lst --crop_size 110", "--crop_size"),
-        ("--root {0} --train_list {0}/list.txt", "list.txt, line 1: "),
         ("--root {0} --train_list {0}/pairs.lst --batch_size 1000", "--batch_size 1000: "),
-        ("--voc12_root {0} --mask_dir {0}/binary --train_list one.txt --crop_size 112", "255"),
     ],
 )
-def test_poolnet_flags_that_do_not_fit(given, keyword, commands, broken, tmp_path):
-    (tmp_path / "one.txt").write_text(IDS[0])
-    (broken / "binary").mkdir()
-    photo = Image.open(broken / f"JPEGImages/{IDS[0]}.jpg").convert("L")
-    photo.point(lambda value: 255 * (value > 99)).save(broken / f"binary/{IDS[0]}.png")
-    words = f"--network tests.small_poolnet {given}".format(broken).split()
+def test_poolnet_flags_that_do_not_fit(given, keyword, commands, data, tmp_path):
+    words = f"--network tests.small_poolnet {given}".format(data).split()
     assert keyword in commands.error(tmp_path, "train_sal.py", *words)
-
-
-@pytest.mark.parametrize("flag", ["--checkpoint_dir", "--log_dir"])
-def test_unwritable_folders(flag, commands, data, tmp_path):
-    (tmp_path / "file").write_text("")
-    line = commands.error(tmp_path, "train_EDAM_cls.py", *CASES["EDAM"].flags(data, flag, "file"))
-    assert "cannot create the folder file" in line and line.endswith(". Name another.")
 
 
 def test_flags_of_the_published_command():
     published = "--lr 0.001 --batch_size 4 --max_epoches 1 --crop_size 368 --network network.resnet38_EDAM_cls"
     args = get_parser().parse_args(f"{published} --voc12_root R --weights W --wt_dec 5e-4 --session_name s".split())
     assert (args.lr, args.batch_size, args.crop_size, args.wt_dec, args.weights) == (0.001, 4, 368, 5e-4, "W")
-    args = get_parser().parse_args(["--voc12_root", "R"])
-    assert (args.lr, args.batch_size, args.max_epoches, args.crop_size, args.wt_dec) == (0.01, 8, 1, 368, 5e-4)
-    assert (args.network, args.train_list) == ("network.resnet38_EDAM_cls", "voc12/EDAM_train.txt")
-    assert (args.session_name, args.log_dir, args.warmup_steps, args.weights) == ("EDAM", "runs", 2000, None)
+    assert (args.train_list, args.log_dir, args.warmup_steps) == ("voc12/EDAM_train.txt", "runs", 2000)

@@ -1,24 +1,30 @@
-"""tool/processes.py: Ctrl-C cancels the tasks that are left, and a killed worker ends its script."""
+"""Processes and threads that read or score photos: killed, interrupted, without memory, in order."""
 
 import os
 import signal
 import subprocess
 import sys
 
+import numpy as np
+import pytest
 from commands import REPO, ended
 from PIL import Image
 
-from pseudo_label.evaluate import CHUNK
+from pseudo_label.loop import map_ahead
+from tool.files import save_npy_dict
+from tool.processes import WorkerPool
 
 
 def test_killed_worker_ends_the_script(commands, tmp_path):
-    ids = [str(number) for number in range(CHUNK + 1)]
+    ids = [str(number) for number in range(1500)]
     (tmp_path / "list.txt").write_text("\n".join(ids))
     for folder in ("npy", "truth"):
         (tmp_path / folder).mkdir()
-    for image_id in ids:
-        Image.new("L", (2, 2)).save(tmp_path / f"truth/{image_id}.png")
-        os.mkfifo(tmp_path / f"npy/{image_id}.npy")  # for which a worker waits for ever
+    Image.new("L", (99, 99)).save(tmp_path / "truth/0.png")
+    save_npy_dict(tmp_path / "npy/0.npy", {0: np.zeros((99, 99), np.float32)})
+    for image_id in ids[1:]:
+        for name in ("truth/{}.png", "npy/{}.npy"):
+            os.link(tmp_path / name.format(0), tmp_path / name.format(image_id))
     arguments = ("--gt_dir", "truth", "--list", "list.txt", "--predict_dir", "npy", "--type", "npy", "--num_workers", 2)
     command = commands.start(tmp_path, "eval.py", *arguments)
     assert command.until(lambda: len(command.children()) == 2)
@@ -28,27 +34,45 @@ def test_killed_worker_ends_the_script(commands, tmp_path):
     assert len(command.stderr) == 1 and "killed" in command.stderr[0] and "--num_workers" in command.stderr[0]
 
 
-INTERRUPTED = """
-import os, pathlib
-from tool.processes import WorkerPool
-
-gate = pathlib.Path("gate")
-os.mkfifo(gate)
-try:
-    with WorkerPool(1) as pool:
+def test_exception_cancels_the_tasks_that_are_left(tmp_path):
+    os.mkfifo(gate := tmp_path / "gate")
+    with pytest.raises(KeyboardInterrupt), WorkerPool(1) as pool:
         pool.submit(gate.read_bytes)  # ends when the last task is cancelled
-        tasks = [pool.submit(os.mkdir, str(number)) for number in range(50)]
+        tasks = [pool.submit(os.mkdir, tmp_path / str(number)) for number in range(50)]
         tasks[-1].add_done_callback(lambda _: gate.write_bytes(b""))
         raise KeyboardInterrupt
-except KeyboardInterrupt:
-    print(sum(task.cancelled() for task in tasks))
+    cancelled = sum(task.cancelled() for task in tasks)
+    assert cancelled >= 45 and len(list(tmp_path.iterdir())) == 51 - cancelled  # a few lie in the process's own queue
+
+
+@pytest.mark.parametrize("threads", [0, 3, 30])
+def test_map_ahead_yields_in_order(threads):
+    started, found = [], []
+
+    def invert(item: str) -> float:
+        started.append(item)
+        return 1 / (15 - int(item))
+
+    with pytest.raises(ZeroDivisionError):
+        for result in map_ahead(invert, [str(number) for number in range(20)], threads):
+            found.append(result)
+            assert len(started) <= len(found) + threads + 1
+    assert found == [1 / (15 - number) for number in range(15)]
+
+
+FULL_SHM = """
+mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$0" -c "
+import torch
+from tool.script import run_script
+from tool.loading import batches
+run_script(lambda: list(batches(torch.zeros(4, 100_000), [[0, 1], [2, 3]], 2, False)))
+"
 """
 
 
-def test_exception_cancels_the_tasks_that_are_left(tmp_path):
-    command = [sys.executable, "-c", INTERRUPTED]
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    cancelled = int(done.stdout)
-    assert cancelled >= 45 and len(list(tmp_path.iterdir())) == 51 - cancelled  # a few lie in the process's own queue
+def test_full_dev_shm_is_named():
+    command = ["unshare", "--mount", "sh", "-c", FULL_SHM, sys.executable]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=200)
+    if "mount: " in done.stderr or "unshare: " in done.stderr:
+        pytest.skip("mounting is not allowed here")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "/dev/shm" in done.stderr

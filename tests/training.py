@@ -1,8 +1,8 @@
 """Short trainings of small networks on drawn photos."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import devices
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from voc12.data import TrainPairs
+from voc12.dataset import Dataset
 from voc12.images import save_label
 from voc12.lists import format_pairs
 
@@ -29,19 +31,23 @@ def write_pairs(path: Path, count: int) -> Path:
 
 
 def flags(drawn: Path, *more: object) -> tuple[object, ...]:
-    """Return flags of train_EDAM_cls.py for pairs.txt in the working folder: one pair a step, small crops."""
+    """Return flags of train_EDAM_cls.py for pairs.txt in the working folder."""
     return CASES["EDAM"].flags(drawn, "--train_list", "pairs.txt", "--max_epoches", 1, "--session_name", "EDAM", *more)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A training of six steps, and where its data lie in the folder of `make_data`."""
+def train_pairs(root: Path) -> TrainPairs:
+    """Return the pairs of `make_data`, as the case EDAM has them."""
+    dataset = Dataset(root)
+    pairs = dataset.read_pairs(root / "pairs.txt")
+    labels = dataset.image_labels([i for pair in pairs for i in pair[:2]], root / "pairs.txt")
+    return TrainPairs(pairs, labels, dataset, 32, 0, (32, 48))
+
+
+class Case(NamedTuple):
+    """A training of six steps."""
 
     script: str
-    words: str  # flags, {} being that folder
-    photo: str  # file of a photo, {} being its id
-    pictures: str  # names of the pictures in TensorBoard
-    settings: str  # flags that a resumed run refuses
+    words: str  # flags, {} being the folder of `make_data`
     data: str  # as the log says it
 
     def flags(self, data: Path, *more: object) -> tuple[object, ...]:
@@ -53,26 +59,17 @@ CASES = {
         "train_EDAM_cls.py",
         "--voc12_root {0} --train_list {0}/pairs.txt --network tests.small_net --batch_size 1 --warmup_steps 4 "
         "--crop_size 32 --long_side 32 48 --max_epoches 2",
-        "JPEGImages/{}.jpg",
-        "Class_maps/{}",
-        "--long_side 32 64",
         "3 pairs, 6 steps of 1 pair",
     ),
     "DeepLab": Case(
         "train_deeplab.py",
         "--voc12_root {0} --label_dir {0}/SegmentationClass --train_list {0}/list.txt --network tests.small_deeplab "
         "--batch_size 4 --crop_size 33 --max_iters 6 --lr 0.01",
-        "JPEGImages/{}.jpg",
-        "Labels/{}",
-        "--no-freeze_bn",
         "8 photos, 6 steps of 4 photos",
     ),
     "PoolNet": Case(
         "train_sal.py",
         "--root {0} --train_list {0}/pairs.lst --network tests.small_poolnet --batch_size 2 --max_epoches 3 --lr 0.003",
-        "image/{}.jpg",
-        "Saliency/image/{}.jpg",
-        "--crop_size 112",
         "4 photos, 6 steps of 2 photos",
     ),
 }
@@ -137,6 +134,5 @@ def same_run(folder: Path, expected: Path, name: str) -> bool:
     return (
         names == sorted(path.name for path in other.iterdir())
         and all(same_tensors(session / file, other / file) for file in names if file.endswith(".pth"))
-        and all(list(a) == list(b) for a, b in curves)
-        and all(devices.same(np.array(list(a.values())), np.array(list(b.values()))) for a, b in curves)
+        and all(devices.same(np.array(list(a.items())), np.array(list(b.items()))) for a, b in curves)
     )

@@ -47,14 +47,11 @@ def check_finite(net: torch.nn.Module, step: int) -> None:
 
 
 def save_network(path: Path, net: torch.nn.Module) -> None:
-    """Write the network's state dict, on the CPU.
-
-    If the network has `class_names`, the dict has them as the attribute `classes`, which `load_state_dict` ignores.
-    """
+    """Write the network's state dict, on the CPU, with its `class_names`, if it has them, as attribute `classes`."""
     tensors = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
     if names := getattr(net, "class_names", ()):
         tensors = OrderedDict(tensors)
-        tensors.classes = list(names)  # type: ignore[attr-defined]
+        tensors.classes = list(names)  # type: ignore[attr-defined]  # which load_state_dict ignores
     save_torch(path, tensors)
 
 
@@ -91,10 +88,7 @@ def prepare_session(folder: Path, events_dir: Path, resumes: bool, settings: Map
 
 
 def find_state(resume: str, session: Path) -> Path | None:
-    """Return the state file that --resume names: a file, one in a run's folder, or "latest", the one in `session`.
-
-    None if "latest" finds no state: jobs that are always started with --resume then begin. UserError: no such path.
-    """
+    """Return the state file that --resume names: a file, or one in a folder; "latest": in `session`, None if missing."""
     if resume == "latest":
         return session / STATE if (session / STATE).is_file() else None
     path = Path(resume) / STATE if Path(resume).is_dir() else Path(resume)
@@ -104,10 +98,7 @@ def find_state(resume: str, session: Path) -> Path | None:
 
 
 def catch_signals() -> list[int]:
-    """Return a list to which SIGTERM and Ctrl-C from now on add their number instead of ending the process.
-
-    A second Ctrl-C ends it. A second SIGTERM does not: schedulers and torchrun may both send one.
-    """
+    """Return a list to which SIGTERM and the first Ctrl-C add their number instead of ending the process."""
     caught: list[int] = []
 
     def note(number: int, frame: object) -> None:

@@ -6,14 +6,11 @@ import math
 import os
 import re
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 _PLURAL = re.compile(r"^((?:[A-Za-z]+ )?[a-z]+)s(?![a-z])")
-_SHOWN = 10  # ids that a message lists
 
 
 class UserError(Exception):
@@ -39,10 +36,6 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=Help)
 
-    def error(self, message: str) -> NoReturn:
-        wait_for_main_error()
-        super().error(message)
-
 
 def number(kind: type, least: float = -math.inf, most: float = math.inf) -> Callable[[str], int | float]:
     """Return an argparse type: a finite `int` or `float` in least..most."""
@@ -61,13 +54,6 @@ def number(kind: type, least: float = -math.inf, most: float = math.inf) -> Call
 def count(least: int = 0) -> Callable[[str], int | float]:
     """Return an argparse type: a whole number of at least `least`."""
     return number(int, least, 2**31 - 1)
-
-
-def module_name(text: str) -> str:
-    """Argparse type: the name of a Python module, such as package.module."""
-    if not all(part.isidentifier() for part in text.split(".")):
-        raise argparse.ArgumentTypeError(f"{text!r} names no Python module; write it as package.module")
-    return text
 
 
 def plain_name(text: str) -> str:
@@ -90,12 +76,6 @@ def print_error(error: Exception | str) -> None:
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
-def wait_for_main_error() -> None:
-    """Wait in all but the machine's first process: it shows the error that all of them have, then torchrun ends the others."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(5)
-
-
 def counted(number: int, things: str) -> str:
     """Return the number with its plural noun: "1 photo of the list", "2 photos of the list"."""
     return f"{number} {_PLURAL.sub(lambda found: found[1], things) if number == 1 else things}"
@@ -103,8 +83,8 @@ def counted(number: int, things: str) -> str:
 
 def summarize_ids(items: Sequence[str]) -> str:
     """Return the first ten ids and the number of the others."""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return f"{', '.join(items[:_SHOWN])}{more}"
+    more = f" and {len(items) - 10} more" if len(items) > 10 else ""
+    return f"{', '.join(items[:10])}{more}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -35,8 +35,14 @@ def setup(device: str | None, independent: bool = False) -> tuple[torch.device, 
     chosen, world = torch.device(device), int(os.environ.get("WORLD_SIZE", 1))
     if chosen.type == "cpu":
         keep_freed_memory()
+    elif world > 1 and chosen.index is not None:
+        raise UserError(f"--device {device}: torchrun gives each rank a GPU of its own. Use --device cuda.")
     else:
-        chosen = _take_gpu(chosen, world)
+        index = int(os.environ.get("LOCAL_RANK", 0)) if chosen.index is None else chosen.index
+        if index >= (count := torch.cuda.device_count()):
+            remedy = "Name one of them, lower --nproc_per_node, or use --device cpu."
+            raise UserError(f"--device cuda:{index}: visible GPUs: {count}. {remedy}")
+        torch.cuda.set_device(chosen := torch.device("cuda", index))
     if world == 1:
         return chosen, 0, 1
     try:
@@ -50,18 +56,6 @@ def setup(device: str | None, independent: bool = False) -> tuple[torch.device, 
         problem = f"could not form a process group of {world} ({_first_line(error)})"
         raise UserError(f"{problem}. Start the processes with torchrun.") from error
     return chosen, dist.get_rank(), dist.get_world_size()
-
-
-def _take_gpu(chosen: torch.device, world: int) -> torch.device:
-    """Return the GPU of this rank on its machine, or the one that the user chose."""
-    if world > 1 and chosen.index is not None:
-        raise UserError(f"--device {chosen}: torchrun gives each rank a GPU of its own. Use --device cuda.")
-    index = chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", 0))
-    if index >= torch.cuda.device_count():
-        remedy = "Name one of them, lower --nproc_per_node, or use --device cpu."
-        raise UserError(f"--device cuda:{index}: visible GPUs: {torch.cuda.device_count()}. {remedy}")
-    torch.cuda.set_device(gpu := torch.device("cuda", index))
-    return gpu
 
 
 @contextlib.contextmanager
@@ -102,11 +96,6 @@ def share_batch_norms(net: nn.Module, norms: Collection[nn.BatchNorm2d]) -> None
         for name, child in module.named_children():
             if child in norms:
                 setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-
-
-def uses_all_gpus(device: str | None) -> bool:
-    """Return whether one process trains on several GPUs by DataParallel: no --device, and not under torchrun."""
-    return device is None and "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1
 
 
 def all_reduce_sum(value: torch.Tensor) -> torch.Tensor:

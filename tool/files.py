@@ -116,10 +116,9 @@ def save_npy_dict(path: str | Path, mapping: Mapping[int, np.ndarray] | Mapping[
 
 
 def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
-    """Load a dict of numeric arrays saved with np.save by numpy 1 or 2. No code in the file can run.
+    """Load a dict of numeric arrays saved with np.save. No code in the file can run. UserError: it is another file.
 
     Keys are int or str; arrays are C-ordered, in native byte order, possibly read-only.
-    UserError: the file is missing or holds anything else.
     """
     try:
         with open(path, "rb") as file:

@@ -23,10 +23,7 @@ def positions(start: int, stop: int, batch_size: int, rank: int = 0, world: int 
 
 
 def batches(dataset: Any, indices: Iterable[list[int]], num_workers: int, pin_memory: bool) -> Iterator[Any]:
-    """Yield batches of a map-style dataset, drawing nothing from the global random state.
-
-    UserError: an item cannot be read, or a worker was killed.
-    """
+    """Yield batches of a map-style dataset, drawing nothing from the global random state. UserError: a worker was killed."""
     loader = DataLoader(
         _Batches(dataset),
         batch_size=None,

@@ -19,12 +19,8 @@ from tool.files import make_folder, writing
 class Monitor:
     """Reports the steps start..max_step-1 of a run. Its methods raise UserError if the disk is full.
 
-    Events are written without tensorboardX's SummaryWriter: its thread would lose them on a full disk, then hang.
-
-    Args:
-        log_path, events_dir: the log file and the folder of the curves.
-        start: events of an interrupted run from this step on are void.
-        photos: photos of a step.
+    Events of an interrupted run from step `start` on are void. A step has `photos` photos. Events are written without
+    tensorboardX's SummaryWriter: its thread would lose them on a full disk, then hang.
     """
 
     def __init__(self, log_path: Path, events_dir: Path, start: int, max_step: int, photos: int) -> None:
@@ -64,7 +60,7 @@ class Monitor:
             self._event(step=step, summary=summary.image(name, picture, dataformats="HWC"))
 
     def flush(self) -> None:
-        """Write buffered events to the disk. To be called before a state is saved: a resumed run's curves then have no gap."""
+        """Write buffered events to the disk."""
         with writing(self.events_dir):
             self.writer.flush()
 

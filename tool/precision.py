@@ -38,7 +38,7 @@ def training_form(net: _Net, device: torch.device, amp: str, tf32: bool) -> _Net
     if device.type != "cuda":
         return net.to(device)
     torch.backends.cudnn.benchmark = True  # all crops have one size
-    return _in_format(net.to(device), amp != "off" or tf32)
+    return net.to(device).to(memory_format=torch.channels_last if amp != "off" or tf32 else torch.preserve_format)
 
 
 def inference_form(net: _Net, device: torch.device, amp: str = "off", tf32: bool = False) -> _Net:
@@ -53,11 +53,8 @@ def inference_form(net: _Net, device: torch.device, amp: str = "off", tf32: bool
     for module in net.modules():
         if isinstance(module, nn.Conv2d) and amp != "off":
             module.to(AMP_DTYPES[amp])
-    return _in_format(net.to(device), device.type == "cpu" or amp != "off" or tf32)
-
-
-def _in_format(net: _Net, channels_last: bool) -> _Net:
-    return net.to(memory_format=torch.channels_last) if channels_last else net
+    channels_last = device.type == "cpu" or amp != "off" or tf32
+    return net.to(device).to(memory_format=torch.channels_last if channels_last else torch.preserve_format)
 
 
 def input_form(images: torch.Tensor) -> torch.Tensor:

@@ -3,18 +3,16 @@
 import io
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from tool.cli import UserError, print_error, wait_for_main_error
+from tool.cli import UserError, print_error
 
 
 def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> None:
-    """Run a script's `main`; turn UserError and OSError into `<script>: error: <message>` and exit status 1.
-
-    After Ctrl-C exit with status 130 and the line `<script>: <interrupted>`.
-    """
+    """Run a script's `main`; end with `<script>: error: <message>` and status 1, or 130 and `interrupted` after Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
     try:
@@ -23,7 +21,10 @@ def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> No
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (UserError, OSError) as error:
-        wait_for_main_error()
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(
+                5
+            )  # the machine's first process shows the error that all of them have, then torchrun ends the others
         print_error(error)
         sys.exit(1)
     except KeyboardInterrupt:

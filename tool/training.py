@@ -1,12 +1,9 @@
-"""Training loop shared by all scripts: flags, resuming, multi-process training, logging.
-
-A script makes a `Task`; `run` trains it: items of its data become micro-batches in `Training._next`, gradients in
-`_backward`, and updates of the weights in `_train_step`.
-"""
+"""Training loop shared by all scripts: flags, resuming, multi-process training, logging."""
 
 import argparse
 import contextlib
 import math
+import os
 import signal
 import sys
 import warnings
@@ -81,7 +78,10 @@ def run(args: argparse.Namespace, make_task: Callable[[argparse.Namespace, torch
 
 
 class Training:
-    """A run, whose batches are shared by `world` processes, of which this is `rank`. args: all flags of its script."""
+    """A run, whose batches are shared by `world` processes, of which this is `rank`. args: all flags of its script.
+
+    Items become micro-batches in `_next`, gradients in `_backward`, and updates of the weights in `_train_step`.
+    """
 
     def __init__(self, args: argparse.Namespace, task: Task, device: torch.device, rank: int, world: int) -> None:
         self.args, self.task, self.device, self.rank, self.world = args, task, device, rank, world
@@ -109,7 +109,15 @@ class Training:
         self.session = Path(args.checkpoint_dir, args.session_name)
         on_main(lambda: checkpoint.lock_session(self.session))  # before the state in it is read
         state_path = on_main(lambda: checkpoint.find_state(args.resume, self.session)) if args.resume else None
-        self.start, origin = self._initialise(state_path, frozen=len(batch_norms) > len(self.norms))
+        self.start, origin = 0, "random initial weights: no --weights, nothing to resume"
+        if state_path:
+            self.start = checkpoint.restore_state(state_path, self.settings, self.parts)
+            unread = f", without reading --weights {args.weights}" if args.weights else ""
+            origin = f"resumed {state_path} after step {self.start} of {task.max_step}{unread}"
+        elif args.weights:
+            origin = str(task.load_weights(task.net, args.weights))
+        elif len(batch_norms) > len(self.norms):
+            origin += ". With frozen batch norms they may diverge: give --weights."
         # The main process alone writes files.
         self.monitor = self._make_monitor(state_path, origin) if is_main_process() else None
 
@@ -199,19 +207,6 @@ class Training:
         flags = loss.new_tensor([bool(self.signals), self.problem is not None])
         return distributed.all_reduce_sum(torch.cat([loss[None], flags]))
 
-    def _initialise(self, state_path: Path | None, frozen: bool) -> tuple[int, str]:
-        """Load the state or the initial weights; return the first step and a line to report."""
-        start, origin = 0, "random initial weights: no --weights, nothing to resume"
-        if state_path:
-            start = checkpoint.restore_state(state_path, self.settings, self.parts)
-            unread = f", without reading --weights {self.args.weights}" if self.args.weights else ""
-            origin = f"resumed {state_path} after step {start} of {self.task.max_step}{unread}"
-        elif self.args.weights:
-            origin = str(self.task.load_weights(self.task.net, self.args.weights))
-        elif frozen:
-            origin += ". With frozen batch norms they may diverge: give --weights."
-        return start, origin
-
     def _parallel_model(self) -> nn.Module:
         """Return the network in its precision, for this device, all GPUs, or a process group."""
         if self.world > 1:
@@ -221,7 +216,7 @@ class Training:
             with warnings.catch_warnings():  # PyTorch 2.15 renames broadcast_buffers, 2.11 lacks the new name
                 warnings.simplefilter("ignore", FutureWarning)
                 return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-        if not distributed.uses_all_gpus(self.args.device):
+        if self.args.device or "WORLD_SIZE" in os.environ or torch.cuda.device_count() < 2:
             return model
         if self.norms and self.monitor:
             self.monitor.say("one GPU: batch norms that learn need the whole batch. For several GPUs use torchrun.")

@@ -103,7 +103,7 @@ class ShuffledPhotos:
 
         problems = check_inputs(self.ids, [self.photos, self.targets], check)
         on_main(compare)
-        self.ids = report_problems(problems, self.ids, skip_errors, "trained on")
+        self.ids = report_problems(problems, self.ids, skip_errors, "used from --train_list")
         return [image_id for image_id, _ in problems]
 
 
