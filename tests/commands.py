@@ -18,8 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 REPO = Path(__file__).resolve().parent.parent
-NETWORK_SCRIPTS = [f"{name}.py" for name in ("train_EDAM_cls", "train_deeplab", "train_sal")]
-NETWORK_SCRIPTS += [f"{name}.py" for name in ("infer_cls", "infer_deeplab", "infer_sal")]
+NETWORK_SCRIPTS = [path.name for kind in ("train", "infer") for path in REPO.glob(f"{kind}_*.py")]
 _BAR = re.compile(r"\d+/\d+ \[")  # a line of tqdm
 
 
@@ -35,7 +34,7 @@ class Command:
 
     @property
     def stderr(self) -> list[str]:
-        """Lines without the progress bars."""
+        """Return the lines without the progress bars."""
         return [line for line in self._err.read_text().splitlines() if line.strip() and not _BAR.search(line)]
 
     def until(self, condition: Callable[[], bool]) -> bool:

@@ -20,7 +20,7 @@ IDS = ["2099_000001", "2099_000002", "2099_000003"]
 
 @pytest.fixture
 def root(tmp_path):
-    """Three photos with grey label PNGs, as the published scripts write them, and palette ground truth."""
+    """Return a folder of three photos with grey label PNGs, as the published scripts write them, and palette ground truth."""
     generator = np.random.default_rng(0)
     for folder in ("JPEGImages", "labels", "truth"):
         (tmp_path / folder).mkdir()
@@ -45,15 +45,19 @@ def pixels(path: Path) -> np.ndarray:
     return np.array(Image.open(path))
 
 
-def test_labels_get_the_palette_and_keep_their_values(root):
+def test_labels_keep_their_values_in_palette_and_grey_pngs(root):
+    """Pictures of another kind are never replaced."""
     (root / "labels" / ".hidden.png").write_bytes(b"")
     colorful(root)
+    colorful(root, "--grey", "--out_path", "grey")
     assert sorted(os.listdir(root / "out")) == [*(f"{image_id}.png" for image_id in IDS), "edam_manifest.json"]
-    for image_id in IDS:
-        label = pixels(root / "labels" / f"{image_id}.png")
-        np.testing.assert_array_equal(pixels(root / "out" / f"{image_id}.png"), label)
-        colours = np.array(Image.open(root / "out" / f"{image_id}.png").convert("RGB"))
-        np.testing.assert_array_equal(colours, PALETTE[label])
+    for name in (f"{image_id}.png" for image_id in IDS):
+        label = pixels(root / "labels" / name)
+        np.testing.assert_array_equal(pixels(root / "out" / name), label)
+        np.testing.assert_array_equal(cv2.imread(str(root / "out" / name)), PALETTE[label][..., ::-1])
+        np.testing.assert_array_equal(cv2.imread(str(root / "grey" / name), 0), label)
+    with pytest.raises(UserError, match=r"colours.*Name another folder"):
+        colorful(root, "--img_root", ".")
 
 
 @pytest.mark.parametrize("photos", [".", "JPEGImages"])
@@ -88,24 +92,12 @@ def test_list_and_limit(root, dash):
         (["--grey", "--img_root", "."], "--grey"),
         (["--img_root", "truth"], r"truth.*label map"),
         (["--img_root", ".", "--sheet", "."], "cannot write"),
-        (["--img_path", "empty"], "empty"),
         (["--out_path", "truth"], r"truth.*edam_manifest\.json"),  # pictures of others are never replaced
         (["--img_root", ".", "--img_path", "wrong"], rf"{IDS[1]}\.png.*value 21"),
     ],
 )
 def test_flags_and_labels_that_cannot_be_drawn(root, flags, keyword):
-    (root / "empty").mkdir()
     (root / "wrong").mkdir()
     Image.fromarray(np.full((21, 30), 21, np.uint8)).save(root / "wrong" / f"{IDS[1]}.png")
     with pytest.raises(UserError, match=keyword):
         colorful(root, *flags)
-
-
-def test_opencv_reads_grey_pngs_as_they_are(root):
-    """Pictures of another kind are never replaced."""
-    colorful(root, "--grey")
-    for image_id in IDS:
-        label = pixels(root / "labels" / f"{image_id}.png")
-        np.testing.assert_array_equal(cv2.imread(str(root / "out" / f"{image_id}.png"), 0), label)
-    with pytest.raises(UserError, match=r"grey labels.*Name another folder"):
-        colorful(root, "--img_root", ".")

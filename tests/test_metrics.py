@@ -26,6 +26,7 @@ def slow_iou(truth: np.ndarray, predicted: np.ndarray, label: int) -> float:
     return hit / (true + positive - hit) if true + positive - hit else float("nan")
 
 
+@pytest.mark.filterwarnings("error")
 def test_iou_against_a_slow_reference():
     generator = np.random.default_rng(0)
     values = np.array([*range(18), 255], np.uint8)  # 18, 19 and 20 do not occur in the ground truth, 20 nowhere
@@ -38,11 +39,7 @@ def test_iou_against_a_slow_reference():
     assert mean_iou(matrix) == pytest.approx(np.mean(expected[:20]), abs=1e-12)
     rows = confusion(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8), 2, 255)
     assert rows.tolist() == [[1, 1], [0, 1]]  # rows are truth
-
-
-@pytest.mark.filterwarnings("error")
-def test_nothing_counted_is_nan_without_a_warning():
-    assert np.isnan([mean_iou(np.zeros((21, 21), np.int64)), *iou(np.zeros((21, 21), np.int64))]).all()
+    assert np.isnan([mean_iou(0 * matrix), *iou(0 * matrix)]).all()
 
 
 @pytest.mark.parametrize(("n", "void"), [(21, 255), (24, 99)])
@@ -63,7 +60,7 @@ def test_curve_of_one_image_equals_pseudo_label_at_every_theta(n, void):
 
 
 def slow_curve(saliency: np.ndarray, mask: np.ndarray) -> list[list[float]]:
-    """Precisions and recalls at the thresholds 0..255."""
+    """Return precisions and recalls at the thresholds 0..255."""
     precision, recall = [], []
     pixels = list(zip(saliency.ravel().tolist(), mask.ravel().tolist(), strict=True))
     for threshold in range(256):
@@ -76,9 +73,8 @@ def slow_curve(saliency: np.ndarray, mask: np.ndarray) -> list[list[float]]:
 
 
 def slow_f_measure(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, int]:
-    """MAE, maximum F-measure and its threshold of (saliency, mask) pairs, in plain Python floats."""
-    curves = [slow_curve(*pair) for pair in pairs]
-    errors = []
+    """Return MAE, maximum F-measure and its threshold of (saliency, mask) pairs, in plain Python floats."""
+    curves, errors = [slow_curve(*pair) for pair in pairs], []
     for saliency, mask in pairs:
         error = [abs(s / 255 - m) for s, m in zip(saliency.ravel().tolist(), mask.ravel().tolist(), strict=True)]
         errors.append(sum(error) / len(error))
