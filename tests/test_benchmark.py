@@ -10,22 +10,17 @@ from tool.cli import UserError
 TINY = ("--device", "cpu", "--network", "network.resnet38_EDAM_tiny", "--deeplab", "tests.small_deeplab")
 
 
-@pytest.fixture
-def run(monkeypatch):
-    """Return a function that runs the script, each measurement in this process."""
+def run(monkeypatch, *flags: object) -> None:
+    """Run the script, each measurement in this process."""
     monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
     monkeypatch.setattr(benchmark, "POOLNET", "tests.small_poolnet")
-
-    def run(*flags: object) -> None:
-        monkeypatch.setattr("sys.argv", ["benchmark.py", *TINY, *map(str, flags)])
-        benchmark.main()
-
-    return run
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *TINY, *map(str, flags)])
+    benchmark.main()
 
 
-def test_table_is_printed_and_written(run, tmp_path, capsys):
+def test_table_is_printed_and_written(monkeypatch, tmp_path, capsys):
     rows = ("maps", "crf", "deeplab_train", "deeplab_photo", "sal_photo")
-    run("--quick", "--batch_size", 2, "--only", *rows, "--markdown", tmp_path / "table.md")
+    run(monkeypatch, "--quick", "--batch_size", 2, "--only", *rows, "--markdown", tmp_path / "table.md")
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert capsys.readouterr().out.splitlines() == lines
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:]]
@@ -49,7 +44,7 @@ def test_table_is_printed_and_written(run, tmp_path, capsys):
         (("--deeplab", "network.resnet38_EDAM_tiny"), r"network\.resnet38_EDAM_tiny: .*scales"),
     ],
 )
-def test_errors_before_the_first_measurement(run, flags, keyword, monkeypatch):
+def test_errors_before_the_first_measurement(monkeypatch, flags, keyword):
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured first"))
     with pytest.raises(UserError, match=keyword):
-        run(*flags)
+        run(monkeypatch, *flags)

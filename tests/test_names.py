@@ -23,11 +23,9 @@ def test_saliency_map_with_each_ending(tmp_path, name):
         saliency_maps(tmp_path).find("a")
 
 
-@pytest.mark.parametrize(
-    ("name", "index"), [("AIRPLANE", 0), ("Dining_Table", 10), ("potted-plant", 15), ("TV", 19), ("cats", None)]
-)
-def test_class_names_in_each_spelling(name, index):
-    assert VOC.index(name) == index
+def test_class_names_in_each_spelling():
+    names = ("AIRPLANE", "Dining_Table", "potted-plant", "TV", "cats")
+    assert [VOC.index(name) for name in names] == [0, 10, 15, 19, None]
 
 
 def test_foreign_class_suggests_the_nearest_or_is_ignored(tmp_path):
