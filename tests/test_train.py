@@ -144,7 +144,7 @@ def shrink_with_mask(path: Path) -> None:
         ("EDAM", "Annotations/{}.xml", Path.unlink, "no label"),
         ("EDAM", "JPEGImages/{}.jpg", truncate, "truncated"),
         ("DeepLab", "SegmentationClass/{}.png", shrink, "20x30"),
-        ("PoolNet", "image/{}.jpg", shrink_with_mask, "20x30"),
+        ("PoolNet", "image/{}.jpg", shrink_with_mask, "--crop_size"),
     ],
 )
 def test_bad_files_are_reported_before_the_first_step(name, file, break_file, keyword, commands, broken, tmp_path):
