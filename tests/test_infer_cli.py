@@ -92,7 +92,7 @@ def test_reruns(commands, drawn, tiny_weights, tmp_path):
     assert all(content(path) == data for path, data in before.items())
     flags += ("--theta", 2.5, "--alpha", 1)
     dark = commands.run(tmp_path, "infer_cls.py", *flags, "--overwrite").stderr[0]
-    assert "5 photos with image labels but an all-background pseudo label" in dark and ids[0] in dark
+    assert "photos with image labels but an all-background pseudo label" in dark and ids[0] in dark
     assert json.loads((tmp_path / "crf/edam_manifest.json").read_text())["theta"] == 2.5
     assert len(list((tmp_path / "crf").glob("*.png"))) == 5
 
