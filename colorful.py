@@ -43,7 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    # The published page has a long dash instead of two hyphens; some copies hold its UTF-8 bytes read as Windows-1252.
+    # Commands copied from the published README have an em dash for `--`, or its UTF-8 bytes read as Windows-1252.
     args = get_parser().parse_args([re.sub("^(\u2014|\u00e2\u20ac\u201d)", "--", word) for word in sys.argv[1:]])
     if args.sheet and args.img_root is None:
         raise UserError("--sheet: shows the photos, too. Give their folder with --img_root.")

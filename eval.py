@@ -1,4 +1,4 @@
-"""Score predictions against ground truth over all pixels that are not void: IoU of each label, TP / (T + P - TP), and others.
+"""Score predictions against ground truth over all pixels that are not void: IoU of each label, TP / (T + P - TP), and more.
 
 Label PNGs:  python eval.py --voc12_root VOC2012 --predict_dir OUT_CRF_PRED
 Class maps:  python eval.py --voc12_root VOC2012 --predict_dir OUT_CAM --type npy --curve
@@ -7,7 +7,7 @@ DeepLab-v2:  python eval.py --voc12_root VOC2012 --predict_dir PRED --list voc12
 Saliency:    python eval.py --saliency --gt_dir DUTS-TE-Mask --predict_dir SALIENCY
 
 mIoU is over the labels that occur in ground truth or prediction. "DeepLab's mIoU", mean accuracy (TP / T) and frequency-weighted
-IoU (weights T) are over those of the ground truth; pixel accuracy is the share of right pixels. --json holds all, in percent.
+IoU (weights T) are over those of the ground truth; pixel accuracy is the share correct. --json holds all, in percent.
 Saliency maps get, in 0..1, the mean absolute error, and the maximum F-measure (beta^2 = 0.3) of the precisions and recalls at
 256 thresholds, means over the images. Ground truth is grey masks, salient above one half, or the devkit's label maps.
 """
@@ -52,7 +52,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--saliency", action="store_true", help="score saliency maps: against grey masks without --voc12_root")
     add("--type", choices=("png", "npy"), default="png", help="png: label maps; npy: class maps")
     add("--crf", action="store_true", help="npy: the files hold CRF probabilities, background included (--out_crf)")
-    add("--theta", type=number, default=0.5, help="npy: background score; with --sal_path: of its maps, times 100")
+    add("--theta", type=number, default=0.5, help="npy: background score; with --sal_path: saliency limit / 100")
     add("--sal_path", metavar="DIR", type=Path, help="npy: grey saliency maps <id>.png, fused as in infer_cls.py")
     add("--alpha", type=number, default=0.0, help="npy with --sal_path: scores below it are out")
     add("--beta", type=number, default=1.0, help="npy with --sal_path: scores above it win")

@@ -54,10 +54,10 @@ def get_parser() -> argparse.ArgumentParser:
     add("--image", type=Path, metavar="FILE", help="label this photo instead of a dataset; needs --classes and --out")
     add("--classes", metavar="A,B", help="with --image: the classes that the photo shows")
     add("--out", type=Path, metavar="DIR", help="with --image: write class maps, label PNG, labelled photo")
-    add("--theta", type=number, default=0.5, help="background score; with --sal_path: of its maps, times 100")
+    add("--theta", type=number, default=0.5, help="background score; with --sal_path: saliency limit / 100")
     add("--alpha", type=number, default=0.0, help="with --sal_path: scores below it never win")
     add("--beta", type=number, default=1.0, help="with --sal_path: scores above it always win")
-    share = "with --sal_path: in photos of several classes, restore one with less than this share of its CRF pixels"
+    share = "with --sal_path: among several classes, restore one that keeps less than this share of its CRF pixels"
     add("--keep_share", type=cli.number(float, 0, 1), default=0.0, help=share)
     loop.add_flags(parser, workers="compute CRFs and write files")
     return parser

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def find_photos(args: argparse.Namespace) -> tuple[Files, list[str]]:
-    """Return where the photos are, and their ids. UserError: not one of the two ways to name them, or no photo."""
+    """Return where the photos are, and their ids. UserError: not exactly one way to name them, or no photo."""
     if (args.voc12_root is None) == (args.img_root is None):
         raise UserError("give the photos: either --voc12_root with --infer_list, or --img_root")
     if args.voc12_root is not None:
@@ -98,7 +98,7 @@ def infer_onnx(run: Run, ids: list[str], files: Files) -> None:
 
 
 def write_map(photo: Photo, values: np.ndarray, to_grey: Callable, folder: Path) -> None:
-    """Write <id>.png: what `to_grey` makes of the network's output, float (h, w) -> uint8 (h, w), as large as the photo."""
+    """Write <id>.png: the network's output, float (h, w), made grey by `to_grey`, uint8 (h, w), at the photo's size."""
     if not np.isfinite(values).all():
         raise BadPhoto(f"{photo.id}: saliency is not finite. Use --amp off or check the weights.")
     resized = Image.fromarray(to_grey(values)).resize(photo.pixels.shape[1::-1], Image.Resampling.LANCZOS)

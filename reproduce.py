@@ -46,7 +46,7 @@ SMALL_REMARK = (
 
 
 def absolute(text: str) -> Path:
-    """Argparse type: a path, absolute since commands run in the repository's folder; IMAGENET is none."""
+    """Argparse type: a path, absolute since commands run in the repository's folder; or IMAGENET."""
     return Path(text) if text == IMAGENET else Path(text).absolute()
 
 
@@ -54,7 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--voc12_root", default="VOC2012", type=absolute, metavar="DIR", help=VOC_SOURCE)
-    add("--out", default="reproduction", type=absolute, metavar="DIR", help="folder for all that is made")
+    add("--out", default="reproduction", type=absolute, metavar="DIR", help="output folder")
     add("--sbd_root", type=absolute, metavar="DIR", help="SBD, unpacked, for the masks that the devkit lacks")
     add("--download", type=absolute, metavar="DIR", help="fetch SBD (1.4 GB) to this folder instead")
     for name, what in SOURCES.items():

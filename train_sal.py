@@ -68,7 +68,7 @@ def make_task(args: argparse.Namespace, device: torch.device) -> training.Task:
     if is_joint(net.state_dict()):
         net.freeze_edges()
     net = training_form(net, device, args.amp, args.tf32).train()
-    torch.backends.cudnn.benchmark &= args.crop_size is not None  # it would try out the size of each photo
+    torch.backends.cudnn.benchmark &= args.crop_size is not None  # it would tune for each photo size
     data, listed = find_photos(args, net)
     skipped = data.drop_unusable(args.skip_errors, args.accept_labels)
     groups = [{"params": parameters, "initial_lr": args.lr} for parameters in net.get_parameter_groups()]

@@ -205,7 +205,7 @@ def write_sample(number: int, root: Path, seed: int, size: int, single: bool) ->
     save_label(root / "SegmentationClass" / f"{image_id}.png", sample.label)
     save_label(root / "saliency" / f"{image_id}.png", sample.saliency, grey=True)
     objects = "".join(f"\t<object>\n\t\t<name>{name}</name>\n\t</object>\n" for name in sample.names)
-    with atomic_write(root / "Annotations" / f"{image_id}.xml", "w") as file:  # what is read of the devkit's
+    with atomic_write(root / "Annotations" / f"{image_id}.xml", "w") as file:  # only the elements we read
         file.write(f"<annotation>\n\t<folder>VOC2012</folder>\n\t<filename>{image_id}.jpg</filename>\n")
         file.write(f"{objects}</annotation>\n")
 
@@ -213,7 +213,7 @@ def write_sample(number: int, root: Path, seed: int, size: int, single: bool) ->
 def make_devkit(
     out: str | Path, seed: int, train: int, val: int, size: int, num_workers: int, single: bool = False
 ) -> Path:
-    """Write to `out`/VOC2012 what it lacks of the set, and return that folder. UserError: it holds another set or other photos."""
+    """Complete the set in `out`/VOC2012, and return that folder. UserError: it holds another set or other photos."""
     root = Path(out) / "VOC2012"
     settings = {"recipe": RECIPE, "seed": seed, "train": train, "val": val, "size": size, "single": single}
     if (root / "JPEGImages").exists() and not (root / "SegmentationClass" / MANIFEST).exists():

@@ -28,10 +28,10 @@ from voc12.masks import OWN
 POOLNET = "PoolNet"  # session
 TRAIN = Path("ImageSets", "Segmentation", "train.txt")  # of a drawn set
 SCORED = 200  # photos of the training list whose pseudo labels are scored
-# Two processes train these small networks faster than two threads. Other numbers would change the last digits of sums.
+# Two processes train these small networks faster than two threads. Other counts would round sums differently.
 # GOMP_SPINCOUNT: threads wait 0.1 ms before they sleep, since waking them takes longer than many operations.
 PROCESSES, ENVIRONMENT = 2, {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "20000"}
-REMARK = "All photos are drawn. The published figures are of VOC12; its DeepLab-v2 saw 10582 photos, this one 800."
+REMARK = "All photos are drawn. The published figures are of VOC12; their DeepLab-v2 saw 10582 photos, ours 800."
 
 
 def make_plan(out: Path, seed: int) -> Plan:
@@ -97,7 +97,7 @@ def make_demo_steps(plan: Plan) -> list[Step]:
         Step("single", "Draw photos of one object each, instead of ImageNet's", draw_single),
         Step("pretraining", "DeepLab-v2's initial weights: the backbone as a classifier of these photos", pretrain),
         Step("fine_tuning", "EDAM's initial weights: that backbone as a multi-label classifier", fine_tune),
-        Step("salient", "Draw other photos, whose masks teach PoolNet what is salient in any class", draw_others),
+        Step("salient", "Draw other photos, to train PoolNet on masks of objects of all classes", draw_others),
         Step("saliency_training", "PoolNet, instead of its published weights", train_poolnet),
     ]
     data = Step("data", "Draw a miniature of VOC12", draw(plan.out, plan.seed))

@@ -3,7 +3,7 @@
     python experiment/baselines.py --voc12_root VOC2012 --infer_list voc12/train.txt --sal_path SALIENCY \\
         --out_guess FOLDER --out_background FOLDER
 
-guess: every salient pixel gets one class, the one of the photo's labels whose objects are the largest over the list.
+guess: every salient pixel gets one class: of the photo's labels, that of the largest mean area over the list.
 background: every pixel is background.
 """
 

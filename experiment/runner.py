@@ -86,7 +86,7 @@ def input_digests(command: str) -> dict[str, str]:
 def run_steps(steps: Sequence[Step], out: Path, environment: Mapping[str, str], again: bool = False) -> None:
     """Run the steps that are not finished, or all if `again`, and all that follow one that was run.
 
-    `environment`: of every command. UserError: a command failed, or would resume a training of other flags or inputs.
+    `environment`: added to each command's. UserError: a command failed, or would resume a training with other inputs.
     """
     make_folder(out / "finished")
     make_folder(out / "scores")
@@ -106,7 +106,7 @@ def run_steps(steps: Sequence[Step], out: Path, environment: Mapping[str, str], 
 
 
 def run_step(step: Step, out: Path, environment: Mapping[str, str], current: set[Path]) -> int:
-    """Run one step and return its status; its mark adds up time and inputs, or starts over if these have changed."""
+    """Run one step and return its status; its mark sums time and inputs, or is reset if flags or inputs changed."""
     mark = read_mark(out, step)
     if changed := differences(step, mark):
         make_room(step, changed, current)
@@ -172,7 +172,7 @@ def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def peak_memory(process: int) -> int:
-    """Return the peak bytes of the largest of a process and its descendants that run."""
+    """Return the largest peak memory, bytes, among a process and its descendants."""
     try:  # not `ru_maxrss`: it is never below what the process that started them held
         peak = re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{process}/status").read_text())
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()

@@ -58,7 +58,7 @@ class Plan:
     poolnet: str = "network.poolnet"
     poolnet_weights: Path | None = None
     saliency_network: str | None = None  # u2netp or u2net; without any of these three, no rows with saliency
-    theta: float = 0.2  # saliency up to 100 times it is background
+    theta: float = 0.2  # saliency up to 100 * theta is background
     fusion: Words = FUSION  # other flags of the fusion
     deeplab: str = "network.deeplab_v2"
     deeplab_weights: Path | None = None  # without them, no rows of DeepLab-v2

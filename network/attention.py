@@ -63,13 +63,13 @@ class _BlockAttention(torch.autograd.Function):
 
 
 def _rows(k: Tensor, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Split each (N, T, ...) into views of as many rows as have BLOCK weights for the keys k (N, T, d)."""
+    """Split each (N, T, ...) by rows; a block has at most BLOCK attention weights on k (N, T, d)."""
     rows = max(1, BLOCK // (k.shape[0] * k.shape[1]))
     return [tensor.split(rows, dim=1) for tensor in tensors]
 
 
 def _dropout_mask(like: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """Return 0 with probability p, a multiple of 2^-16, otherwise 1 / (1 - p): 16 random bits a decision, fast to draw."""
+    """Return 0 with probability p rounded to 2^-16, otherwise 1 / (1 - p): 16 random bits a decision, fast to draw."""
     words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
     dropped = round(p * 2**16)
     keep = words.view(torch.int16)[: like.numel()].view(like.shape) >= min(dropped, 2**16 - 1) - 2**15

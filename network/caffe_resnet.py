@@ -61,7 +61,7 @@ class CaffeResNet(nn.Module):
                     convs.append(nn.Conv2d(before, out, 1, stride, bias=False))
                 names = self.block_names(stage, block)
                 self.add(names, convs, norm)
-                # The branches add, all together, about the variance of the shortcuts.
+                # All branches together add about as much variance as the shortcuts.
                 nn.init.constant_(self.get_parameter(f"{names[5]}.weight"), sum(depths) ** -0.5)
                 before, stride = out, 1
         for module in self.modules():

@@ -19,7 +19,7 @@ from network.attention import attention
 _HEADS = 2
 _EPS = 1e-6  # added to the standard deviation of a norm
 _KEPT = 30  # activations that a block keeps for the backward pass, in multiples of its input
-_RECOMPUTE_ABOVE = 2**20  # numbers in a block's input; below it keeping them is faster
+_RECOMPUTE_ABOVE = 2**20  # elements of its input; below, keeping activations is faster
 
 
 def fits_gpu(numbers: int, device: torch.device) -> bool:

@@ -77,7 +77,7 @@ class DeepLab(nn.Module):
         return groups
 
     def fold_batch_norms(self) -> None:
-        """Fold those of the backbone; see `frozen_norm`."""
+        """Fold the backbone's norms; see `frozen_norm`."""
         self.base.fold_batch_norms()
 
 

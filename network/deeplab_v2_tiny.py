@@ -1,4 +1,4 @@
-"""DeepLab-v2 in miniature: the same classes, narrow and shallow enough to be trained on a CPU in minutes."""
+"""DeepLab-v2 in miniature: the same code, narrow and shallow enough to be trained on a CPU in minutes."""
 
 from network import deeplab_v2_resnet38
 from network.resnet38_EDAM_tiny import BACKBONE

@@ -1,4 +1,4 @@
-"""PoolNet in miniature: the same classes, narrow and shallow enough to be trained from scratch on a CPU in minutes."""
+"""PoolNet in miniature: the same code, narrow and shallow enough to be trained from scratch on a CPU in minutes."""
 
 from torch import nn
 

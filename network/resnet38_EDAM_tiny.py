@@ -1,4 +1,4 @@
-"""EDAM in miniature: the same classes, narrow and shallow enough to be trained from scratch on a CPU in minutes."""
+"""EDAM in miniature: the same code, narrow and shallow enough to be trained from scratch on a CPU in minutes."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Faster forms of three compositions of convolutions: the same sums in another order.
 
 A 3x3 convolution is the sum of nine 1x1 convolutions, its taps, each shifted to its place. With few output channels, all taps
-together are one large matrix product; of an enlarged map, they can be computed before it is enlarged, at fewer positions; and
+together are one large matrix product; those of an enlarged map can be computed before enlarging, at fewer positions; and
 two convolutions in sequence, the second with one output, are one convolution of the combined taps.
 """
 

@@ -19,7 +19,7 @@ class Net(EDAM, TimmBackbone):
       about the square root of a probability, and far from 0 for improbable classes;
     - two extra losses supervise the masks directly: the mean of their largest values and their overall mean.
 
-    mask_share: of a photo's positions, those with the largest values.
+    mask_share: share of positions averaged as the largest values.
     """
 
     logits_per_class = 3

@@ -65,7 +65,7 @@ def make_model(name: str, output_stride: int, pretrained: bool = False) -> Any:
 
 @torch.enable_grad()
 def freeze_unused(model: Any) -> int:
-    """Return the channels of the features, and freeze what they do not depend on: DistributedDataParallel waits for it."""
+    """Return the channels of the features, and freeze parameters without gradients, for which DDP would wait for ever."""
     features = model.eval().forward_features(torch.zeros(1, 3, 64, 64))
     features.sum().backward()
     for parameter in model.parameters():

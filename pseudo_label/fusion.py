@@ -57,9 +57,9 @@ def levels(
 
 
 def restore_classes(fused: np.ndarray, plain: np.ndarray, share: float) -> np.ndarray:
-    """Return a label map, uint8 (H, W), with the pixels of `plain`, made without saliency, of classes that saliency removed.
+    """Return `fused`, uint8 (H, W), with classes that saliency removed put back from `plain`, the labels without saliency.
 
-    These keep less than `share` of them in `fused`, and `plain` has several classes. Not in the paper; 0 restores nothing.
+    A class is removed if less than `share` of its pixels is left and `plain` has several. Not in the paper; 0: never.
     """
     shown = [label for label in values_in(plain) if label]
     restored = fused.copy()

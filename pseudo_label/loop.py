@@ -1,4 +1,4 @@
-"""Helpers of the inference scripts' loops. ONNX networks save PyTorch's import, two seconds: it is imported where needed."""
+"""Helpers of the inference scripts' loops. PyTorch (two seconds to import) is imported where needed: not for ONNX."""
 
 import argparse
 import contextlib
@@ -153,7 +153,7 @@ class Run:
     def read_ahead(
         self, ids: Sequence[str], files: Files, prepare: Callable[[Image.Image], Any] | None = None
     ) -> Iterator[tuple[Photo, Any]]:
-        """Yield this rank's photos, each with what `prepare` returns of it, such as `class_maps.views`; show the progress."""
+        """Yield this rank's photos, each with the result of `prepare` on it, such as `predict.views`; show the progress."""
         ids = ids[self.rank :: self.world]
         threads = self.args.num_workers
         if threads is None:
@@ -238,7 +238,7 @@ class Run:
 
 
 def map_ahead(function: Callable[[str], Any], items: Sequence[str], threads: int) -> Iterator[Any]:
-    """Yield function(item) of all items in order; `threads`, which Pillow leaves without Python's lock, work on later ones."""
+    """Yield function(item) of all items in order; `threads` compute later ones meanwhile, as Pillow releases the GIL."""
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for item in items:

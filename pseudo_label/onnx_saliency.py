@@ -54,7 +54,7 @@ def find_weights(weights: str) -> Path:
 
 
 class OnnxSaliency:
-    """An ONNX network on the CPU, which runs no code (docs/saliency.md). By default its file gives `side`, SCALINGS `scaling`."""
+    """An ONNX network on the CPU. Its file runs no code (docs/saliency.md) and gives the default `side`, SCALINGS `scaling`."""
 
     def __init__(self, path: Path, side: int | None = None, scaling: dict[str, Any] | None = None) -> None:
         try:

@@ -30,7 +30,7 @@ def views(photo: Image.Image, scales: tuple[float, ...] = SCALES) -> list[Tensor
 def class_maps(
     net: Any, views: Sequence[Tensor], classes: Sequence[int], size: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """Return class maps, float32 (n, H, W) in 0..1: masks of all views and their mirror images, upsampled, summed, over each maximum.
+    """Return class maps, float32 (n, H, W) in 0..1: all views' and mirror images' masks, upsampled, summed, divided by each maximum.
 
     `net` is in eval mode on `device`; its `forward_cam` takes images (N, 3, h, w), normalised as `net.input` says, and returns
     masks (N, classes + 1, h', w') in 0..1, background last. `views` are the photo at several scales, uint8 (h, w, 3),

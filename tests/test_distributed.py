@@ -29,7 +29,7 @@ STEPS = 30  # more than the 25 checkpoints, so that resumed runs repeat steps
 
 @pytest.fixture
 def start_ranks(commands) -> Callable[..., list[Command]]:
-    """Start a process in each folder as torchrun does, which keeps the group's store, but without its seconds of imports."""
+    """Start a process in each folder as torchrun would, with its store here, but without its seconds of importing."""
     stores = []
 
     def start(folders: list[Path], script: str, *args: object) -> list[Command]:
@@ -138,7 +138,7 @@ def test_data_parallel_replicas():
 
 
 def test_setup_takes_the_gpu_of_the_rank(monkeypatch):
-    """Two GPUs and a process group of four, whose main process others wait for."""
+    """Two GPUs, a process group of four, and a second one with long timeouts."""
     groups = []
     for name, value in (("is_available", True), ("device_count", 2), ("set_device", None)):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)

@@ -32,7 +32,7 @@ def test_saliency_replaces_the_background():
     for background in ({}, {"background": plane(1, 1, 1, 1, 1)}):  # the CRF's own
         assert pseudo_label(score[None], np.array([6]), **background, **options).tolist() == [[0, 0, 7, 0, 7]]
     np.testing.assert_array_equal(score, before)
-    # Scores equal to alpha and beta stay, the first where it is salient; one of 1 ties with the background.
+    # Scores equal to alpha or beta follow saliency; so does 1.0, which is not above the default beta.
     options = {"saliency": np.array([[255, 0, 0]], np.uint8), "alpha": np.float32(0.1), "beta": np.float32(0.9)}
     assert pseudo_label(plane(0.1, 0.9, 0.91)[None], np.array([6]), **options).tolist() == [[7, 0, 7]]
     assert pseudo_label(plane(1.0)[None], np.array([0]), saliency=np.zeros((1, 1), np.uint8)).tolist() == [[0]]

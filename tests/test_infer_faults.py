@@ -69,7 +69,7 @@ def add_colour(path: Path) -> None:
 
 
 def replace_by_labels(path: Path) -> None:
-    """Write a grey label map of the photo, number n of which shows class n."""
+    """Write a grey label map of photo 13, which shows label 14."""
     Image.open(path).point([0] * 100 + [14] * 155 + [255]).save(path)
 
 

@@ -28,7 +28,7 @@ POOLNET = small_poolnet.Net.func
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Compute with one thread, as the commands do: with more, sums end in other digits."""
+    """Compute with one thread, as the commands do: with more, sums round differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

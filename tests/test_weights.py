@@ -193,7 +193,7 @@ def test_load_weights_rejects_files_of_other_networks(tmp_path, net, change, key
 
 
 def test_fitting_networks_are_named(tmp_path, deeplab):
-    """Of a whole network and of a backbone; classes may differ."""
+    """For whole networks and backbones; classes may differ."""
     for state, remedy in (
         (trained(poolnet.Net(**POOLNET)), "Check --network"),
         (trained(deeplab_v2_tiny.Net(num_labels=4)), r"Try --network network\.deeplab_v2_tiny\."),

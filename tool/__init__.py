@@ -1,2 +1,2 @@
 VOID = 255
-"""Label of pixels that belong to no label, such as object borders in ground truth: they do not count."""
+"""Label of pixels that are ignored, such as object borders in ground truth: they do not count."""

@@ -94,7 +94,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest_path(path: str | Path) -> str:
-    """Return `nearest` for a missing file or folder among the other names in its folder; say if it is a file."""
+    """Return `nearest` for a missing path among the names in its folder, or `, but a file` if that is there."""
     folder, name = Path(path).absolute().parent, Path(path).name
     if Path(path).is_file():
         return ", but a file"

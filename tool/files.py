@@ -137,7 +137,7 @@ def load_npy_dict(path: str | Path) -> dict[int | str, np.ndarray]:
 
 
 class _StoredDtype:
-    """Stand-in for numpy.dtype: a real one could be given flags that make bytes of the file addresses of objects."""
+    """Stand-in for numpy.dtype: a real one could get flags that turn bytes of the file into object pointers."""
 
     def __init__(self, code: str) -> None:
         self.dtype = np.dtype("" + code)  # text only

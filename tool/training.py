@@ -94,7 +94,7 @@ class Training:
             raise UserError(f"--batch_size {args.batch_size}: larger than the number of {task.unit}. Lower it.")
         batch_norms = [module for module in task.net.modules() if isinstance(module, nn.BatchNorm2d)]
         self.norms = [norm for norm in batch_norms if norm.training]  # these learn
-        # SyncBatchNorm is there on GPUs alone.
+        # SyncBatchNorm supports GPUs only.
         shareable = device.type != "cpu" and all(type(norm) is nn.BatchNorm2d for norm in self.norms)
         if world > 1 and self.norms and not shareable:
             problem = "its batch norms learn, and need all photos of a step in one process"

@@ -30,7 +30,7 @@ class Classes:
         return ("background", *self.names)
 
     def index(self, name: str) -> int | None:
-        """Return the class of a name as written, of any case; of VOC's names in any spelling. None if unknown."""
+        """Return the class of a name, None if unknown. Ignores case; for VOC also blanks and COCO's spellings."""
         return self._indices.get(self._key(name))
 
     @cached_property

@@ -156,7 +156,7 @@ class _ListedFiles(Files):
         return self.folder / self.paths[image_id]
 
     def check(self) -> None:
-        """Raise nothing: the folder is not searched."""
+        """Do nothing: listed paths are not searched."""
 
 
 @lru_cache(maxsize=4)

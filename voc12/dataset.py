@@ -33,7 +33,7 @@ class Files:
     """Files of one kind in a folder: `<id>` and one of `endings`, upper or lower case.
 
     If several sub-folders hold the same file name, the ids are `<folder>_<name>`.
-    The folder is read once, at the first question; make a new object after the folder has changed.
+    The folder is read once, at first use; make a new object after the folder has changed.
     """
 
     what: str  # their name in messages, such as "photo"

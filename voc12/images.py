@@ -91,7 +91,7 @@ def load_grey(path: str | Path, what: str = "saliency map") -> np.ndarray:
 
 
 def size_of(path: str | Path, what: str = "photo", formats: tuple[str, ...] = PHOTO_FORMATS) -> tuple[int, int]:
-    """Return (H, W) of the upright image at `path`, from its header, or its pixels without an end mark. UserError: truncated."""
+    """Return (H, W) of the upright image at `path`, from its header; decode if the end mark is missing. UserError: truncated."""
     with _open(path, what, formats) as image:
         with open(path, "rb") as file:
             file.seek(max(0, os.path.getsize(path) - 1024))

@@ -19,8 +19,8 @@ from voc12.images import OTHER_ENDINGS, PHOTO_ENDINGS
 from voc12.lists import PREPARE, check_id, read_text
 
 # Help of --ignore_foreign and --accept_labels.
-IGNORE_FOREIGN = "leave objects of other classes than the dataset's out, as the published code does"
-ACCEPT = "use labels that look wrong: nearly all one label, or most without a class or with other classes"
+IGNORE_FOREIGN = "leave out objects of classes the dataset lacks, as the published code does"
+ACCEPT = "accept suspicious data: maps of one label or of classes not in labels; most photos unlabelled"
 CSV_FILE = "labels.csv"
 LABELS_FILE = "cls_labels.npy"
 FORMS = "Write 'photo,classes' over lines '1.jpg,cat;dog', or 'photo,cat,dog' over '1.jpg,1,1'"

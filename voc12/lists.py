@@ -112,7 +112,7 @@ def read_lines(path: str | Path, remedy: str = PREPARE) -> list[tuple[int, str]]
 
 
 def read_text(path: str | Path, remedy: str) -> str:
-    """Return the text of a file in UTF-8, or in UTF-16 with its mark. UserError: it is missing, unreadable or blank."""
+    """Return the text of a file in UTF-8, or in UTF-16 with a BOM. UserError: it is missing, unreadable or blank."""
     try:
         data = Path(path).read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")

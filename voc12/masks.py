@@ -94,7 +94,7 @@ def _complete(folder: Path, sources: Mapping[str, Path], findings: Findings, rep
 
 
 def _read(path: Path, source: Path | None, repair: bool) -> tuple[np.ndarray, bool]:
-    """Return a label map, that of its source if it is missing or, with `repair`, damaged, and if the file is right."""
+    """Return a label map, read from `source` if missing or, with `repair`, damaged; and whether the file is right."""
     try:
         return read_label(path)
     except UserError:

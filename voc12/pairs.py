@@ -121,7 +121,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--voc12_root", required=True, metavar="DIR", help="folder of the dataset, for its labels")
     add("--image_list", required=True, metavar="FILE", help="photos to pair, such as voc12/train_aug.txt")
     add("--out", required=True, metavar="FILE", help="pair list to write")
-    add("--labels", metavar="FILE", help="labels.csv or .npy to read before the dataset's own labels")
+    add("--labels", metavar="FILE", help="labels.csv or .npy to read instead of the dataset's file")
     add("--ignore_foreign", action="store_true", help=IGNORE_FOREIGN)
     add_flags(parser)
     return parser

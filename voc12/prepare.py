@@ -91,7 +91,7 @@ def locate(args: argparse.Namespace) -> tuple[Path, Path, Path | None]:
         raise UserError(f"{root / CLASSES_FILE}: other classes than VOC's. Remove --sbd_root and --download.")
     if args.per_class and (args.label_dir or not args.out_dir):
         raise UserError("--per_class: needs --out_dir, not the folder of the full lists, and excludes --label_dir")
-    # Before hours of download. Lists of VOC belong to this repository, those of another dataset to its folder.
+    # Fail before the download. VOC's lists belong to this repository, those of another dataset to its folder.
     out = make_folder(args.out_dir or (os.path.relpath(Path(__file__).parent) if classes == VOC else root))
     if args.download is not None:
         if root is None or not (root / "JPEGImages").is_dir():

@@ -175,7 +175,7 @@ def check_photos(files: Files, found: Mapping[str, Photo], findings: Findings) -
 
 
 def draw_mask(photo: Photo, classes: Sequence[str]) -> np.ndarray:
-    """Return the label map uint8 (H, W): the smaller of overlapping instances, of equal ones the later.
+    """Return the label map uint8 (H, W): of overlapping instances the smallest, of equals the last.
 
     Crowds are void where no instance is; other categories than `classes` are background.
     """

@@ -125,7 +125,7 @@ def read_rows(table: Path, files: Files, dropped: list[str], known: bool) -> Ite
 
 
 def check_unlabelled(ids: Sequence[str], files: Files, where: Path, accept: bool) -> None:
-    """Raise UserError if most photos have no class, those of `ids`, and `accept` is not set."""
+    """Raise UserError if `ids`, photos without a class, are most and `accept` is not set."""
     if 2 * len(ids) > len(files.names):
         problem = f"gives no class to {len(ids)} of {len(files.names)} photos ({summarize_ids(ids)})"
         report_suspicion(f"{where}: {problem}", accept)
