@@ -53,6 +53,9 @@ def main() -> None:
         raise UserError("--gt_path: is a column of the contact sheet. Name its file with --sheet.")
     if args.sheet:
         check_writable(args.sheet)
+    inputs = [args.img_path, args.gt_path, args.img_root, args.img_root and args.img_root / "JPEGImages"]
+    if args.out_path.resolve() in [folder.resolve() for folder in inputs if folder]:
+        raise UserError(f"--out_path {args.out_path}: holds files that this run reads. Name another folder.")
     labels = label_maps(args.img_path)
     ids = list(dict.fromkeys(read_image_list(args.list)) if args.list else labels.ids())[: args.limit]
     if not ids:

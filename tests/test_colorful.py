@@ -92,6 +92,7 @@ def test_list_and_limit(root, dash):
         (["--grey", "--img_root", "."], "--grey"),
         (["--img_root", "truth"], r"truth.*label map"),
         (["--img_root", ".", "--sheet", "."], "cannot write"),
+        (["--img_root", ".", "--out_path", "JPEGImages"], "--out_path JPEGImages"),
         (["--out_path", "truth"], r"truth.*edam_manifest\.json"),  # pictures of others are never replaced
         (["--img_root", ".", "--img_path", "wrong"], rf"{IDS[1]}\.png.*value 21"),
     ],
