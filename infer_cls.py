@@ -138,7 +138,7 @@ def load_saliency(path: Path, size: tuple[int, ...], labels: set[int]) -> np.nda
     if saliency.shape != size:
         raise BadPhoto(f"saliency map {path}: is {saliency.shape} pixels (height, width), its photo {size}. Resize it.")
     held = set(values_in(saliency)) - {0, VOID}
-    if held and held <= labels:
+    if held and held <= labels - {1}:  # a nearly black map fades over 1 to 0
         raise BadPhoto(f"{path}: is a label map of the photo, not a saliency map. Check --sal_path.")
     return saliency
 
@@ -196,6 +196,10 @@ def label_image(args: argparse.Namespace) -> None:
     classes = make_classes(names, args.weights) if names else VOC
     numbers = sorted({class_number(one, classes, "--classes") for one in args.classes.split(",")})
     saliency_path = saliency_maps(args.sal_path).find(name) if args.sal_path else None
+    if saliency_path:
+        load_saliency(
+            saliency_path, photo.pixels.shape[:2], {number + 1 for number in numbers}
+        )  # fails before the work
     vars(args).update(dict.fromkeys(outputs), out_cam=args.out, crf_workers=0, skip_errors=False)
     with loop.start(args) as run:
         net = run.prepare(make_edam(args, classes), {"out_cam": {"output": "one photo"}})

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import weakref
 from argparse import Namespace
@@ -13,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ended
+from commands import REPO, ended
 from devices import content
 from disks import FULL, small_disk
 from PIL import Image
 from training import image_id
 
+from infer_cls import load_saliency
 from pseudo_label import loop
 from pseudo_label.loop import Photo
 from tool.cli import BadPhoto, UserError
@@ -99,6 +102,12 @@ def test_broken_file(name, fault, keyword, five, commands, flags, tmp_path):
     (tmp_path / "VOC2012" / name).write_bytes(sound)
     commands.run(tmp_path, "infer_cls.py", *flags)
     assert contents(tmp_path) == five
+
+
+def test_nearly_black_saliency(tmp_path):
+    """It is no label map, although the photo's labels are 1 and 2."""
+    Image.fromarray(np.array([[0, 1, 2]], np.uint8)).save(tmp_path / "s.png")
+    assert load_saliency(tmp_path / "s.png", (1, 3), {1, 2}).tolist() == [[0, 1, 2]]
 
 
 def test_full_disk(five, commands, flags, tmp_path):
@@ -194,3 +203,14 @@ def test_photos_without_memory_are_named_and_skipped(tmp_path, monkeypatch, caps
     named = re.findall(r"^skipped (\w+): .*3x2.*out of memory", capsys.readouterr().err, re.MULTILINE)
     assert named == ["gpu", "cpu"]
     assert left == [None, None]  # freed before the cache is emptied
+
+
+def test_small_dev_shm(five, flags, tmp_path):
+    """Room for semaphores, but for less than a photo's views."""
+    mount = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
+    if subprocess.run([*mount, "true"]).returncode:
+        pytest.skip("mounting is not allowed here")
+    subprocess.run(
+        [*mount, sys.executable, REPO / "infer_cls.py", *map(str, flags)], cwd=tmp_path, check=True, timeout=200
+    )
+    assert contents(tmp_path) == five
