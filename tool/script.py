@@ -22,9 +22,7 @@ def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> No
         sys.exit(1)
     except (UserError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(
-                5
-            )  # the machine's first process shows the error that all of them have, then torchrun ends the others
+            time.sleep(5)  # the machine's first process shows the error of all, then torchrun ends the others
         print_error(error)
         sys.exit(1)
     except KeyboardInterrupt:
