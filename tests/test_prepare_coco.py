@@ -134,7 +134,7 @@ def test_damaged_files_are_errors(coco, split, edit, keywords):
         ({"segmentation": {"size": [H, W + 1], "counts": [H * (W + 1)]}}, "size"),
         ({"segmentation": {"size": [H, W], "counts": [5, 10]}}, "size"),
         ({"segmentation": {"size": [H, W], "counts": "abc"}}, "RLE"),
-        ({"image_id": 77}, "77"),
+        ({"image_id": 77}, "unknown image_id 77"),
         ({"category_id": [7]}, "list"),
     ],
 )
@@ -145,6 +145,12 @@ def test_bad_annotation_is_left_out_and_counted(coco, capsys, changes, keyword):
     assert "instances_val2014.json: 7 of 8 annotations, 4 of 5 images" in out
     assert "  1 annotation of instances_val2014.json that cannot be used: 1 (" in out and keyword in out
     assert load_label(coco / "SegmentationClass/COCO_val2014_000000000001.png")[13, 7] == NAMES.index("dog") + 1
+
+
+def test_image_in_both_train_and_val_is_named(coco, capsys):
+    change(coco, "val", lambda content: content["images"][0].update(file_name="COCO_train2014_000000000001.jpg"))
+    main(coco)
+    assert "1 image in both train and val: COCO_train2014_000000000001" in capsys.readouterr().out
 
 
 def test_repeated_annotation_ids_lose_nothing(coco, capsys):

@@ -14,7 +14,7 @@ from voc12_devkit import SBD_ONLY, contents, write_mat, write_voc_and_sbd
 
 from tool.cli import UserError
 from voc12.classes import PALETTE
-from voc12.masks import read_sbd_mask, sbd_masks
+from voc12.masks import AUG, OWN, mask_folder, read_sbd_mask, sbd_masks
 from voc12.prepare import main as prepare
 
 COLOURED, TRUNCATED, EMPTY, PHOTO = *SBD_ONLY[:3], "2007_000001"
@@ -27,6 +27,12 @@ def test_sbd_masks_at_each_level_of_the_archive(tmp_path):
     for root in (tmp_path, tmp_path / "benchmark_RELEASE", cls.parent):
         read = read_sbd_mask(sbd_masks(root).find("a"))
         assert read.dtype == np.uint8 and np.array_equal(read, label)
+
+
+def test_hidden_files_are_no_masks(tmp_path):
+    (tmp_path / AUG).mkdir()
+    (tmp_path / AUG / "._a.png").touch()  # as macOS leaves them
+    assert mask_folder(tmp_path) == OWN
 
 
 def saved(label) -> bytes:

@@ -131,3 +131,6 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "labels.csv").touch()
     with pytest.raises(UserError, match=r"--labels lables\.csv: does not exist .*labels\.csv"):
         main([*flags, "--labels", "lables.csv"])
+    for flag in ("--image_list", "--labels"):
+        with pytest.raises(UserError, match=r"--out pairs\.txt: is also read"):
+            main([*flags, flag, "pairs.txt"])

@@ -93,7 +93,9 @@ def check_label(value: np.ndarray, count: int, where: str) -> np.ndarray:
     """Return a multi-hot label as float32 (count,). UserError naming `where`: another shape, other values, or no class."""
     value = np.asarray(value)
     if value.shape != (count,) or not np.isin(value, (0, 1)).all():
-        raise UserError(f"{where}: label of shape {value.shape}, not of {count} zeros and ones. {PREPARE}")
+        raise UserError(
+            f"{where}: not a label of {count} zeros and ones, but of shape {value.shape} or with other values. {PREPARE}"
+        )
     if not value.any():
         raise UserError(f"{where}: a row of zeros names no class. Correct it, or remove the photo from the list")
     return value.astype(np.float32)

@@ -26,7 +26,7 @@ Masks = dict[str, tuple[int, ...] | None]  # id -> values in the mask, None for 
 
 def mask_folder(root: Path) -> str:
     """Return the name of the dataset's folder of masks: SegmentationClassAug if it holds any."""
-    return AUG if any((root / AUG).glob("*.[pP][nN][gG]")) else OWN  # without a walk: it is asked often
+    return AUG if any((root / AUG).glob("[!.]*.[pP][nN][gG]")) else OWN  # without a walk: it is asked often
 
 
 def sbd_masks(sbd_root: Path) -> Files:

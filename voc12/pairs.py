@@ -132,6 +132,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.labels and not Path(args.labels).exists():
         nearest = cli.nearest_path(args.labels)
         raise UserError(f"--labels {args.labels}: does not exist{nearest}. Correct it, or leave it out.")
+    if Path(args.out).resolve() in [Path(path).resolve() for path in (args.image_list, args.labels) if path]:
+        raise UserError(f"--out {args.out}: is also read. Name another file.")
     ids = read_image_list(args.image_list)
     data = Dataset(args.voc12_root, args.ignore_foreign)
     report_problems(check_inputs(ids, [data.photos]), ids, None, "paired")

@@ -64,7 +64,9 @@ def main(argv: list[str] | None = None) -> None:
     sound = check_photos(photos(out / "JPEGImages"), train | val, findings)
     shown = {name for image_id in train.keys() & sound.keys() for name, *_ in sound[image_id].objects}
     if not shown:
-        raise UserError(f"{train_file}: none of its photos can be used. Check those in {out / 'JPEGImages'}.")
+        first = findings["photos that cannot be used, left out"][0]
+        raise UserError(f"{train_file}: none of its photos can be used, the first: {first}.")
+    findings["images in both train and val"] += sorted(train.keys() & val.keys())
     findings["category names without a photo of train, left out"] += [name for name in names if name not in shown]
     classes = [name for name in names if name in shown]
     labels = {}
@@ -131,11 +133,14 @@ def read_annotations(path: Path, findings: Findings) -> tuple[tuple[str, ...], d
     bad = []
     for annotation in tqdm(annotations, path.stem, disable=None):
         try:
+            for key, known in (("image_id", images), ("category_id", categories)):
+                if annotation.get(key) not in known:
+                    raise ValueError(f"unknown {key} {annotation.get(key)}")
             image, name = images[annotation["image_id"]], categories[annotation["category_id"]]
             image_id, size = check_id(Path(image["file_name"]).stem, "file_name"), (image["height"], image["width"])
             code = encode(annotation.get("segmentation") or (), *size)
         except (UserError, ValueError, KeyError, TypeError, OverflowError) as error:
-            bad.append(f"{annotation.get('id')} ({type(error).__name__}: {error})")
+            bad.append(f"{annotation.get('id')} ({error})")
             continue
         found.setdefault(image_id, Photo(size, [])).objects.append((name, bool(annotation.get("iscrowd")), code))
     counts = f"{len(annotations) - len(bad)} of {len(annotations)} annotations, {len(found)} of {len(images)} images"
@@ -157,7 +162,8 @@ def encode(outline: Any, height: int, width: int) -> Any:
     if tuple(outline["size"]) != (height, width) or (isinstance(counts, list) and sum(counts) != height * width):
         raise ValueError("run-length code of another size than its image")
     code = coder.frPyObjects(outline, height, width) if isinstance(counts, list) else outline
-    coder.decode(code)  # ValueError: it is damaged
+    if coder.decode(code).max() > 1:  # a code that is too short leaves pixels uninitialised
+        raise ValueError("damaged run-length code")
     return code
 
 
