@@ -46,9 +46,11 @@ class Mark:
 
 
 def read_mark(out: Path, step: Step) -> Mark:
-    """Return the mark of a step in the experiment's folder `out`; a new one if there is none."""
-    path = out / "finished" / f"{step.name}.json"
-    return Mark(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Mark(step.command)
+    """Return the mark of a step in the experiment's folder `out`; a new one if there is none that can be read."""
+    try:
+        return Mark(**json.loads((out / "finished" / f"{step.name}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # missing, damaged, or with other fields
+        return Mark(step.command)
 
 
 def write_mark(out: Path, step: Step, mark: Mark) -> None:

@@ -48,6 +48,9 @@ def test_finished_steps_are_skipped(tmp_path):
     assert [run(STEPS, tmp_path) for _ in range(2)] == ["012", ""]
     changed = [STEPS[0], replace(STEPS[1], command=f"{STEPS[1].command} more"), STEPS[2]]
     assert run(changed, tmp_path) == "12"  # the steps after a changed one run again
+    for number, text in enumerate(("", '{"other": 1}')):
+        (tmp_path / f"finished/{number}.json").write_text(text)
+        assert run(changed, tmp_path) == "012"[number:]  # as do those from an unreadable mark on
 
 
 def test_killed_step_resumes_and_its_time_adds_up(tmp_path):
