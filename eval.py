@@ -37,7 +37,7 @@ REMEDIES = {
     "out_cam": "--type npy",
     "out_crf": "--type npy --crf",
     "out_sal": "--saliency",
-    "out_prob": "that of --out_pred",
+    "out_prob": "the folder of --out_pred",
 }
 
 

@@ -58,9 +58,10 @@ def contact_sheet(
         for picture, heading, place in zip(pictures, headings, row, strict=True):
             place.imshow(picture)
             place.set_title(heading, color="dimgrey")
-        row[0].set_title(caption, loc="left")
+        row[0].set_title(caption.replace("$", r"\$"), loc="left")
     figure.subplots_adjust(0.01, legend / height, 0.99, 1 - 0.3 / height, wspace=0.02, hspace=0.1)
-    patches = [Patch(color=f"#{bytes(colour).hex()}", label=name) for name, colour in key.items()]
+    names = [name.replace("$", r"\$") for name in key]  # two bare ones would enclose a formula
+    patches = [Patch(color=f"#{bytes(key[name]).hex()}", label=text) for name, text in zip(key, names, strict=True)]
     figure.legend(handles=patches, loc="lower left", ncols=3 * columns, frameon=False)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

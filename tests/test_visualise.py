@@ -38,10 +38,10 @@ def test_heat_is_transparent_at_zero_and_goes_from_blue_to_red():
 
 @pytest.mark.parametrize(("count", "lines", "across"), [(1, 1, 1), (3, 3, 1), (5, 3, 2)])
 def test_contact_sheet_places_every_picture(count, lines, across):
-    """It enlarges small pictures and shows a colour key."""
+    """It enlarges small pictures and shows a colour key; dollars in names enclose no formula."""
     colours = np.random.default_rng(0).choice(np.arange(110, 250), (count, 2, 3), replace=False)
     rows = [[np.full((30, 40, 3), colour, np.uint8) for colour in pair] for pair in colours]
-    sheet = contact_sheet(rows, ["photo", "label"], [*"abcde"][:count], {"person": PALETTE[15]})
+    sheet = contact_sheet(rows, ["photo", "label"], ["$_$", *"bcde"][:count], {"$_$": PALETTE[15]})
     assert sheet.dtype == np.uint8 and sheet.shape[1] == 1000 * across
     places = []
     for colour in colours.reshape(-1, 3):
