@@ -52,7 +52,7 @@ def make_net(
             net = getattr(importlib.import_module(module), kind)(**options)
     except ModuleNotFoundError as error:
         raise UserError(f"--network {module}: no such module ({error}). Name one of network/.") from error
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"--network {module}: {error}. Name another module, or correct its options.") from error
     if lacking := [name for name in needs if not hasattr(net, name)]:
         raise UserError(f"--network {module}: this script needs {kind}.{lacking[0]}, which {module} does not define")

@@ -167,7 +167,8 @@ def _find_tensors(saved: object) -> dict[str, Tensor]:
     """Return the tensors in a state dict or a training state: also nested, under keys that are known."""
     if not isinstance(saved, dict):
         return {}
-    if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in saved.items()):
+    dense = (isinstance(value, Tensor) and value.layout == torch.strided for value in saved.values())
+    if all(isinstance(name, str) for name in saved) and all(dense):
         return saved
     return next((found for key in _WRAPPERS if (found := _find_tensors(saved.get(key)))), {})
 

@@ -50,6 +50,7 @@ def test_dilations_of_aspp():
         ("network.nothing", {}, "no such module"),
         ("no_such_package.net", {}, "no such module"),
         ("tool.cli", {}, "no attribute 'Net'"),
+        ("", {}, "[Ee]mpty module name"),
         ("network.resnet38_EDAM_tiny", {"num_labels": 3}, "num_labels"),
         ("tests.small_deeplab", {"num_classes": 3}, "num_classes"),
     ],

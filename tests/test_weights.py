@@ -135,6 +135,7 @@ GOOD = torch_bytes(SMALL)
         (GOOD.replace(SMALL["a.weight"].numpy().tobytes(), bytes(24)), "damaged"),
         (torch_bytes({"generator": SMALL, "discriminator": SMALL}), "no dict of tensors"),
         (torch_bytes({"a": torch.zeros(2), "b": 3}), "no dict of tensors"),
+        (torch_bytes({"a": torch.eye(2).to_sparse()}), "no dict of tensors"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
