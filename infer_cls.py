@@ -138,7 +138,7 @@ def load_saliency(path: Path, size: tuple[int, ...], labels: set[int]) -> np.nda
     if saliency.shape != size:
         raise BadPhoto(f"saliency map {path}: is {saliency.shape} pixels (height, width), its photo {size}. Resize it.")
     held = set(values_in(saliency)) - {0, VOID}
-    if held and held <= labels - {1}:  # a nearly black map fades over 1 to 0
+    if held and held <= labels - {1}:  # a dark saliency map may also hold 1
         raise BadPhoto(f"{path}: is a label map of the photo, not a saliency map. Check --sal_path.")
     return saliency
 

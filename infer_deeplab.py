@@ -59,7 +59,7 @@ def main() -> None:
                 if min(height, width) * min((1, *net.scales)) < 1:
                     raise BadPhoto(f"{photo.id}: {width}x{height} pixels is too small for --scales")
                 probability = probabilities(net, torch.from_numpy(photo.pixels), run.device, args.flip)
-                highest = probability.max(0)  # four times as fast as argmax; NaN where there is one
+                highest = probability.max(0)  # four times as fast as argmax; propagates NaN
                 if not highest.values.isfinite().all():
                     raise BadPhoto(f"{photo.id}: probabilities are not finite. Use --amp off or check the weights.")
                 label = highest.indices.to(torch.uint8).cpu().numpy()

@@ -40,8 +40,8 @@ SMALL_PLAN |= {"fusion": ("--keep_share", 0.1), "segmentation": tuple(SMALL_SEGM
 SMALL_REMARK = (
     "Not the published networks: heads like EDAM's and DeepLab-v2's on EfficientNet-Lite2, which is not trained. EDAM's masks are "
     "probabilities, which also learn from the labels directly; pixels with saliency up to 40 of 255 become background, but in photos "
-    "of several classes, a class that this leaves less than 10 % of its CRF pixels gets all of them back. "
-    f"Trained on the first photos that show each class, {PER_CLASS} of them."
+    "of several classes, a class that would keep less than 10 % of its CRF pixels keeps all of them. "
+    f"Trained on the first {PER_CLASS} photos of each class."
 )
 
 
@@ -68,7 +68,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--laptop", action="store_true", help="small networks, few photos; needs requirements-timm.txt and -onnx.txt")
     add("--try", dest="few", action="store_true", help="run all with a few steps and photos, in OUT/try")
     add("--dry_run", action="store_true", help="check all inputs, print the commands, run nothing")
-    first = "start again at this step; complete files and trainings are not made again"
+    first = "rerun from this step on; finished files and trainings are kept"
     add("--from", dest="first", metavar="STEP", help=f"{first}. Steps: {', '.join(step_names())}")
     add("--only", metavar="STEP", help="run this step alone; its name as for --from")
     return parser

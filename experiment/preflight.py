@@ -32,7 +32,7 @@ STEP_START = 6  # seconds to start a script that imports PyTorch
 
 
 def check(plan: Plan, laptop: bool) -> None:
-    """Check all inputs and print what was found. UserError: something is missing, all of which is listed."""
+    """Check all inputs and print what was found. UserError: some are missing; all of these are listed."""
     notes, problems, networks = list[str](), list[str](), list[torch.nn.Module]()
     if any(path.is_file() for path in (plan.out, *plan.out.parents)):
         problems.append(f"--out {plan.out}: is a file, or in one. Name a folder.")

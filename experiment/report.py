@@ -1,4 +1,4 @@
-"""Report of an experiment: results.md, and report.html, one file for any browser that refers to nothing outside it."""
+"""Report of an experiment: results.md, and report.html, one self-contained file for any browser."""
 
 import base64
 import io
@@ -163,7 +163,7 @@ def duration(seconds: float) -> str:
 
 
 def thumbnail(picture: np.ndarray) -> str:
-    """Return a picture, uint8 RGB (H, W, 3), made small, as an address within the page."""
+    """Return a picture, uint8 RGB (H, W, 3), made small, as a data: URL."""
     image, buffer = Image.fromarray(picture), io.BytesIO()
     image.thumbnail((TILE, TILE))
     image.save(buffer, "JPEG", quality=85)
@@ -171,12 +171,12 @@ def thumbnail(picture: np.ndarray) -> str:
 
 
 def data_url(kind: str, buffer: io.BytesIO) -> str:
-    """Return the file of an image as an address that holds it."""
+    """Return an image file as a data: URL."""
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def charts(plan: Plan, curve: Sequence[dict]) -> dict[str, str]:
-    """Return heading -> address of a chart: the losses in TensorBoard's events, means of neighbouring steps, and `curve`."""
+    """Return heading -> chart as data URL: the losses in TensorBoard's events, means of neighbouring steps, and `curve`."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a second to import
 
     found = {}
@@ -193,7 +193,7 @@ def charts(plan: Plan, curve: Sequence[dict]) -> dict[str, str]:
 
 
 def line_chart(points: np.ndarray, across: str, up: str) -> str:
-    """Return a chart of one line, through points (n, 2), as the address of an SVG. `across`, `up`: the axes' names."""
+    """Return a chart of one line, through points (n, 2), as an SVG data: URL. `across`, `up`: the axes' names."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"font.size": 8, "svg.hashsalt": "EDAM"}):  # without salt, ids are random
         figure = Figure((4.2, 2.4), layout="constrained")

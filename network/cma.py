@@ -79,7 +79,7 @@ def transformer_blocks(x: Tensor, pairs: int, blocks: list[Any], dropout: Any, k
     """Apply the transformer block of each class, with joint attention over the tokens of both images of a pair.
 
     Tokens x and the result are (C, N, D), N = pairs x T tokens a pair; `blocks` are the C classes' parameters, `dropout` holds
-    those of attention weights and of tokens. Without `keep`, the backward pass recomputes activations if x is large.
+    nn.Dropout for attention and tokens. Without `keep`, the backward pass recomputes activations if x is large.
     """
     before: Callable = _projections
     after: Callable = _after_attention

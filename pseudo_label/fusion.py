@@ -59,7 +59,7 @@ def levels(
 def restore_classes(fused: np.ndarray, plain: np.ndarray, share: float) -> np.ndarray:
     """Return `fused`, uint8 (H, W), with classes that saliency removed put back from `plain`, the labels without saliency.
 
-    A class is removed if less than `share` of its pixels is left and `plain` has several. Not in the paper; 0: never.
+    One counts as removed if under `share` of its pixels is left and `plain` has several. Not in the paper; 0: never.
     """
     shown = [label for label in values_in(plain) if label]
     restored = fused.copy()

@@ -54,7 +54,7 @@ def find_weights(weights: str) -> Path:
 
 
 class OnnxSaliency:
-    """An ONNX network on the CPU. Its file runs no code (docs/saliency.md) and gives the default `side`, SCALINGS `scaling`."""
+    """An ONNX network on the CPU. Its file runs no code (docs/saliency.md). Defaults: its own `side`, SCALINGS's `scaling`."""
 
     def __init__(self, path: Path, side: int | None = None, scaling: dict[str, Any] | None = None) -> None:
         try:
@@ -92,6 +92,6 @@ class OnnxSaliency:
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """Return a map from its smallest value, 0, to its largest, 255, uint8."""
+    """Return a map, uint8, scaled so that its range becomes 0..255."""
     values = values - values.min()
     return (255 * (values / max(values.max(), 1e-12))).astype(np.uint8)

@@ -25,7 +25,7 @@ _PATIENT = timedelta(days=7)  # for ranks that wait while the main process check
 def setup(device: str | None, independent: bool = False) -> tuple[torch.device, int, int]:
     """Make the device (None: a GPU if there is one) ready and join the process group of torchrun.
 
-    Return device, rank and number of processes. `independent` ranks share no steps and only meet at the end, where some
+    Return device, rank and number of processes. `independent` ranks share no step and meet at start and end, where some
     wait long for others. UserError: no such device, or no process group.
     """
     if device is None:

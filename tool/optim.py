@@ -17,7 +17,7 @@ def lr_factor(step: int, max_step: int, warmup_steps: int) -> float:
 
 
 def stepwise_lr_factor(step: int, max_step: int, warmup_steps: int = 0) -> float:
-    """Return that factor with a polynomial that begins at step 0, during the warm-up, and is constant within ten steps."""
+    """Return `lr_factor`, but the polynomial starts at step 0, during warm-up, and changes every ten steps only."""
     warm_up = 0.1 + 0.9 * step / warmup_steps if step < warmup_steps else 1.0
     return warm_up * max(0.0, 1 - step // 10 * 10 / max_step) ** 0.9
 

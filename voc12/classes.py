@@ -30,7 +30,7 @@ class Classes:
         return ("background", *self.names)
 
     def index(self, name: str) -> int | None:
-        """Return the class of a name, None if unknown. Ignores case; for VOC also blanks and COCO's spellings."""
+        """Return a name's class or None. Ignore case; for VOC ignore blanks too, and accept COCO's spellings."""
         return self._indices.get(self._key(name))
 
     @cached_property

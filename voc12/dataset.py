@@ -99,7 +99,7 @@ class Files:
             raise UserError(f"{self.folder}: {problem}. Name the folder of the {self.what}s")
 
     def warn_of_others(self) -> None:
-        """Print how many images of formats that are not read the folder holds, by ending."""
+        """Print the number of images in unsupported formats in the folder, by ending."""
         endings = Counter(os.path.splitext(path)[1].lower() for path in self._paths)
         others = [f"{endings[ending]} {ending}" for ending in OTHER_ENDINGS if endings[ending]]
         if others and is_main_process():

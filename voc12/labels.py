@@ -23,7 +23,7 @@ IGNORE_FOREIGN = "leave out objects of classes the dataset lacks, as the publish
 ACCEPT = "accept suspicious data: maps of one label or of classes not in labels; most photos unlabelled"
 CSV_FILE = "labels.csv"
 LABELS_FILE = "cls_labels.npy"
-FORMS = "Write 'photo,classes' over lines '1.jpg,cat;dog', or 'photo,cat,dog' over '1.jpg,1,1'"
+FORMS = "Write a line 'photo,classes', then '1.jpg,cat;dog'; or 'photo,cat,dog', '1.jpg,1,1'"
 _PHOTO_ENDING = re.compile(rf"({'|'.join(map(re.escape, PHOTO_ENDINGS))})$", re.IGNORECASE)
 _PHOTO_COLUMN = re.compile(r"(photo|image|img|picture|file)?s?(id|file|name|path|filename|filepath)?s?")
 _CLASS_COLUMN = re.compile(r"(class|label|categor|tag|target|annotation)(y|e?s|ies)?(names?|ids?|idx|index|number)?\d*")
@@ -66,7 +66,7 @@ def multi_hot(names: Iterable[str], classes: Classes, where: str, ignore_foreign
 
 
 def class_number(name: str, classes: Classes, where: str, remedy: str = "") -> int:
-    """Return the class of a name. UserError naming `where`, with the nearest name and the list of them: unknown."""
+    """Return the class of a name. UserError if unknown: names `where`, the nearest name and known names."""
     if (index := classes.index(name)) is not None:
         return index
     meant, known = nearest(name.casefold(), classes.names), summarize_ids(classes.names)
@@ -188,7 +188,7 @@ def find_suspicion(folder: str | Path, values: Mapping[str, Collection[int]], la
     masks = [i for i, held in values.items() if set(held) == {0, VOID}]
     if 2 * len(masks) > len(values):
         problem = f"{len(masks)} of {len(values)} hold 0 and {VOID} alone, as masks do ({summarize_ids(masks)})"
-        raise UserError(f"{folder}: {problem}. Label maps hold class + 1, and {VOID} where nothing counts.")
+        raise UserError(f"{folder}: {problem}. Label maps hold class + 1, and {VOID} for ignored pixels.")
     uniform = [i for i, held in values.items() if len(set(held) - {VOID}) < 2]
     if values and len(uniform) >= 0.9 * len(values):
         return f"{folder}: {len(uniform)} of {len(values)} show one label alone, or void ({summarize_ids(uniform)})"

@@ -31,8 +31,8 @@ PAIRS_FILE = "EDAM_train.txt"
 def make_pairs(labels: Mapping[str, np.ndarray], epochs: int, seed: int) -> list[tuple[str, str, int]]:
     """Return `epochs` random matchings of the images as (id, id, class from 0), epoch after epoch.
 
-    Both images of a pair show its class, which is drawn from those that they share. Every image occurs once in each epoch; one without
-    a partner is paired with an image of its class that already has one, or with itself if no other image shares a class.
+    Both images of a pair show its class, which is drawn from those that they share. Every image occurs in each epoch; one without
+    a partner is paired with a paired image that shares any class, or with itself if no other image shares a class.
     The same seed gives the same pairs on any machine: numpy promises never to change the raw output of PCG64.
     labels: id -> (C,) multi-hot of at least one image, each with a class; their order does not matter.
     """
@@ -72,7 +72,7 @@ def _draw(allowed: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
 def _make_even(chosen: np.ndarray, shown: np.ndarray, bits: np.random.PCG64) -> None:
     """Change few of the drawn classes in place so that as few classes as possible have an odd number of images.
 
-    Two odd classes become even along a chain of classes in which an image that shows both moves from each to the next.
+    A chain of classes links two odd ones; for each link, an image of both classes moves from one to the other.
     """
     classes = shown.shape[1]
     for start in range(classes):

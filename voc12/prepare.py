@@ -132,7 +132,7 @@ def _keep(ids: Sequence[str], known: Container[str], otherwise: str, findings: F
 
 
 def first_of_each_class(lists: Lists, labels: Mapping[str, np.ndarray], most: int) -> Lists:
-    """Return shorter train and val: photos of which one class has been taken less than `most` times. train_aug is train."""
+    """Return shorter train and val: photos with a class taken less than `most` times before. train_aug is train."""
     chosen: Lists = {"train": [], "val": []}
     for name, ids in chosen.items():
         taken = np.zeros(len(next(iter(labels.values()), ())))

@@ -152,7 +152,7 @@ def read_annotations(path: Path, findings: Findings) -> tuple[tuple[str, ...], d
 
 
 def encode(outline: Any, height: int, width: int) -> Any:
-    """Return the compressed run-length code of polygons or of another code. ValueError: it is damaged or of another size."""
+    """Return polygons, or any run-length code, as a compressed one. ValueError: it is damaged or of another size."""
     if not isinstance(outline, dict):
         polygons = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
         if not polygons or not all(max(map(abs, polygon)) < 1e6 for polygon in polygons):  # larger: pycocotools crashes

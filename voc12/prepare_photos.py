@@ -88,7 +88,7 @@ def write_table(args: argparse.Namespace, files: Files, findings: Findings) -> N
     for where, image_id, shown in read_rows(path, files, dropped, classes is not None):
         if image_id not in files.names:
             if image_id in files.by_name:
-                problem = f"{image_id} may be {' and '.join(files.by_name[image_id][:2])}"
+                problem = f"{image_id} may be {' or '.join(files.by_name[image_id][:2])}"
                 raise UserError(f"{where}: {problem}. Write their folders in the table, or give --labels folders.")
             findings[f"lines of {path} without a photo, left out"].append(image_id)
             continue
@@ -111,7 +111,7 @@ def write_table(args: argparse.Namespace, files: Files, findings: Findings) -> N
 
 
 def read_rows(table: Path, files: Files, dropped: list[str], known: bool) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (place for messages, image id, class names) of a table, or of each photo's folder. Others: see `read_label_csv`."""
+    """Yield (place for messages, image id, class names) of a table, or of folders. known: its `classes_known`."""
     if str(table) != "folders":
         for number, image_id, names in read_label_csv(table, files.names, dropped, known):
             yield f"{table}, line {number}", image_id, names

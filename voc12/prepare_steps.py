@@ -46,7 +46,7 @@ def finish(
     """Write lists (path -> text) and, next to the first, training pairs and labels; print findings and the next command.
 
     args: with the flags of `pairs.add_flags`. published: list -> number of its images.
-    trained: id -> (C,) multi-hot of the training photos. UserError: none shows one of the dataset's classes.
+    trained: id -> (C,) multi-hot of the training photos. UserError: a class has none (VOC's are exempt).
     labels: the same of all photos, for cls_labels.npy; None if the dataset has a labels.csv.
     """
     names, out = data.classes.names, next(iter(lists)).parent
