@@ -100,7 +100,7 @@ def network_photo(args: Settings, network: str, infer: Callable[..., torch.Tenso
 Prepare = Callable[[Settings], Callable[[], object]]  # settings -> the call to measure
 train_edam = partial(training_step, network="network", loss=edam_loss)
 train_deeplab = partial(training_step, network="deeplab", loss=deeplab_loss)
-ROWS: dict[str, tuple[str, Prepare]] = {  # by the names of --only; a title is a format of the settings
+ROWS: dict[str, tuple[str, Prepare]] = {  # key: a choice of --only; titles are formatted with settings
     "rate": ("convolution 3x3, 512 channels", convolution),
     "train": ("training step, {pairs} pairs", train_edam),
     "train_fast": ("training step, {pairs} pairs, --attn_dropout 0", partial(train_edam, dropout=False)),
@@ -131,7 +131,7 @@ def measure(prepare: Prepare, args: Settings, precision: str) -> tuple[float, in
 
 
 def table(args: Settings, names: Collection[str]) -> Iterator[str]:
-    """Yield the table's lines, each once it is measured; the rates always, as the floors need them."""
+    """Yield each line of the table once measured; always the row "rate", which floors need."""
     cuda = args.device.type == "cuda"
     name = torch.cuda.get_device_name(args.device) if cuda else f"CPU, {torch.get_num_threads()} threads"
     yield f"{name}, torch {torch.__version__}, photo {'x'.join(map(str, args.size))}, crop {args.crop}"

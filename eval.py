@@ -49,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--gt_dir", metavar="DIR", type=Path, help="ground truth <id>.png, instead of the dataset's SegmentationClass")
     listed = "images to evaluate (default: voc12/train.txt; with --saliency and --gt_dir alone every mask there)"
     add("--list", metavar="FILE", help=listed)
-    add("--saliency", action="store_true", help="score saliency maps: against grey masks without --voc12_root")
+    add("--saliency", action="store_true", help="score saliency maps (no --voc12_root: against grey masks)")
     add("--type", choices=("png", "npy"), default="png", help="png: label maps; npy: class maps")
     add("--crf", action="store_true", help="npy: the files hold CRF probabilities, background included (--out_crf)")
     add("--theta", type=number, default=0.5, help="npy: background score; with --sal_path: saliency limit / 100")

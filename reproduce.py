@@ -38,7 +38,7 @@ SMALL_SEGMENTATION = "--freeze_backbone --max_iters 400 --batch_size 8 --iter_si
 SMALL_PLAN: dict[str, Any] = {"prepare": ("--per_class", PER_CLASS, "--epochs", 12), "theta": 0.4}
 SMALL_PLAN |= {"fusion": ("--keep_share", 0.1), "segmentation": tuple(SMALL_SEGMENTATION.split())}
 SMALL_REMARK = (
-    "Not the published networks: heads like EDAM's and DeepLab-v2's on EfficientNet-Lite2, which is not trained. EDAM's masks are "
+    "Not the published networks: heads like EDAM's and DeepLab-v2's on frozen EfficientNet-Lite2. EDAM's masks are "
     "probabilities, which also learn from the labels directly; pixels with saliency up to 40 of 255 become background, but in photos "
     "of several classes, a class that would keep less than 10 % of its CRF pixels keeps all of them. "
     f"Trained on the first {PER_CLASS} photos of each class."
@@ -59,7 +59,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--download", type=absolute, metavar="DIR", help="fetch SBD (1.4 GB) to this folder instead")
     for name, what in SOURCES.items():
         add(f"--{name}", type=absolute, metavar="DIR" if name == "sal_path" else "FILE", help=what)
-    add("--saliency", choices=PACKAGES, help="network of an ONNX file for saliency; needs requirements-onnx.txt")
+    add("--saliency", choices=PACKAGES, help="U^2-Net for saliency, by ONNX; needs requirements-onnx.txt")
     for flag, name in (("--network", "edam"), ("--poolnet_network", "poolnet"), ("--deeplab_network", "deeplab")):
         default = getattr(Plan, name)
         add(flag, dest=name, default=default, metavar="MODULE", help="module of the network")

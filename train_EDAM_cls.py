@@ -42,7 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--crop_size", type=cli.count(32), default=368, help="side of the square training crops in pixels")
     long_side = "range of the photos' longer side in pixels before cropping"
     add("--long_side", type=positive, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help=long_side)
-    add("--lr", type=number, default=0.01, help="learning rate of the backbone; new layers have ten times as much")
+    add("--lr", type=number, default=0.01, help="learning rate; new convolutions (not the CMA) have ten times it")
     add("--warmup_steps", type=count, default=2000, help="linear warm-up steps (from lr / 10)")
     add("--freeze_backbone", action="store_const", const=True, help="train EDAM's head alone, for hundreds of photos")
     add("--attn_dropout", type=cli.number(float, 0, 1), metavar="P", help="attention's dropout; default: the network's")

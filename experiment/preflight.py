@@ -59,9 +59,9 @@ def check(plan: Plan, laptop: bool) -> None:
         if importlib.util.find_spec("onnxruntime") is None:
             problems.append("onnxruntime: not installed. Run pip install -r requirements-onnx.txt.")
     if not plan.sal_path:
-        notes.append(f"the rows with saliency are left out; for them --poolnet_weights: {SOURCES['poolnet_weights']}")
+        notes.append(f"rows with saliency are left out; they need --poolnet_weights: {SOURCES['poolnet_weights']}")
     if not plan.deeplab_weights:
-        notes.append(f"DeepLab-v2's rows are left out; for them --deeplab_weights: {SOURCES['deeplab_weights']}")
+        notes.append(f"DeepLab-v2's rows are left out (need --deeplab_weights): {SOURCES['deeplab_weights']}")
     if not torch.cuda.is_available():
         began, crops = time.monotonic(), torch.zeros(2, 3, 321, 321)
         with torch.inference_mode():

@@ -36,7 +36,7 @@ class Step:
 
 @dataclass
 class Mark:
-    """Record of a step: command, input files with their digests, seconds over all attempts, bytes of its largest process."""
+    """Record of a step: command, input files with their digests, total seconds, peak memory of its largest process."""
 
     command: str
     inputs: dict[str, str] = field(default_factory=dict)
@@ -108,7 +108,7 @@ def run_steps(steps: Sequence[Step], out: Path, environment: Mapping[str, str], 
 
 
 def run_step(step: Step, out: Path, environment: Mapping[str, str], current: set[Path]) -> int:
-    """Run one step and return its status; its mark sums time and inputs, or is reset if flags or inputs changed."""
+    """Run one step and return its status; its mark adds up time and inputs; changed flags or inputs reset it."""
     mark = read_mark(out, step)
     if changed := differences(step, mark):
         make_room(step, changed, current)
@@ -147,7 +147,7 @@ def make_room(step: Step, changed: Sequence[str], current: set[Path]) -> None:
 
 
 def call(command: str, environment: Mapping[str, str]) -> tuple[int, int]:
-    """Run a command in the repository's root; return its status and the bytes of its largest process."""
+    """Run a command in the repository's root; return its status and its largest process's peak bytes."""
     python = shlex.quote(sys.executable)
     real = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", command))
     launcher, threads = LAUNCHER.match(command), environment.get("OMP_NUM_THREADS")

@@ -1,7 +1,7 @@
 """The dilated bottleneck ResNet (He et al., 2016) of networks that began in Caffe: the backbone of DeepLab-v2 and PoolNet.
 
 It differs from torchvision's: the stride is on the first 1x1 convolution of a block, the pooling rounds its size up, all blocks of a
-stage have one dilation, the first block of every stage has a projection, and the batch norms are never trained.
+stage have one dilation, and the batch norms are frozen unless `norm` makes others.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ class CaffeResNet(nn.Module):
     """A stem of stride 4 and four stages of bottlenecks, with torchvision's tensor names.
 
     `depths` (blocks), `strides` and `dilations` are of each stage, `widths` channels of the stem and each stage. `norm` makes a
-    batch norm of so many channels. `stride_on_3x3`: as in torchvision, instead of on the first 1x1.
+    batch norm for a channel count. `stride_on_3x3`: as in torchvision, instead of on the first 1x1.
     """
 
     stem_names = ("conv1", "bn1")

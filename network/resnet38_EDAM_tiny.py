@@ -15,7 +15,7 @@ BACKBONE: dict[str, Any] = {
 
 
 class Net(resnet38_EDAM_cls.Net):
-    """`resnet38_EDAM_cls.Net` with 1 % of its parameters; no dropout, and every layer is trained."""
+    """`resnet38_EDAM_cls.Net` with 1 % of its parameters; no dropout, only batch norms frozen."""
 
     def __init__(self, num_classes: int = 20) -> None:
         super().__init__(num_classes, dim=32, hidden=64, cma_dropout=0.0, crop_size=104, **BACKBONE)

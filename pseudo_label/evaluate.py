@@ -94,7 +94,7 @@ def report_labels(
 def score_saliency(labels: int | None, paths: Sequence[Path]) -> tuple[np.ndarray, list[int]]:
     """Return mean absolute error, precisions and recalls of one image, float64 (1 + 256 + 256,); and its truth's values.
 
-    labels: number of labels if the ground truth is label maps; None for grey masks, whose values are 0 and 1 for foreground.
+    labels: number of labels if the ground truth is label maps; None for grey masks, whose values are returned as 0 and 1.
     paths: ground truth and saliency map.
     """
     if labels is None:

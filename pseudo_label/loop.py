@@ -84,7 +84,7 @@ class Run:
     rank: int = 0
     world: int = 1
     _precision: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
-    _pending: deque[tuple[Photo, Callable[[], str | None]]] = field(default_factory=deque)  # and result of `write`
+    _pending: deque[tuple[Photo, Callable[[], str | None]]] = field(default_factory=deque)  # photo, `write` call
     _results: list[tuple[str, str | None, str | None]] = field(default_factory=list)  # id, remark, problem
     _usable: int = 0
     _unusable: int = 0

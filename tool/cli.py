@@ -94,8 +94,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest_path(path: str | Path) -> str:
-    """Return `nearest` for a missing path among the names in its folder, or `, but a file` if that is there."""
+    """Return `nearest` for a missing path among the names in its folder, or ` (a file)` if it is a file."""
     folder, name = Path(path).absolute().parent, Path(path).name
     if Path(path).is_file():
-        return ", but a file"
+        return " (a file)"
     return nearest(name, {*os.listdir(folder)} - {name}) if folder.is_dir() else ""

@@ -53,7 +53,7 @@ class Classes:
 
 
 def fold(name: str) -> str:
-    """Return a name in lower case, without blanks at its ends: what names of a dataset are compared by."""
+    """Return a name in lower case, without blanks at its ends: the form in which names are compared."""
     return normalize("NFC", name).strip().casefold()
 
 

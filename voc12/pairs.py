@@ -63,7 +63,7 @@ def _match(shown: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
 
 
 def _draw(allowed: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
-    """Return one of the true columns, each as likely, for each row of a boolean (n, classes): (n,) int."""
+    """Return a uniformly drawn true column for each row of a boolean (n, classes): (n,) int."""
     # The remainder of 64 bits by at most 254 is uneven by only 2e-17.
     rank = bits.random_raw(len(allowed)) % allowed.sum(1).astype(np.uint64)  # (n,)
     return np.argmax(np.cumsum(allowed, 1) > rank[:, None], 1)

@@ -173,7 +173,7 @@ def check_photos(files: Files, found: Mapping[str, Photo], findings: Findings) -
     def check_size(image_id: str) -> None:
         path, (height, width) = files.find(image_id), found[image_id].size
         if size_of(path) != (height, width):
-            raise UserError(f"{path}: not of {width}x{height} pixels, as its annotations")
+            raise UserError(f"{path}: not {width}x{height} pixels, as annotated")
 
     problems = dict(check_inputs(list(found), [files], check_size))
     findings["photos that cannot be used, left out"] += problems.values()

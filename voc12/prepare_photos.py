@@ -111,7 +111,7 @@ def write_table(args: argparse.Namespace, files: Files, findings: Findings) -> N
 
 
 def read_rows(table: Path, files: Files, dropped: list[str], known: bool) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (place for messages, image id, class names) of a table, or of folders. known: its `classes_known`."""
+    """Yield (place for messages, image id, class names) of a table, or of folders. known: as `classes_known`."""
     if str(table) != "folders":
         for number, image_id, names in read_label_csv(table, files.names, dropped, known):
             yield f"{table}, line {number}", image_id, names
@@ -125,7 +125,7 @@ def read_rows(table: Path, files: Files, dropped: list[str], known: bool) -> Ite
 
 
 def check_unlabelled(ids: Sequence[str], files: Files, where: Path, accept: bool) -> None:
-    """Raise UserError if `ids`, photos without a class, are most and `accept` is not set."""
+    """Raise UserError if `ids`, photos without a class, exceed half and not `accept`."""
     if 2 * len(ids) > len(files.names):
         problem = f"gives no class to {len(ids)} of {len(files.names)} photos ({summarize_ids(ids)})"
         report_suspicion(f"{where}: {problem}", accept)
