@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from own_dataset import draw, image_id, names
 from PIL import Image
 from voc12_devkit import REPO, contents, write_voc_and_sbd
 
+import infer_cls
+import train_deeplab
 from network import make_net
 from network.weights import load_weights
+from tests import small_deeplab
 from tool.checkpoint import save_network
 from tool.cli import UserError
 from voc12 import prepare_photos
@@ -23,6 +27,7 @@ from voc12.prepare import main as prepare_voc
 
 PETS = Classes(("cat", "Guinea pig"))
 ROOT = Path("root")
+WEIGHTS = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +59,8 @@ def test_from_a_folder_to_lists(capsys):
     assert len(err.splitlines()) == 1 and "in: 2 .gif, 1 .avif, 1 .heic" in err
     command = out.splitlines()[-1].split()
     assert command[2:6] == ["--voc12_root", "root", "--train_list", "root/EDAM_train.txt"]
-    assert command[-4:] == ["--warmup_steps", "0", "--session_name", "root"]
+    assert command[-6:] == ["--weights", WEIGHTS, "--warmup_steps", "0", "--session_name", "root"]
+    assert "--weights: the ImageNet ResNet-38" in out and "without it, from random weights" in out
     assert (ROOT / "classes.txt").read_text() == "DING 00\nDING 01\nDING 02\n"
     assert read_image_list(ROOT / "train.txt") == sorted(image_id(n) for n in range(6))
     assert len(Dataset(ROOT).read_pairs(ROOT / "EDAM_train.txt")) == 6
@@ -140,15 +146,28 @@ def test_devkit_with_classes_of_its_own(capsys):
     """Lists lie in the root; masks with VOC's values 7 and 15, which are no labels of three classes, are named."""
     root, _ = write_voc_and_sbd(Path())
     (root / "classes.txt").write_text("person\ncar\naeroplane\n")
+    (root / "SegmentationClass/2007_000004.png").write_bytes(b"")
     prepare_voc(["--voc12_root", str(root), "--epochs", "2"])
     out = capsys.readouterr().out
-    assert "4 masks with values other than 0..3" in out and "SBD" not in out
+    assert "3 masks with values other than 0..3" in out and "1 mask that cannot be used" in out and "SBD" not in out
     data = Dataset(root)
     labels = data.image_labels(["2007_000001", "2007_000003"], root / "train.txt")
     assert [label.tolist() for label in labels.values()] == [[1, 0, 1], [0, 1, 0]]
     assert {c for *_, c in data.read_pairs(root / "EDAM_train.txt")} <= {0, 1, 2}
     with pytest.raises(UserError, match=r"classes.*--sbd_root"):
         prepare_voc(["--voc12_root", str(root), "--sbd_root", "x"])
+
+
+def test_networks_have_the_outputs_of_the_classes(monkeypatch):
+    four = Classes(tuple(names(4)))
+    args = infer_cls.get_parser().parse_args(["--weights", "w", "--network", "tests.small_net"])
+    assert infer_cls.make_edam(args, four).num_classes == 4
+    flags = ["--voc12_root", "V", "--label_dir", "L", "--network", "tests.small_deeplab"]
+    args, make = train_deeplab.get_parser().parse_args(flags), small_deeplab.Net
+    assert train_deeplab.make_network(args, Namespace(classes=four)).num_labels == 5
+    monkeypatch.setattr(small_deeplab, "Net", lambda num_labels: make())  # 21 of them
+    with pytest.raises(UserError, match=r"tests\.small_deeplab: has 21 outputs.* 5"):
+        train_deeplab.make_network(args, Namespace(classes=four))
 
 
 def saved(name: str, module: str, **options) -> Path:

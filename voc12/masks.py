@@ -78,7 +78,8 @@ def _complete(folder: Path, sources: Mapping[str, Path], findings: Findings, rep
             path = files.find(image_id)
             label, is_right = _read(path, sources.get(image_id), repair)
         except UserError as error:
-            findings["masks that cannot be used (--repair makes those of VOC and SBD again)"].append(str(error))
+            remedy = " (--repair makes those of VOC and SBD again)" if folder.name != OWN else ""
+            findings[f"masks that cannot be used{remedy}"].append(str(error))
             continue
         if not path.exists() or (repair and not is_right):
             if back_up(path, copy=True):
