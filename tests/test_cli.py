@@ -12,6 +12,7 @@ from training import write_pairs
 
 import eval as evaluation
 import infer_cls
+import reproduce
 from pseudo_label.manifest import claim_folder
 from tool.cli import UserError
 
@@ -26,6 +27,8 @@ TRAIN = "train_EDAM_cls --voc12_root R"
         ("infer_cls", "required: --weights"),
         (f"{TRAIN} --batch_size 0", "--batch_size: 0, where at least 1"),
         (f"{TRAIN} --lr nan", "--lr: nan, where at least 0"),
+        (f"{TRAIN} --crop_size 1", "--crop_size: 1, where at least"),
+        ("train_deeplab --voc12_root R --label_dir L --crop_size 1", "--crop_size: 1, where at least"),
         (f"{TRAIN} --session_name ../x", "--session_name: '../x'"),
     ],
 )
@@ -78,7 +81,20 @@ def test_missing_packages_name_the_environment(script):
     command = [sys.executable, "-E", "-S", script, "--help"]  # without site-packages
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert "No module named" in done.stderr and "requirements-dev.txt" in done.stderr
+    assert all(word in done.stderr for word in ("No module named", "`. .venv/bin/activate`", "requirements-dev.txt"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+def test_help(script):
+    shown = importlib.import_module(".".join(script.with_suffix("").parts)).get_parser().format_help()
+    names = ", ".join(reproduce.step_names()) if script.name == "reproduce.py" else "--help"
+    assert names in " ".join(shown.split())
+
+
+def test_make_real_asks_for_photos_before_it_installs(tmp_path):
+    command = ["make", "real", "VOC=none", f"VENV={tmp_path}/v", "PYTHON=false"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 2 and "VOC=none: holds no JPEGImages" in done.stdout
 
 
 WITHOUT = {

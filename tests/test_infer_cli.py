@@ -13,7 +13,9 @@ from conftest import DRAWN, PHOTOS, REPO, figure, needs_shared
 from devices import content
 from PIL import Image
 
+from infer_cls import get_parser, write_labels
 from pseudo_label.fusion import pseudo_label
+from pseudo_label.loop import Photo
 from pseudo_label.manifest import weights_digest
 from tool.files import HOST, load_npy_dict
 from voc12.classes import PALETTE
@@ -33,6 +35,18 @@ def check_scores(path: Path, labels: list[int], expected: np.ndarray, difference
 
 def check_labels(found: np.ndarray, expected: np.ndarray) -> None:
     assert found.shape == expected.shape and (found != expected).mean() <= devices.limit(1e-3)
+
+
+def test_keep_share_restores_what_saliency_removed(tmp_path):
+    Image.new("L", (8, 6)).save(tmp_path / "dark.png")
+    flags = f"--weights w --sal_path S --out_crf_pred {tmp_path} --out_plain_pred {tmp_path}/plain --keep_share".split()
+    (tmp_path / "plain").mkdir()
+    maps = np.repeat([[[0.9] * 4 + [0.0] * 4], [[0.0] * 4 + [0.9] * 4]], 6, 1).astype(np.float32)
+    for share, kept in (("0", set()), ("1", {4, 8})):
+        given = get_parser().parse_args([*flags, share])
+        write_labels(Photo("a", np.zeros((6, 8, 3), np.uint8)), [3, 7], maps, tmp_path / "dark.png", given)
+        assert set(np.unique(load_label(tmp_path / "a.png"))) - {0} == kept
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "plain/a.png").read_bytes()
 
 
 @pytest.mark.parametrize("root", [DRAWN, pytest.param(PHOTOS, marks=needs_shared)])

@@ -16,6 +16,7 @@ KINDS = {  # values of background and object; those of the image-level labels, b
     "black": (0, 0, "one label"),
     "white": (255, 255, "one label"),
     "other": (0, 9, "lack"),
+    "labels": (0, 4, "one label"),  # of label maps in place of grey masks
 }
 DEEPLAB = "train_deeplab.py --voc12_root V --label_dir V/SegmentationClass --train_list list.txt --max_iters 1 "
 DEEPLAB += "--batch_size 2 --crop_size 33 --iter_size 1 --network tests.small_deeplab --num_workers 0"
@@ -33,7 +34,7 @@ DEVKIT = "voc12/prepare.py --voc12_root V --out_dir out"
     [
         *((DEEPLAB, kind, 1) for kind in ("masks", "void", "other")),
         *((MASKS, kind, 1) for kind in ("masks", "other")),
-        *((PAIRS, kind, 1) for kind in ("black", "white")),
+        *((PAIRS, kind, 1) for kind in ("black", "white", "labels")),
         *((f"{command} --accept_labels", "other", 0) for command in (DEEPLAB, MASKS)),
         *((EVAL, "masks", 1), (EVAL, "other", 0), (EVAL_SALIENCY, "black", 0)),
         *((PHOTOS, "masks", 1), (PHOTOS, "black", 0), (DEVKIT, "masks", 1)),
@@ -59,6 +60,14 @@ def test_script(tmp_path, commands, command, kind, status):
     assert ("--accept_labels" in line) == (status == 1 and kind != "masks")
     made = [tmp_path / "a.json", root / "train.txt", tmp_path / "out/train.txt", *tmp_path.glob("**/*.pth")]
     assert any(path.exists() for path in made) == (status == 0)
+
+
+def test_value_beyond_the_classes(tmp_path, commands):
+    root = write_devkit(tmp_path / "V", {"a": (3,)})
+    save_label(root / "SegmentationClass/a.png", np.full((12, 16), 21, np.uint8))
+    (tmp_path / "list.txt").write_text("a")
+    line = commands.error(tmp_path, *DEEPLAB.split())
+    assert "a.png" in line and "value 21" in line
 
 
 def test_find_suspicion():

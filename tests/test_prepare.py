@@ -75,6 +75,11 @@ def test_without_sbd_train_aug_is_train_and_the_command_is_printed(tmp_path, cap
     assert not (root / "SegmentationClassAug").exists()
     assert read_image_list(tmp_path / "out/train_aug.txt") == list(TRAIN)
     assert f"python voc12/prepare.py --voc12_root {root} --download DIR" in capsys.readouterr().out
+    (tmp_path / "out/train.txt").write_text("2007_000001\n")  # by the user
+    for _ in range(2):
+        prepare(tmp_path / "out", "--voc12_root", root)
+    assert sorted(path.name for path in (tmp_path / "out").glob("train.*")) == ["train.txt", "train.txt.1"]
+    assert (tmp_path / "out/train.txt.1").read_text() == "2007_000001\n"
 
 
 def test_everything_that_looks_wrong_is_reported(tmp_path, capsys):

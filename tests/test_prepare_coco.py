@@ -130,6 +130,7 @@ def test_damaged_files_are_errors(coco, split, edit, keywords):
     ("changes", "keyword"),
     [
         ({"segmentation": None}, "no polygon"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "no polygon"),  # two points
         ({"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}, "no polygon"),
         ({"segmentation": {"size": [H, W + 1], "counts": [H * (W + 1)]}}, "size"),
         ({"segmentation": {"size": [H, W], "counts": [5, 10]}}, "size"),
@@ -215,14 +216,21 @@ def test_unusable_photos_are_left_out(coco, capsys):
     assert re.search(f"2 photos that cannot be used, .*train2014_0+3.jpg: .*web page.*val2014_0+5.jpg: .*{W}x{H}", out)
     assert [int(image_id[-2:]) for image_id in read_image_list(coco / "train.txt")] == [1, 4, 5, 6, 7]
     assert [int(image_id[-2:]) for image_id in read_image_list(coco / "val.txt")] == [1, 3, 4]
+    assert [int(path.stem[-2:]) for path in sorted((coco / "SegmentationClass").iterdir())] == [1, 3, 4]
 
 
-def test_missing_folders_are_downloaded(coco, tmp_path, monkeypatch):
+def test_missing_folders_are_downloaded_and_a_cut_file_is_resumed(coco, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with running_server() as server:
         monkeypatch.setattr(prepare_coco, "SERVER", server.address)
         for part, name in prepare_coco.ZIPS.items():
             archive = shutil.make_archive(str(tmp_path / part), "zip", coco, part)
             server.files[f"{name}.zip"] = Path(archive).read_bytes()
-        prepare_coco.main(["--download", str(tmp_path / "new"), "--epochs", "2"])
+        flags, cut = ["--download", str(tmp_path / "new"), "--epochs", "2"], "zips/train2014.zip"
+        server.cut.add(cut)
+        with pytest.raises(UserError, match=r"train2014\.zip: .*resumes"):
+            prepare_coco.main(flags)
+        server.cut.clear()
+        prepare_coco.main(flags)
+    assert [start for name, start in server.served if name == cut] == [0, len(server.files[cut]) // 2]
     assert len(read_image_list(tmp_path / "new/train.txt")) == 6

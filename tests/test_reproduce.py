@@ -81,6 +81,7 @@ def test_all_steps_and_the_report(inputs, in_forks, main, tmp_path):
     assert [score["images"] for score in scores.values()] == [3] * 5 + [2] * 2
 
     results = (made / "results.md").read_text()
+    assert "maps of the train photos, by PoolNet: MAE" in results
     assert "its scores mean nothing" in results and all(f"\n| {label} | " in results for label in LABELS)
     page = (made / "report.html").read_text()
     assert re.findall(r'\b(?:src|href)="(?!data:)[^"]*', page) == []
@@ -153,6 +154,7 @@ def test_dry_run_without_flags_lists_all_that_is_needed(tmp_path, main, monkeypa
     shown = main("--dry_run", *["--laptop", "--sal_path", "none"][: 3 * laptop], error="inputs")
     assert all(word in shown for word in ("--out", "--voc12_root", "VOCtrainval"))
     published = ("SegmentationClassAug is missing", "ilsvrc-cls_rna", "final.pth", "deeplabv1_resnet101")
+    published += ("--saliency u2netp can replace it",)
     assert {name in shown for name in published} == {not laptop}
 
 
@@ -178,12 +180,14 @@ def test_all_that_is_missing_is_named_at_once(inputs, tmp_path, main):
 
 
 def test_laptop_preset(inputs, tmp_path, main):
-    words = ("--laptop", "--sal_path", inputs / "VOC2012" / "saliency", "--out", tmp_path / "run", "--dry_run")
-    out = main("--voc12_root", inputs / "VOC2012", *words)
+    words = ("--voc12_root", inputs / "VOC2012", "--laptop", "--out", tmp_path / "run", "--dry_run")
+    out = main(*words, "--sal_path", inputs / "VOC2012/saliency")
     steps = dict(re.findall(r"\n# (\w+): .*\n(.*)", out))
     assert "--per_class 25 --epochs 12 --seed 0" in steps["lists"] and "labels" not in steps
     assert "--network network.timm_EDAM --weights imagenet --train_list" in steps["training"]
-    assert f"--out_plain_pred {tmp_path}/run/crf --out_crf_pred" in steps["maps"] and "--theta 0.4" in steps["maps"]
+    assert f"--out_plain_pred {tmp_path}/run/crf --out_crf_pred" in steps["maps"]
+    assert "--theta 0.4 --keep_share 0.1" in steps["maps"] and "saliency" not in steps
     assert "--network network.deeplab_v2_timm" in steps["segmentation"] and "weeks on a CPU" not in out
-    shown = main("--voc12_root", inputs / "VOC2012", *words, "--try")
+    shown = main(*words, "--try")
+    assert "--weights u2netp --out_sal" in shown
     assert f"384 --batch_size 1 --train_list {tmp_path}/run/try/lists/few_pairs.txt " in shown

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,9 +11,18 @@ from test_mxnet_params import params_bytes
 from test_weights import SMALL, torch_bytes, with_record
 
 from network.weights import read_checkpoint
+from pseudo_label.evaluate import read_scores
 from tool.cli import UserError
 from tool.files import load_npy_dict
 from tool.torch_file import read_torch_file
+from voc12.classes import VOC
+from voc12.labels import read_label_table
+
+NPY_READERS = (
+    load_npy_dict,
+    partial(read_label_table, classes=VOC),
+    partial(read_scores, shape=(1, 1), labels=21, crf=False),
+)
 
 
 class Attack:
@@ -45,7 +55,7 @@ def test_no_reader_runs_code(tmp_path, protocol):
     for name, data in files.items():
         path = tmp_path / name
         path.write_bytes(data)
-        for read in (load_npy_dict,) if path.suffix == ".npy" else (read_checkpoint, read_torch_file):
+        for read in NPY_READERS if path.suffix == ".npy" else (read_checkpoint, read_torch_file):
             with pytest.raises(UserError, match=name):
                 read(path)
             assert not sentinel.exists(), name
