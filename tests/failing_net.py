@@ -1,5 +1,6 @@
-"""`tests.small_net` that fails as the environment variable FAIL says: "kill 1 7", kind, rank and number of forward passes."""
+"""`tests.small_net` that fails as the environment variable FAIL says: "SIGKILL 1 7", kind, rank and number of forward passes."""
 
+import errno
 import os
 import signal
 import time
@@ -11,7 +12,7 @@ from tests import small_net
 
 
 class Net(small_net.Net):
-    """`--network tests.failing_net`. Kinds: kill; error; deaf: an error, while the other rank hears nothing, as if on a GPU."""
+    """`--network tests.failing_net`. Kinds: a signal's name; full, of a disk; error; deaf: the other rank hears nothing of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,9 +24,11 @@ class Net(small_net.Net):
         kind, rank, number = os.environ["FAIL"].split()
         if self.passes == int(number) and rank == os.environ["RANK"]:
             Path("failed").touch()
-            if kind == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise ZeroDivisionError("made to fail")
-        if self.passes == int(number) and kind == "deaf":
+            if kind == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
+            if kind in ("error", "deaf"):
+                raise ZeroDivisionError("made to fail")
+            os.kill(os.getpid(), signal.Signals[kind])
+        elif self.passes == int(number) and kind == "deaf":
             time.sleep(100)
         return super().forward(images)

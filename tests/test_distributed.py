@@ -5,40 +5,23 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import devices
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from commands import REPO, Command, Commands, ended
+from commands import REPO, Commands, ended
 from devices import content, limit
 from torch import Tensor, nn
 from training import CASES, curve, damage, flags, image_id, make_data, same_run, tensors, write_pairs
 
-from network import deeplab_v2_tiny, poolnet_tiny
-from tests import plain_net
+from network import deeplab_v2_tiny, poolnet_tiny, resnet38_EDAM_tiny
+from tests import plain_net, small_deeplab, small_poolnet
 from tool import distributed, processes
 from tool.cli import UserError
 
 STEPS = 30  # more than the 25 checkpoints, so that resumed runs repeat steps
-
-
-@pytest.fixture
-def start_ranks(commands) -> Callable[..., list[Command]]:
-    """Start a process in each folder as torchrun would, with its store here, but without its seconds of importing."""
-    stores = []
-
-    def start(folders: list[Path], script: str, *args: object) -> list[Command]:
-        stores.append(dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": stores[-1].port, "WORLD_SIZE": len(folders)}
-        group |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
-        args = (*args, "--device", devices.name if torch.cuda.device_count() >= len(folders) else "cpu")
-        return [commands.start(f, script, *args, RANK=rank, LOCAL_RANK=rank, **group) for rank, f in enumerate(folders)]
-
-    return start
 
 
 @pytest.mark.parametrize(
@@ -71,20 +54,31 @@ def test_ranks_have_the_losses_of_one_process(name, more, start_ranks, data, tmp
     np.testing.assert_allclose(losses[1:], [losses[0]] * len(losses[1:]), rtol=limit(1e-5))
 
 
-def test_ranks_share_the_photos(commands, start_ranks, drawn, tiny_weights, tmp_path):
-    """Seven photos and one without a label: the files of one process, and its messages once."""
+@pytest.mark.parametrize(
+    ("script", "network", "outputs", "problem"),
+    [
+        ("infer_cls.py", resnet38_EDAM_tiny, ["cam", "crf_pred"], "skipped unknown: no label for unknown"),
+        ("infer_deeplab.py", small_deeplab, ["pred"], "skipped unknown: "),
+        ("infer_sal.py", small_poolnet, ["sal"], "skipped unknown: "),
+    ],
+)
+def test_ranks_share_the_photos(script, network, outputs, problem, commands, start_ranks, drawn, tmp_path):
+    """Seven photos and one that is unknown: the files of one process, and its messages once."""
+    torch.manual_seed(0)
+    torch.save(network.Net().state_dict(), tmp_path / "net.pth")
     (tmp_path / "list.txt").write_text("\n".join([*map(image_id, range(1, 8)), "unknown"]))
-    same = ("--voc12_root", drawn, "--weights", tiny_weights, "--network", "network.resnet38_EDAM_tiny")
+    same = ("--voc12_root", drawn, "--weights", "net.pth", "--network", network.__name__)
     same += ("--infer_list", "list.txt", "--num_workers", 0, "--skip_errors")
-    commands.run(tmp_path, "infer_cls.py", *same, "--out_cam", "cam1", "--out_crf_pred", "crf1", status=1)
-    ranks = start_ranks([tmp_path] * 3, "infer_cls.py", *same, "--out_cam", "cam", "--out_crf_pred", "crf")
+    commands.run(tmp_path, script, *same, *(f"--out_{name}={name}1" for name in outputs), status=1)
+    ranks = start_ranks([tmp_path] * 3, script, *same, *(f"--out_{name}={name}" for name in outputs))
     assert sorted(one.wait() for one in ranks) == [0, 0, 1]
-    for folder in ("cam", "crf"):
+    for folder in outputs:
         found, expected = ({p.name: content(p) for p in (tmp_path / f).glob("[!e]*")} for f in (folder, f"{folder}1"))
         assert len(expected) == 7 and found == expected
-    assert "".join(one.stdout for one in ranks).count("7 photos labelled in cam, crf") == 1
+    done = re.findall(rf"^7 .+ in {', '.join(outputs)}$", "".join(one.stdout for one in ranks), re.MULTILINE)
+    assert len(done) == 1
     printed = "".join(line for one in ranks for line in one.stderr)
-    assert printed.count("skipped unknown: no label for unknown") == printed.count("error: skipped 1 photo") == 1
+    assert printed.count(problem) == printed.count("error: skipped 1 photo") == 1
 
 
 def test_failing_process_ends_all(start_ranks, drawn, tmp_path):
@@ -182,6 +176,15 @@ def test_seed_step_depends_on_seed_step_and_rank():
     assert len({draw(1, 2, 3), draw(1, 2, 3), draw(1, 2, 4), draw(1, 3, 3), draw(2, 2, 3)}) == 4
 
 
+def test_main_process_is_awaited_in_the_patient_group(monkeypatch):
+    groups = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda values, source, group=None: groups.append(group))
+    monkeypatch.setattr(processes, "patient_group", "of 7 days")
+    assert processes.on_main(lambda: "found") == "found" and groups == ["of 7 days"]
+
+
 def start_torchrun(folder: Path, drawn: Path, fail: str) -> subprocess.Popen:
     """Start a training of two processes that fails as tests/failing_net.py reads `fail`."""
     write_pairs(folder / "pairs.txt", 2 * STEPS)
@@ -209,8 +212,8 @@ def whole_run(drawn, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("fail", "keyword"),
     [
-        ("kill 0 18", "rank 1: lost connection"),
-        ("kill 1 5", "rank 0: lost connection"),
+        ("SIGKILL 0 18", "rank 1: lost connection"),
+        ("SIGKILL 1 5", "rank 0: lost connection"),
         ("error 0 27", "ZeroDivisionError: made"),
         ("error 1 11", "ZeroDivisionError: made"),
         ("deaf 1 3", "ZeroDivisionError: made"),
@@ -229,3 +232,26 @@ def test_failing_rank_ends_all(fail, keyword, whole_run, drawn, tmp_path):
     assert 0 < saved["step"] < int(fail.split()[2])
     assert all(tensors(path) for path in (tmp_path / "checkpoints/EDAM").glob("[!.]*.pth"))
     assert same_run(finish(tmp_path, drawn), whole_run, "EDAM")
+
+
+def test_signal_to_one_rank_ends_all(start_ranks, whole_run, drawn, tmp_path):
+    write_pairs(tmp_path / "pairs.txt", 2 * STEPS)
+    same = flags(drawn, "--network", "tests.failing_net", "--batch_size", 2, "--device", "cpu", "--resume")
+    ranks = start_ranks([tmp_path] * 2, "train_EDAM_cls.py", *same, FAIL="SIGTERM 1 7")
+    assert [one.wait() for one in ranks] == [143, 143] and [one.stderr for one in ranks] == [[], []]
+    assert torch.load(tmp_path / "checkpoints/EDAM/state.pth", weights_only=True)["step"] == 7
+    ranks = start_ranks([tmp_path] * 2, "train_EDAM_cls.py", *same, FAIL="none 0 0")
+    assert [one.wait() for one in ranks] == [0, 0] and same_run(tmp_path, whole_run, "EDAM")
+
+
+@pytest.mark.parametrize(
+    ("fail", "lr", "keyword"),
+    [("none 0 0", 1e30, "Lower --lr"), ("full 1 5", 0.01, "No space left"), ("full 0 5", 0.01, "No space left")],
+)
+def test_ranks_fail_in_one_line(fail, lr, keyword, start_ranks, drawn, tmp_path):
+    write_pairs(tmp_path / "pairs.txt", 2 * STEPS)
+    same = flags(drawn, "--network", "tests.failing_net", "--batch_size", 2, "--lr", lr)
+    ranks = start_ranks([tmp_path] * 2, "train_EDAM_cls.py", *same, FAIL=fail)
+    assert [one.wait() for one in ranks] == [1, 1]
+    (line,) = [line for one in ranks for line in one.stderr]
+    assert keyword in line

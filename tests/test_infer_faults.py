@@ -142,7 +142,12 @@ def test_bad_flags(more, keyword, commands, flags, tiny_weights, tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "victim", "status"),
-    [(signal.SIGKILL, "worker", 1), (signal.SIGKILL, "run", -signal.SIGKILL), (signal.SIGINT, "group", 130)],
+    [
+        (signal.SIGKILL, "worker", 1),
+        (signal.SIGKILL, "run", -signal.SIGKILL),
+        (signal.SIGINT, "group", 130),
+        (signal.SIGTERM, "group", -signal.SIGTERM),
+    ],
 )
 def test_killed_and_interrupted_runs_resume(number, victim, status, all_files, commands, drawn, tiny_weights, tmp_path):
     """All processes end, and the files are whole; a rerun makes the missing ones."""

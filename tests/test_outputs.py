@@ -31,13 +31,6 @@ def test_outputs_follow_edited_classes(monkeypatch):
         make(train_EDAM_cls, edited, "tests.plain_net")
 
 
-@pytest.mark.parametrize("script", [train_EDAM_cls, train_deeplab])
-def test_crops_of_one_pixel(script, capsys):
-    with pytest.raises(SystemExit):
-        script.get_parser().parse_args(["--crop_size", "1"])
-    assert "--crop_size" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("module", ["network.timm_EDAM", "network.deeplab_v2_timm"])
 @pytest.mark.parametrize("backbone", ["convnext_atto", "tf_efficientnet_lite0"])
 def test_timm_leaves_no_parameter_without_a_gradient(module, backbone):

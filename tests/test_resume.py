@@ -9,6 +9,8 @@ import pytest
 import torch
 from training import curve, damage, flags, image_id, make_data, same_run, write_pairs
 
+from tool.checkpoint import catch_signals
+
 STEPS = 40  # more than the 25 checkpoints, so that a killed run repeats steps
 SCRIPT = "train_EDAM_cls.py"
 
@@ -55,6 +57,16 @@ def test_stopped_by_a_signal(number, status, workers, group, whole, commands, dr
     assert state_of(tmp_path)["step"] == int(stopped[1]) == last_step(tmp_path) >= 7
     commands.run(tmp_path, SCRIPT, *arguments, "--resume")
     assert same_run(tmp_path, whole, "EDAM")
+
+
+def test_second_ctrl_c_ends_at_once(monkeypatch):
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    caught = catch_signals()
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        handlers[number](number, None)
+    assert caught == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+    assert handlers[signal.SIGINT] is signal.default_int_handler
 
 
 def test_finished_run(commands, drawn, tmp_path):

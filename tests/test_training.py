@@ -92,10 +92,36 @@ def test_fp16_whose_steps_all_overflow(make, tmp_path):
 
 
 def test_one_collective_a_step(make, monkeypatch):
+    """The host waits for its numbers once a step, after the optimizer's update."""
     calls = []
-    monkeypatch.setattr(distributed, "all_reduce_sum", lambda value: calls.append(1) or value)
-    make(nn.Linear(1, 1)).run()
-    assert len(calls) == STEPS + 1  # the first agrees on the first batch
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda value: calls.append("sum") or value)
+    for name in ("item", "tolist", "__float__"):
+        read = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda tensor, read=read: calls.append("wait") or read(tensor))
+    run = make(nn.Linear(1, 1))
+    run.task.optimizer.register_step_post_hook(lambda *_: calls.append("update"))
+    run.run()
+    before = ["wait", "sum", "wait"]  # the loader draws a seed; the ranks agree on the first batch
+    assert calls == before + ["sum", "update", "wait"] * STEPS
+
+
+def test_signal_that_also_ends_the_readers_is_no_error(make, tmp_path, monkeypatch):
+    """As one to the whole process group does."""
+    run = make(nn.Linear(1, 1))
+    read_next = run._next
+
+    def end_readers(step: int) -> list:
+        if step < 3:
+            return read_next(step)
+        run.signals.append(signal.SIGTERM)
+        run.problem = "a process that reads photos was killed"
+        return []
+
+    monkeypatch.setattr(run, "_next", end_readers)
+    with pytest.raises(SystemExit, match="143"):
+        run.run()
+    assert "stopped by a signal after step 3" in (tmp_path / "c/s/train.log").read_text()
+    assert torch.load(tmp_path / "c/s/state.pth", weights_only=True)["step"] == 3
 
 
 def test_batch_norms_that_learn_need_the_whole_batch(make, monkeypatch):
@@ -107,6 +133,9 @@ def test_batch_norms_that_learn_need_the_whole_batch(make, monkeypatch):
     monkeypatch.setattr(nn, "DataParallel", lambda model: "all GPUs")
     assert make(nn.Linear(1, 1))._parallel_model() == "all GPUs"
     assert isinstance(make(normed)._parallel_model(), nn.Module)
+    run = make(nn.Linear(1, 1))
+    run.args.device = "cuda"  # one GPU
+    assert isinstance(run._parallel_model(), nn.Module)
     monkeypatch.setenv("WORLD_SIZE", "1")  # `torchrun --nproc_per_node 1` means one GPU
     assert isinstance(make(nn.Linear(1, 1))._parallel_model(), nn.Module)
 
@@ -120,6 +149,13 @@ def test_shared_batch_norms_keep_names_and_parameters():
     shared = [module for module in net.modules() if isinstance(module, nn.SyncBatchNorm)]
     assert len(shared) == len(norms) > 5 and all(norm.momentum == 0.05 and norm.training for norm in shared)
     assert all(a is b for a, b in zip(parameters, net.parameters(), strict=True)) and names == list(net.state_dict())
+
+
+def test_ranks_share_batch_norms(make, monkeypatch):
+    monkeypatch.setattr(training, "DistributedDataParallel", lambda model, **_: model)
+    run = make(nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(1, 1)))
+    run.world = 2
+    assert "SyncBatchNorm" in str(run._parallel_model())
 
 
 def test_session_in_use(commands, data, tmp_path):

@@ -60,18 +60,23 @@ def test_map_ahead_yields_in_order(threads):
     assert found == [1 / (15 - number) for number in range(15)]
 
 
-FULL_SHM = """
-mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$0" -c "
+BATCHES = """
 import torch
 from tool.script import run_script
 from tool.loading import batches
 run_script(lambda: list(batches(torch.zeros(4, 100_000), [[0, 1], [2, 3]], 2, False)))
-"
+"""
+POOL = """
+from tool.script import run_script
+from tool.processes import WorkerPool
+run_script(lambda: WorkerPool(1))
 """
 
 
-def test_full_dev_shm_is_named():
-    command = ["unshare", "--mount", "sh", "-c", FULL_SHM, sys.executable]
+@pytest.mark.parametrize(("script", "size"), [(BATCHES, "64k"), (POOL, "4k")])  # of pages; a semaphore takes one
+def test_full_dev_shm_is_named(script, size):
+    mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$0" -c "$1"'
+    command = ["unshare", "--mount", "sh", "-c", mount, sys.executable, script]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=200)
     if "mount: " in done.stderr or "unshare: " in done.stderr:
         pytest.skip("mounting is not allowed here")
