@@ -84,7 +84,7 @@ def load_weights(net: nn.Module, path: str | Path) -> LoadReport:
         theirs, ours = (summarize_ids(names) or "those of VOC 2012" for names in (classes, wanted))
         raise UserError(f"{path}: its classes are {theirs}; this run's are {ours}. Give weights of these classes.")
     if problem := _misfit(given, own, missing, unexpected, backbone):
-        fitting = " or ".join(find_modules(saved))
+        fitting = " or ".join(find_modules(saved, net))
         remedy = f"Try --network {fitting}" if fitting else "Check --network, --backbone"
         raise UserError(f"{path}: {problem}. {remedy}.")
     values = {name: given[name].to(own[name].dtype) for name in loaded}
@@ -144,8 +144,8 @@ def _misfit(
     return None
 
 
-def find_modules(given: dict[str, Tensor]) -> list[str]:
-    """Return the modules of this package whose network, or its backbone alone, has these tensors; classifiers may differ."""
+def find_modules(given: dict[str, Tensor], like: nn.Module) -> list[str]:
+    """Return the modules with a network of the kind of `like` that has these tensors, or its backbone; classifiers may differ."""
     ignored = {"pe", _COUNTER, *_HEADS}
 
     def layout(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
@@ -156,6 +156,8 @@ def find_modules(given: dict[str, Tensor]) -> list[str]:
         for kind in ("Net", "JointNet") if "timm" not in module.name else ():
             with contextlib.suppress(UserError), torch.device("meta"):
                 net = make_net(module.name, kind=kind, init_weights=False)
+                if any(hasattr(net, name) != hasattr(like, name) for name in ("forward_cam", "num_labels", "decode")):
+                    continue  # the script cannot use it
                 prefix, backbone = find_backbone(net)
                 whole = net.state_dict()
                 if wanted in (layout(whole), layout({name.removeprefix(prefix): whole[name] for name in backbone})):

@@ -57,8 +57,8 @@ def contact_sheet(
     for pictures, caption, row in zip(rows, captions, places.reshape(-1, len(headings)), strict=False):
         for picture, heading, place in zip(pictures, headings, row, strict=True):
             place.imshow(picture)
-            place.set_title(heading, color="dimgrey")
-        row[0].set_title(caption.replace("$", r"\$"), loc="left")
+            place.set_title(heading if place is not row[0] else "", color="dimgrey")
+        row[0].set_title(f"{caption}  {headings[0]}".replace("$", r"\$"), loc="left")
     figure.subplots_adjust(0.01, legend / height, 0.99, 1 - 0.3 / height, wspace=0.02, hspace=0.1)
     names = [name.replace("$", r"\$") for name in key]  # two bare ones would enclose a formula
     patches = [Patch(color=f"#{bytes(key[name]).hex()}", label=text) for name, text in zip(key, names, strict=True)]

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from network import deeplab_v2, deeplab_v2_tiny, deeplab_v2_torchvision, poolnet, resnet38_EDAM_tiny
+from network import deeplab_v2, deeplab_v2_tiny, deeplab_v2_torchvision, poolnet, poolnet_tiny, resnet38_EDAM_tiny
 from network.weights import find_backbone, load_weights, make_poolnet, read_checkpoint
 from tool.cli import UserError
 
@@ -197,8 +197,9 @@ def test_fitting_networks_are_named(tmp_path, deeplab):
     """For whole networks and backbones; classes may differ."""
     for state, remedy in (
         (trained(poolnet.Net(**POOLNET)), "Check --network"),
+        (trained(poolnet_tiny.Net()), "Check --network"),  # it fits, but is no DeepLab-v2
         (trained(deeplab_v2_tiny.Net(num_labels=4)), r"Try --network network\.deeplab_v2_tiny\."),
-        (backbone(deeplab_v2_tiny.Net()), r"Try --network network\.deeplab_v2_tiny or network\.resnet38_EDAM_tiny\."),
+        (backbone(deeplab_v2_tiny.Net()), r"Try --network network\.deeplab_v2_tiny\."),
         (torchvision.models.resnet101().state_dict(), r"Try --network network\.deeplab_v2_torchvision\."),
     ):
         with pytest.raises(UserError, match=remedy):

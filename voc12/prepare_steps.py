@@ -54,7 +54,7 @@ def finish(
     missing = [name for name, count in counts.items() if not count]
     if missing and data.classes != VOC:
         problem = f"no training photo shows {summarize_ids(missing)}"
-        raise UserError(f"{data.root / CLASSES_FILE}: {problem}. Label some, or remove the name.")
+        raise UserError(f"{data.root / CLASSES_FILE}: {problem}. Label some, or remove the name there.")
     pairs = make_pairs(trained, args.epochs, args.seed)
 
     files: dict[Path, str | bytes] = {**lists, out / PAIRS_FILE: format_pairs(pairs)}
