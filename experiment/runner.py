@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,12 +37,13 @@ class Step:
 
 @dataclass
 class Mark:
-    """Record of a step: command, input files with their digests, total seconds, peak memory of its largest process."""
+    """Record of a step: command, input files with their digests, total seconds, its largest process's peak memory."""
 
     command: str
     inputs: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_bytes: int = 0
+    gpu_bytes: int = 0
     finished: bool = False
 
 
@@ -118,7 +120,9 @@ def run_step(step: Step, out: Path, environment: Mapping[str, str], current: set
     write_mark(out, step, mark)
     began = time.monotonic()
     try:
-        status, peak = call(step.command, environment)
+        with tempfile.NamedTemporaryFile("r") as gpu:  # tool.script writes each process's peak to it
+            status, peak = call(step.command, {**environment, "GPU_PEAK": gpu.name})
+            mark.gpu_bytes = max(mark.gpu_bytes, *map(int, gpu), 0)
         mark.peak_bytes = max(mark.peak_bytes, peak)
         mark.finished = status == 0
     finally:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import REPO
 
 from experiment.runner import Step, call, is_finished, peak_memory, run_steps, select
 from tool.cli import UserError
@@ -83,6 +84,19 @@ def test_torchrun_runs_this_python_and_shares_the_threads(tmp_path):
     assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
     assert mark(tmp_path, "one")["peak_bytes"] > 1e7
     assert is_finished(tmp_path, Step("one", "", "python one.py"))
+
+
+def test_gpu_memory_of_the_largest_process(tmp_path):
+    """Ranks report it, here with a stand-in for PyTorch; a step without a GPU has none."""
+    (tmp_path / "one.py").write_text(
+        "import os, sys\nfrom unittest.mock import Mock\nfrom tool.script import run_script\n"
+        "sys.modules['torch'] = torch = Mock()\n"
+        "torch.cuda.max_memory_allocated.return_value = 10**9 * (1 + int(os.environ['RANK']))\n"
+        "run_script(lambda: None)\n"
+    )
+    one = Step("one", "", "torchrun --standalone --nproc_per_node 2 one.py")
+    run_steps([one, STEPS[0]], tmp_path, {"PYTHONPATH": str(REPO)})
+    assert mark(tmp_path, "one")["gpu_bytes"] == 2 * 10**9 and mark(tmp_path, "0")["gpu_bytes"] == 0
 
 
 def test_sigterm_ends_the_command_first(tmp_path):

@@ -28,6 +28,11 @@ def run_script(main: Callable[[], None], interrupted: str = "interrupted") -> No
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: {interrupted}", file=sys.stderr)
         sys.exit(130)
+    finally:
+        torch, path = sys.modules.get("torch"), os.environ.get("GPU_PEAK")
+        if path and torch and torch.cuda.is_initialized():  # for experiment.runner
+            with open(path, "a") as file:
+                file.write(f"{torch.cuda.max_memory_allocated()}\n")
 
 
 def _explain_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
