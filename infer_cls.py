@@ -197,9 +197,8 @@ def label_image(args: argparse.Namespace) -> None:
     numbers = sorted({class_number(one, classes, "--classes") for one in args.classes.split(",")})
     saliency_path = saliency_maps(args.sal_path).find(name) if args.sal_path else None
     if saliency_path:
-        load_saliency(
-            saliency_path, photo.pixels.shape[:2], {number + 1 for number in numbers}
-        )  # fails before the work
+        labels = {number + 1 for number in numbers}
+        load_saliency(saliency_path, photo.pixels.shape[:2], labels)  # a bad one fails before the work
     vars(args).update(dict.fromkeys(outputs), out_cam=args.out, crf_workers=0, skip_errors=False)
     with loop.start(args) as run:
         net = run.prepare(make_edam(args, classes), {"out_cam": {"output": "one photo"}})
